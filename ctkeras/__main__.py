@@ -1,0 +1,6 @@
+"""`python -m ctkeras` is the `ctkeras` command."""
+
+from ctkeras.cli import run
+
+if __name__ == "__main__":
+    run()

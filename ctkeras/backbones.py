@@ -1,0 +1,290 @@
+"""Backbone by name: its graph, the input normalisation it was trained with, and its ImageNet weights.
+
+Each graph starts behind the library's own preprocessing layers, if it has any: EfficientNet's differ between
+`weights="imagenet"` and `weights=None`, so ours, one constant Rescaling per row, is used on every path.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctkeras.config import UserError
+
+# ImageNet's channel means and deviations of RGB in 0..1, as torchvision and keras.applications' "torch" mode have them.
+_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_CAFFE_MEAN = np.array([123.68, 116.779, 103.939])  # of RGB in 0..255; keras.applications' "caffe" mode
+_PREPROCESSING = ("InputLayer", "Rescaling", "Normalization")
+_KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
+REACH_SECONDS = 10  # a machine with no way out says so within this, not after a long hang
+
+_TORCH = (1 / (255 * _STD), -_MEAN / _STD)
+_PLUS_MINUS_ONE = (np.full(3, 1 / 127.5), np.full(3, -1.0))
+_CAFFE = (np.ones(3), -_CAFFE_MEAN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """One row: `build(image_size)` makes the graph, `scale` and `offset` normalise 0..255 RGB, `source` has the weights."""
+
+    build: Callable[[int], Any]
+    normalisation: tuple[np.ndarray, np.ndarray]  # scale and offset, float [3] each
+    source: str  # a file's address, or hf://owner/repository
+    md5: str = ""
+    first_conv_bgr: bool = False  # trained on BGR: the first kernel's input channels are turned round on loading
+
+    @property
+    def upstream_name(self) -> str:
+        """What the file, or for timm the folder, is called upstream."""
+        return self.source.rpartition("/")[2]
+
+
+def _application(name: str, **options: Any) -> Callable[[int], Any]:
+    """A builder of a keras.applications model without its top."""
+
+    def build(image_size: int) -> Any:
+        import keras
+
+        shape = (image_size, image_size, 3)
+        return getattr(keras.applications, name)(include_top=False, weights=None, input_shape=shape, **options)
+
+    return build
+
+
+def _resnet(blocks: tuple[int, ...]) -> Callable[[int], Any]:
+    """A builder of a keras_hub ResNet of basic blocks, as timm's resnet18 and resnet34."""
+
+    def build(image_size: int) -> Any:
+        import keras
+        import keras_hub
+
+        backbone = keras_hub.models.ResNetBackbone(
+            input_conv_filters=[64],
+            input_conv_kernel_sizes=[7],
+            stackwise_num_filters=[64, 128, 256, 512],
+            stackwise_num_blocks=list(blocks),
+            stackwise_num_strides=[1, 2, 2, 2],
+            block_type="basic_block",
+            image_shape=(image_size, image_size, 3),
+        )
+        return keras.Model(backbone.inputs[0], backbone.pyramid_outputs["P5"])
+
+    return build
+
+
+# The input normalisation of each row is that of the file its `source` names; the md5s are keras.applications' own.
+BACKBONES = {
+    "resnet18": Backbone(_resnet((2, 2, 2, 2)), _TORCH, "hf://timm/resnet18.a1_in1k"),
+    "resnet34": Backbone(_resnet((3, 4, 6, 3)), _TORCH, "hf://timm/resnet34.a1_in1k"),
+    "resnet50": Backbone(
+        _application("ResNet50"),
+        _CAFFE,
+        _KERAS_FILES + "resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "4d473c1dd8becc155b73f8504c6f6626",
+        first_conv_bgr=True,
+    ),
+    "efficientnet_b0": Backbone(
+        _application("EfficientNetB0"),
+        _TORCH,
+        "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
+        "50bc09e76180e00e4465e1a485ddc09d",
+    ),
+    "densenet121": Backbone(
+        _application("DenseNet121"),
+        _TORCH,
+        _KERAS_FILES + "densenet/densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "30ee3e1110167f948a6b9946edeeb738",
+    ),
+    "mobilenet_v2": Backbone(
+        _application("MobileNetV2"),
+        _PLUS_MINUS_ONE,
+        _KERAS_FILES + "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    ),
+    "mobilenet_v3_large": Backbone(
+        _application("MobileNetV3Large", include_preprocessing=False),
+        _PLUS_MINUS_ONE,
+        _KERAS_FILES + "mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
+        "07fb09a5933dd0c8eaafa16978110389",
+    ),
+}
+
+
+def build(name: str, image_size: int, *, weights: Path | None = None) -> Any:
+    """Builds a backbone that takes normalised images.
+
+    Args:
+        name: a key of BACKBONES.
+        image_size: pixels of a side.
+        weights: what find_weights returned; None leaves all weights zero, to be initialised by the caller.
+
+    Returns:
+        A functional keras.Model from [B, S, S, 3] normalised to the last feature map [B, h, w, D].
+
+    Raises:
+        UserError: the file holds other weights.
+    """
+    import keras
+
+    row = BACKBONES[name]
+    with _blank_initializers():
+        whole = row.build(image_size)
+        if weights is not None:
+            _load(whole, weights, name)
+    first = next(layer for layer in whole.layers if type(layer).__name__ not in _PREPROCESSING)
+    if weights is not None and row.first_conv_bgr:
+        kernel = next(layer for layer in whole.layers if isinstance(layer, keras.layers.Conv2D)).kernel
+        kernel.assign(np.asarray(kernel)[:, :, ::-1])
+    return keras.Model(first.input, whole.output)
+
+
+def find_weights(name: str, weights_dir: str) -> Path:
+    """Finds a backbone's ImageNet weights: in `weights_dir`, among earlier downloads, or by downloading them.
+
+    Args:
+        name: a key of BACKBONES.
+        weights_dir: looked in first; '' for none.
+
+    Returns:
+        A file, or for timm a folder.
+
+    Raises:
+        UserError: none of these; says which file to put where, within 30 s.
+    """
+    upstream = BACKBONES[name].upstream_name
+    if weights_dir:
+        folder = Path(weights_dir).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"weights_dir {weights_dir} is not a folder")
+        for path in (folder / f"{name}.weights.h5", folder / upstream):
+            if path.exists():
+                return _complete(path)
+    try:
+        return _download(name)
+    except Exception as error:  # urllib, keras, requests and huggingface_hub each raise their own
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        what = f"{upstream}/ (config.json and model.safetensors)" if _is_timm(name) else upstream
+        where = f"into {weights_dir}" if weights_dir else "into a folder and pass it as --weights_dir"
+        raise UserError(
+            f"no ImageNet weights for {name}: the download failed ({reason}); put {name}.weights.h5 or {what} {where}"
+        ) from error
+
+
+def _is_timm(name: str) -> bool:
+    return BACKBONES[name].source.startswith("hf://")
+
+
+def _complete(path: Path) -> Path:
+    """A timm folder, once it is seen to hold both of its files; a file as it is."""
+    for part in ("config.json", "model.safetensors") if path.is_dir() else ():
+        if not (path / part).is_file():
+            raise UserError(f"{path} lacks {part}; a timm folder holds config.json and model.safetensors")
+    return path
+
+
+def _download(name: str) -> Path:
+    """Downloads weights into the library's own cache, or finds them there."""
+    import keras
+
+    from ctkeras import runtime
+
+    row = BACKBONES[name]
+    if _is_timm(name):
+        return _download_timm(row.source.removeprefix("hf://"))
+    known = Path(_keras_home(), "models", row.upstream_name)
+    if not known.exists():
+        _reach(row.source)
+        runtime.note(f"Downloading ImageNet weights of {name} …")
+    return Path(keras.utils.get_file(row.upstream_name, row.source, cache_subdir="models", file_hash=row.md5 or None))
+
+
+def _keras_home() -> str:
+    """Where keras.utils.get_file keeps files."""
+    return os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+
+
+def _download_timm(repository: str) -> Path:
+    """Downloads a timm repository's two files from the Hugging Face hub, or finds them in its cache."""
+    import huggingface_hub
+
+    from ctkeras import runtime
+
+    files = ("config.json", "model.safetensors")
+    cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
+    if not all(isinstance(path, str) for path in cached):
+        _reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        runtime.note(f"Downloading ImageNet weights {repository} …")
+        cached = [huggingface_hub.hf_hub_download(repository, file) for file in files]
+    return Path(str(cached[0])).parent
+
+
+def _reach(address: str) -> None:
+    """Raises OSError when a server doesn't answer in time; any answer will do."""
+    import threading
+    import urllib.error
+    import urllib.request
+
+    failure: list[Exception] = [TimeoutError(f"no answer within {REACH_SECONDS} s")]
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=REACH_SECONDS).close()
+            failure.clear()
+        except urllib.error.HTTPError:
+            failure.clear()
+        except Exception as error:
+            failure[0] = error
+
+    thread = threading.Thread(target=ask, daemon=True)  # a thread, as looking a name up knows no time limit
+    thread.start()
+    thread.join(REACH_SECONDS)
+    if failure:
+        raise OSError(str(failure[0]))
+
+
+def _load(whole: Any, path: Path, name: str) -> None:
+    """Loads weights in any of the three forms into a freshly built backbone."""
+    try:
+        if path.is_dir():
+            import keras
+            import keras_hub
+
+            # str and absolute: other names are looked up among keras_hub's own presets first.
+            loaded = keras_hub.models.ResNetBackbone.from_preset(str(path.absolute()))
+            whole.set_weights(keras.Model(loaded.inputs[0], loaded.pyramid_outputs["P5"]).get_weights())
+        else:
+            with warnings.catch_warnings(action="ignore"):  # a file of another model is refused below, in one line
+                whole.load_weights(path)
+    except Exception as error:  # h5py, safetensors and Keras each raise their own for a file of another model
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} holds no weights of {name} without its top ({reason})") from error
+
+
+@contextlib.contextmanager
+def _blank_initializers() -> Iterator[None]:
+    """Makes layers start at zero: JAX would compile a random draw for each shape, 10 s for weights that are then replaced."""
+    import keras
+
+    class Blank(keras.initializers.Initializer):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def __call__(self, shape: tuple[int, ...], dtype: Any = None, **_: Any) -> np.ndarray:
+            return np.zeros(shape, "float32")
+
+    names = ("glorot_uniform", "GlorotUniform", "VarianceScaling", "he_normal", "zeros", "Zeros", "ones", "Ones")
+    with keras.utils.custom_object_scope(dict.fromkeys(names, Blank)):
+        yield
+
+
+def fingerprint(variables: list[Any]) -> str:
+    """SHA-256 of variables' values, in order; tells one set of weights from another."""
+    digest = hashlib.sha256()
+    for variable in variables:
+        digest.update(np.ascontiguousarray(variable).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""The frozen prefix's output, computed once per image and view, kept on disk and shared by every trial and process.
+
+Augmentation survives as a number of views: view 0 is the image as it is, the others are augmented once and for all.
+A view depends on nothing of a trial: not its seed, batch size or learning rate.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from ctkeras import backbones, pipeline, runtime
+from ctkeras.decoded import Split
+from ctkeras.pipeline import Batch, Recipe
+from ctkeras.steps import Programs
+
+CACHE_BYTES = 10 * 2**30  # bytes; a view of 1,000 images takes 5 MB at 1,280 features
+BATCH = 32  # images a pass of the prefix; of no influence on the values kept
+
+
+def load(programs: Programs, split: Split, *, name: str, views: int, augmentation: float, precision: str) -> np.ndarray:
+    """Returns a split's features, computing the views that are not kept yet.
+
+    Args:
+        programs: with a prefix.
+        split: decoded images.
+        name: the split's name, for the line before the wait.
+        views: V; view 0 is not augmented.
+        augmentation: strength of the other views.
+        precision: of the prefix; keys the features.
+
+    Returns:
+        float32 [V, N, D].
+    """
+    weights = backbones.fingerprint(programs.prefix.variables)
+    pixels = hashlib.sha256(np.ascontiguousarray(split.images).data).hexdigest()
+    versions = [runtime.version(package) for package in ("keras", "jaxlib", "keras-cv")]
+    folder = runtime.cache_dir("features")
+    loaded = []
+    for view in range(views):
+        seen = augmentation if view else 0.0
+        facts = (programs.prefix.name, weights, pixels, split.images.shape, view, seen, precision, *versions)
+        path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
+        if not path.exists():
+            with runtime.waiting(f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"):
+                features = _compute(programs, split, view=view, augmentation=seen)
+            with runtime.atomic(path) as partial, open(partial, "wb") as file:
+                np.save(file, features)
+            runtime.bound(folder, CACHE_BYTES, keep=path)
+        loaded.append(np.load(path, mmap_mode="r"))
+        os.utime(path)  # used last now, so deleted last
+    return np.stack(loaded)
+
+
+def _compute(programs: Programs, split: Split, *, view: int, augmentation: float) -> np.ndarray:
+    """One view's features: float32 [N, D]."""
+    batches = pipeline.view_batches(split, view=view, augmentation=augmentation, batch_size=BATCH)
+    total = -(-len(split.files) // BATCH)
+    bar = runtime.Bar("features", total)
+    outputs = []
+    for done, batch in enumerate(batches, start=1):
+        outputs.append(np.asarray(programs.prefix_step(batch.astype(np.float32))))
+        bar.update(done)
+    bar.close()
+    return np.concatenate(outputs)[: len(split.files)]
+
+
+def train_batches(features: np.ndarray, split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+    """Yields an epoch's batches of features: each image in one of its views, then mixup, then class weights.
+
+    Args:
+        features: float32 [V, N, D].
+        split: for its labels.
+        recipe: as for pixels.
+        epoch: from 0.
+    """
+    classes = len(split.class_names)
+    rng = np.random.default_rng([recipe.seed, epoch, 3])
+    weights = pipeline.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
+    one_hot = np.eye(classes, dtype=np.float32)
+    for indices in pipeline.epoch_order(split.labels, recipe, epoch):
+        inputs = features[rng.integers(len(features), size=len(indices)), indices]
+        labels = one_hot[split.labels[indices]]
+        if recipe.mixup_alpha:
+            inputs, labels = mixup(inputs, labels, alpha=recipe.mixup_alpha, rng=rng)
+        yield Batch(inputs, labels, (labels @ weights).astype(np.float32))
+
+
+def mixup(
+    inputs: np.ndarray, labels: np.ndarray, *, alpha: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mixup (Zhang et al. 2018) as keras-cv's layer draws it: a share an example, from Beta(alpha, alpha).
+
+    Args:
+        inputs: float32 [B, D].
+        labels: float32 [B, C].
+        alpha: above 0.
+        rng: draws pairs and shares.
+    """
+    pairs = rng.permutation(len(inputs))
+    share = rng.beta(alpha, alpha, size=(len(inputs), 1)).astype(np.float32)
+    return share * inputs + (1 - share) * inputs[pairs], share * labels + (1 - share) * labels[pairs]
+
+
+def eval_batches(features: np.ndarray, split: Split, batch_size: int) -> Iterator[Batch]:
+    """Yields view 0 in order, the last batch padded and masked by weight 0."""
+    one_hot = np.eye(len(split.class_names), dtype=np.float32)[split.labels]
+    ones = np.ones(len(one_hot), np.float32)
+    for start in range(0, len(one_hot), batch_size):
+        parts = (array[start : start + batch_size] for array in (features[0], one_hot, ones))
+        yield Batch(*(pipeline.padded(part, batch_size) for part in parts))

@@ -1,0 +1,62 @@
+"""What `doctor` tells: versions, devices, caches, data, W&B."""
+
+import os
+import platform
+from collections.abc import Iterator
+
+from ctkeras import __version__, runtime, sources, tracking
+from ctkeras.config import UserError
+
+PACKAGES = ("keras", "jax", "jaxlib", "tensorflow", "keras-cv", "keras-hub", "tensorflow-datasets", "wandb", "numpy")
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """Yields (what, how it is), one line each."""
+    yield "ctkeras", __version__
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    for package in PACKAGES:
+        yield package, runtime.version(package) or "not installed"
+    yield "keras backend", os.environ.get("KERAS_BACKEND", "")
+    runtime.configure()
+    import jax
+
+    yield "jax devices", ", ".join(f"{device.device_kind} ({device.platform})" for device in jax.local_devices())
+    yield "XLA_FLAGS", os.environ.get("XLA_FLAGS") or "none"
+    yield "tensorflow sees GPU", _tensorflow_gpus()
+    for part in ("data", "decoded", "features", "jax"):
+        folder = runtime.cache_dir(part)
+        size = runtime.folder_bytes(folder) / 2**20 if folder.exists() else 0
+        yield f"cache {part}", f"{size:,.0f} MB in {folder}"
+    yield "data", _data()
+    yield "W&B", _wandb()
+
+
+def _tensorflow_gpus() -> str:
+    """Whether TensorFlow would take a GPU from JAX in a run."""
+    try:
+        runtime.configure_tensorflow()
+        import tensorflow as tf
+    except ImportError:
+        return "not installed"
+    return "yes; it would take memory from JAX" if tf.config.get_visible_devices("GPU") else "no, as it should be"
+
+
+def _data() -> str:
+    """What CTKERAS_DATA names."""
+    spec = os.environ.get("CTKERAS_DATA", "")
+    if not spec:
+        return "CTKERAS_DATA is not set"
+    try:
+        source = sources.open_source(spec)
+    except UserError as error:
+        return f"CTKERAS_DATA: {error}"
+    return f"{spec}: {source.images:,} images, {source.kind}, {', '.join(source.class_names)}"
+
+
+def _wandb() -> str:
+    """How a run would be tracked."""
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if mode := os.environ.get("WANDB_MODE"):
+        return f"WANDB_MODE={mode}; {server}"
+    login = "logged in" if tracking.has_credentials() else "no credentials: runs are kept offline"
+    return f"{login}; {server}"

@@ -1,0 +1,267 @@
+"""The training input: order → gather → augment → mixup → class weights → prefetch, and evaluation's fixed batches.
+
+Decoding and caching come before, in decoded.py, once for all trials. Everything random is drawn statelessly from
+(seed, epoch, step): the same seed gives the same batches, after a resume as well.
+
+Augmentations, chosen for what varies between scans of the same anatomy: rotation and shift (how the patient lies), zoom
+(body size, field of view), brightness and contrast (window setting, dose). No flips: a mirrored chest has its heart on
+the right, which is a finding. No elastic or cut-out: they draw or erase lesion edges, which are what the classes differ by.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ctkeras import images, runtime
+from ctkeras.decoded import Split
+
+# At strength 1. Angles and shifts stay within what positioning does; contrast within common window settings.
+ROTATION = 10.0  # degrees either way
+SHIFT = 0.05  # of the side, either way
+ZOOM = 0.10  # of the side, either way
+BRIGHTNESS = 0.10  # of 0..255, either way
+CONTRAST = 0.15  # of the distance to the mean, either way
+
+
+class Batch(NamedTuple):
+    """What a step takes."""
+
+    inputs: np.ndarray  # uint8 or float32 [B, S, S, 3], or features float32 [B, D]
+    labels: np.ndarray  # float32 [B, C], soft
+    weights: np.ndarray  # float32 [B]; 0 marks padding
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What decides the training batches beside the images."""
+
+    batch_size: int
+    seed: int
+    class_weighting: str = "none"
+    mixup_alpha: float = 0.0
+    augmentation: float = 0.0
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Balanced weights n / (C n_c), as scikit-learn's `class_weight="balanced"`: float32 [C], their mean over labels is 1.
+
+    Args:
+        labels: int [N].
+        classes: number of classes C.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+
+
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Full batches in an epoch; the rest is left out, other images each epoch. Fewer images than a batch are one batch."""
+    return max(1, examples // batch_size)
+
+
+def epoch_order(labels: np.ndarray, recipe: Recipe, epoch: int) -> np.ndarray:
+    """Which image stands where in an epoch: int32 [steps, B], from (seed, epoch) alone.
+
+    Args:
+        labels: int [N].
+        recipe: class_weighting "sampling" draws images with replacement so that classes are equally frequent.
+        epoch: from 0.
+    """
+    rng = np.random.default_rng([recipe.seed, epoch, 0])
+    steps = steps_per_epoch(len(labels), recipe.batch_size)
+    needed = steps * recipe.batch_size
+    if recipe.class_weighting == "sampling":
+        weights = class_weights(labels, int(labels.max()) + 1)[labels]
+        order = rng.choice(len(labels), size=needed, p=weights / weights.sum())
+    else:  # wraps round when the set is smaller than a batch, since a batch's size is part of the compiled program
+        order = np.resize(rng.permutation(len(labels)), needed)
+    return order.astype(np.int32).reshape(steps, recipe.batch_size)
+
+
+def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+    """Yields an epoch's batches of augmented images.
+
+    Args:
+        split: the decoded training images.
+        recipe: see Recipe.
+        epoch: from 0; decides order and every random draw together with the seed.
+    """
+    order = epoch_order(split.labels, recipe, epoch)
+    if not recipe.augmentation and not recipe.mixup_alpha:
+        yield from _plain_batches(split, recipe, order)
+        return
+    runtime.configure_tensorflow()
+    import tensorflow as tf
+
+    seeds = np.random.default_rng([recipe.seed, epoch, 1]).integers(2**31 - 1, size=(len(order), 2), dtype=np.int32)
+    batch_of = _batch_function(split, recipe)
+    dataset = tf.data.Dataset.from_tensor_slices((order, seeds))
+    dataset = dataset.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    for batch in dataset.prefetch(2).as_numpy_iterator():  # 2: one in use, one ready
+        yield Batch(*batch)
+
+
+def _plain_batches(split: Split, recipe: Recipe, order: np.ndarray) -> Iterator[Batch]:
+    """Batches with nothing drawn but their order, which need no TensorFlow."""
+    classes = len(split.class_names)
+    weights = class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes, np.float32)
+    for indices in order:
+        labels = split.labels[indices]
+        yield Batch(images.as_rgb(split.images[indices]), np.eye(classes, dtype=np.float32)[labels], weights[labels])
+
+
+def view_batches(split: Split, *, view: int, augmentation: float, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields one augmented view of every image in order, float32 [B, S, S, 3], the last batch padded with zeros.
+
+    Args:
+        split: the decoded images.
+        view: decides the draws; view 0 is not augmented. No trial's seed enters, so that trials share views.
+        augmentation: strength.
+        batch_size: images a batch.
+    """
+    for start in range(0, len(split.files), batch_size):
+        gray = padded(np.asarray(split.images[start : start + batch_size]), batch_size)
+        if view and augmentation:
+            seed = np.random.default_rng([view, start]).integers(2**31 - 1, size=2, dtype=np.int32)
+            yield _view_function(augmentation)(gray[..., None], seed).numpy()
+        else:
+            yield images.as_rgb(gray)
+
+
+def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+    """Yields images in order, raw, the last batch padded and masked by weight 0."""
+    one_hot = np.eye(len(split.class_names), dtype=np.float32)
+    for start in range(0, len(split.files), batch_size):
+        stop = start + batch_size
+        labels = one_hot[split.labels[start:stop]]
+        gray = padded(np.asarray(split.images[start:stop]), batch_size)
+        weights = padded(np.ones(len(labels), np.float32), batch_size)
+        yield Batch(images.as_rgb(gray), padded(labels, batch_size), weights)
+
+
+def padded(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with zeros appended to `length` rows."""
+    return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+@functools.lru_cache(maxsize=2)
+def _batch_function(split: Split, recipe: Recipe) -> Callable:
+    """A traced function from (indices [B], seed [2]) to a batch; kept, so that only a run's first epoch traces it."""
+    import tensorflow as tf
+
+    classes = len(split.class_names)
+    pixels, labels = tf.constant(split.images), tf.constant(split.labels)
+    weights = class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes, np.float32)
+
+    def batch_of(indices: Any, seed: Any) -> tuple[Any, Any, Any]:
+        gray = tf.gather(pixels, indices)[..., None]
+        soft = tf.one_hot(tf.gather(labels, indices), classes)
+        if recipe.augmentation:
+            gray = _augment(gray, seed, recipe.augmentation)
+        if recipe.mixup_alpha:
+            gray, soft = _mixup(tf.cast(gray, tf.float32), soft, seed, recipe.mixup_alpha)
+        # After mixup, on the soft label: a mixture weighs what its classes weigh.
+        return tf.repeat(gray, 3, axis=-1), soft, tf.linalg.matvec(soft, weights)
+
+    return tf.function(batch_of)
+
+
+def _uniform(seed: Any, which: int, half_width: float, shape: tuple) -> Any:
+    """Stateless draws from -half_width..half_width; `which` keeps one batch's draws apart."""
+    import tensorflow as tf
+
+    return tf.random.stateless_uniform(shape, seed=seed + [0, which], minval=-half_width, maxval=half_width)
+
+
+def _augment(gray: Any, seed: Any, strength: float) -> Any:
+    """Augments a batch with keras-cv's layers, given draws of our own since theirs can't be seeded by step.
+
+    Args:
+        gray: uint8 [B, S, S, 1].
+        seed: int32 [2].
+        strength: factor on the ranges above.
+
+    Returns:
+        float32 [B, S, S, 1], within 0..255.
+    """
+    import keras_cv
+    import tensorflow as tf
+
+    layers, size = keras_cv.layers, tf.shape(gray)[0]
+    turn, shift, zoom = ROTATION / 360 * strength, SHIFT * strength, ZOOM * strength
+    zooms = 1.0 + _uniform(seed, 1, zoom, (size, 1))
+    shifts = {
+        "height_translations": _uniform(seed, 2, shift, (size, 1)),
+        "width_translations": _uniform(seed, 3, shift, (size, 1)),
+    }
+    fill = {"fill_mode": "constant", "fill_value": 0.0}  # air, as outside the scanner's circle
+    out = tf.cast(gray, tf.float32)
+    for layer, draws in (
+        (layers.RandomRotation(turn, **fill), {"angles": _uniform(seed, 4, 2 * np.pi * turn, (size,))}),
+        (layers.RandomTranslation(shift, shift, **fill), shifts),
+        (layers.RandomZoom(zoom, **fill), {"height_zooms": zooms, "width_zooms": zooms}),
+        (
+            layers.RandomContrast((0, 255), CONTRAST * strength),
+            1.0 + _uniform(seed, 5, CONTRAST * strength, (size, 1, 1, 1)),
+        ),
+        (
+            layers.RandomBrightness(BRIGHTNESS * strength),
+            _uniform(seed, 6, 255 * BRIGHTNESS * strength, (size, 1, 1, 1)),
+        ),
+    ):
+        layer.get_random_transformation_batch = functools.partial(_given, draws)
+        out = layer(out)
+    return out
+
+
+def _given(draws: Any, *_: Any, **__: Any) -> Any:
+    """Stands in for a keras-cv layer's own draws."""
+    return draws
+
+
+@functools.lru_cache(maxsize=2)
+def _view_function(strength: float) -> Callable:
+    """A traced function from (gray [B, S, S, 1], seed [2]) to the augmented batch."""
+    runtime.configure_tensorflow()
+    import tensorflow as tf
+
+    return tf.function(lambda gray, seed: tf.repeat(_augment(gray, seed, strength), 3, axis=-1))
+
+
+def _log_gamma_draw(seed: Any, which: int, alpha: float, shape: Any) -> Any:
+    """Stateless draws of log Gamma(alpha), float32 (Marsaglia & Tsang 2000, note on alpha below 1)."""
+    import tensorflow as tf
+
+    boosted = tf.random.stateless_gamma(shape, seed + [0, which], alpha + 1.0)
+    uniform = tf.random.stateless_uniform(shape, seed + [1, which], minval=1e-38)  # above 0, for the logarithm
+    return tf.math.log(boosted) + tf.math.log(uniform) / alpha
+
+
+def _mixup(batch: Any, labels: Any, seed: Any, alpha: float) -> tuple[Any, Any]:
+    """keras-cv's MixUp with its two draws, the pairs and the shares, taken from `seed`.
+
+    Args:
+        batch: float32 [B, S, S, 1].
+        labels: float32 [B, C].
+        seed: int32 [2].
+        alpha: of Beta(alpha, alpha), above 0.
+    """
+    import keras_cv
+    import tensorflow as tf
+
+    class SeededMixUp(keras_cv.layers.MixUp):
+        def _sample_from_beta(self, alpha: float, beta: float, shape: Any) -> Any:
+            # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws underflow to one and the same number.
+            logs = [_log_gamma_draw(seed, which, alpha, shape) for which in (7, 8)]
+            return tf.sigmoid(logs[0] - logs[1])
+
+        def _mixup(self, images: Any) -> tuple[Any, Any, Any]:
+            pairs = tf.argsort(tf.random.stateless_uniform(tf.shape(images)[:1], seed + [0, 9]))
+            shares = self._sample_from_beta(self.alpha, self.alpha, tf.shape(images)[:1])
+            share = tf.reshape(shares, [-1, 1, 1, 1])
+            return share * images + (1.0 - share) * tf.gather(images, pairs), shares, pairs
+
+    mixed = SeededMixUp(alpha)({"images": batch, "labels": labels})
+    return mixed["images"], mixed["labels"]

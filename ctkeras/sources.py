@@ -1,0 +1,272 @@
+"""Where images come from: a zip, a folder or Kaggle in split/class/image layout, listed and checked before anything is read."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ctkeras.config import UserError
+from ctkeras.images import EXTENSIONS
+
+SPLITS = ("train", "valid", "test")
+KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
+MAX_FILE_BYTES = 256 * 2**20  # bytes; of one image file, far above any slice, so that a zip bomb is refused unread
+_SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
+_SPLIT_NAMES |= {"test": "test", "testing": "test"}
+# The Kaggle set names a class folder by class, place and stage in train and valid, and by class alone in test.
+_CT_CLASSES = {
+    "adenocarcinoma": r"adenocarcinoma",
+    "large_cell": r"large[._ -]?cell",
+    "normal": r"normal$",
+    "squamous_cell": r"squamous[._ -]?cell",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image: its split, class name, path inside the source (with /), size in bytes and CRC-32."""
+
+    split: str
+    class_name: str
+    file: str
+    size: int
+    crc: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set before it is prepared; `fingerprint` changes when any image, name or class does."""
+
+    kind: str  # chest_ct, folder or phantom
+    path: str
+    class_names: tuple[str, ...]
+    fingerprint: str
+    entries: tuple[Entry, ...] = ()
+    images: int = 0
+
+
+def open_source(spec: str) -> Source:
+    """Finds and checks the data set that `--data` names.
+
+    Args:
+        spec: a zip file, a folder, `phantom`, `phantom:<images>` or `kaggle`.
+
+    Raises:
+        UserError: nothing there, no such layout, or a fault named with its file.
+    """
+    if not spec:
+        raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
+    if spec == "phantom" or spec.startswith("phantom:"):
+        return _phantom(spec)
+    path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
+    if os.path.isdir(path):
+        listed = _list_folder(path)
+    elif os.path.isfile(path):
+        listed = _list_zip(path)
+    else:
+        raise UserError(
+            f"{spec} is no file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
+        )
+    entries = _classified(listed, path)
+    class_names = _checked_classes(entries, path)
+    kind = "chest_ct" if class_names == tuple(_CT_CLASSES) else "folder"
+    return Source(kind, str(path), class_names, _fingerprint(entries), entries, len(entries))
+
+
+def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
+    """Yields the encoded images of one split.
+
+    Raises:
+        UserError: a file has gone, or its bytes contradict the zip's checksum.
+    """
+    entries = [entry for entry in source.entries if entry.split == split]
+    path = Path(source.path)
+    if path.is_dir():
+        for entry in entries:
+            try:
+                yield entry, (path / entry.file).read_bytes()
+            except OSError as error:
+                raise UserError(f"{path / entry.file} can't be read: {error.strerror or error}") from error
+        return
+    with zipfile.ZipFile(path) as archive:
+        for entry in entries:
+            try:
+                yield entry, archive.read(entry.file)
+            except Exception as error:  # as for the zip's directory
+                raise UserError(f"{entry.file} in {path} is damaged ({error}); get the zip again") from error
+
+
+def _phantom(spec: str) -> Source:
+    """The generated set; its fingerprint is its size."""
+    from ctkeras import phantom
+
+    text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
+    try:
+        phantom.split_sizes(int(text))
+    except ValueError as error:
+        raise UserError(f"{spec}: {error}") from error
+    return Source("phantom", spec, phantom.CLASSES, f"phantom-{int(text)}-{phantom.VERSION}", images=int(text))
+
+
+def _list_folder(root: Path) -> list[tuple[str, int, int]]:
+    """(path, bytes, CRC-32) of each image under a folder. The content is read: a changed file may keep its size and date."""
+    files = []
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link to a folder above would never end
+            below.clear()
+            continue
+        seen.add(real)
+        for path in (Path(folder, name) for name in names):
+            inside = path.relative_to(root).as_posix()
+            if not _is_image_name(inside):
+                continue
+            _check_name(inside, root)
+            try:
+                if path.stat().st_size > MAX_FILE_BYTES:
+                    raise UserError(f"{path} has over {MAX_FILE_BYTES >> 20} MB; no slice is that large")
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+            files.append((inside, len(content), zlib.crc32(content)))
+    return sorted(files)
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Refuses a name that is no Unicode, which could not be written into predictions.csv."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise UserError(f"{path} holds a file whose name is no Unicode, {shown}; rename it") from error
+
+
+def _list_zip(path: Path) -> list[tuple[str, int, int]]:
+    """(path, bytes, CRC-32) of each image in a zip, from its directory; nothing is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except Exception as error:  # zipfile meets damage with IndexError, UnicodeDecodeError and struct.error too
+        raise UserError(f"{path} is not a zip file ({error}); --data takes a zip or a folder") from error
+    files = []
+    for member in members:
+        parts = PurePosixPath(member.filename).parts
+        if ".." in parts or member.filename.startswith("/") or "\\" in member.orig_filename:
+            raise UserError(
+                f"{path} holds {member.orig_filename!r}, which climbs out of its folder; the zip is refused"
+            )
+        if not member.filename or member.is_dir() or not _is_image_name(member.filename):
+            continue
+        if member.flag_bits & 1:
+            raise UserError(f"{member.filename} in {path} is encrypted; unpack the zip and pass the folder")
+        if member.file_size > MAX_FILE_BYTES:
+            raise UserError(
+                f"{member.filename} in {path} unpacks to over {MAX_FILE_BYTES >> 20} MB; the zip is refused"
+            )
+        _check_name(member.filename, path)
+        files.append((member.filename, member.file_size, member.CRC))
+    names = [name for name, _, _ in files]
+    if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UserError(f"{path} holds {repeated} twice; unpack it, and pass the folder")
+    return sorted(files)
+
+
+def _is_image_name(name: str) -> bool:
+    """Whether a path names an image and is none of an operating system's droppings."""
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return not hidden and name.lower().endswith(EXTENSIONS)
+
+
+def _classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:
+    """Reads split and class off each path: …/split/class/…/image, with one root for all."""
+    placed: list[tuple[str, str, tuple[str, int, int]]] = []
+    roots: Counter[str] = Counter()
+    for file in files:
+        parts = PurePosixPath(file[0]).parts
+        depth = next((i for i, part in enumerate(parts[:-2]) if part.lower() in _SPLIT_NAMES), None)
+        if depth is not None:
+            roots["/".join(parts[:depth])] += 1
+            placed.append((_SPLIT_NAMES[parts[depth].lower()], parts[depth + 1], file))
+    if not placed:
+        raise UserError(f"{path} holds no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE")
+    if len(roots) > 1:
+        raise UserError(f"{path} holds more than one data set ({', '.join(sorted(roots))}); pass one of those folders")
+    named = _class_name if _is_chest_ct({(split, folder) for split, folder, _ in placed}) else str
+    return tuple(Entry(split, named(folder), *file) for split, folder, file in placed)
+
+
+def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:
+    """Whether class folders are the Kaggle set's: train has its four, and no split has two folders for one of them."""
+    train = {_class_name(folder) for split, folder in folders if split == "train"}
+    return train == set(_CT_CLASSES) and len({(split, _class_name(folder)) for split, folder in folders}) == len(
+        folders
+    )
+
+
+def _class_name(folder: str) -> str:
+    """The class a folder stands for: the Kaggle set's four by their short names, any other by its own."""
+    for name, pattern in _CT_CLASSES.items():
+        if re.match(pattern, folder.lower()):
+            return name
+    return folder
+
+
+def _checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
+    """The class names in label order, once every split is known to hold every one of them.
+
+    Raises:
+        UserError: a missing split, a class that a split lacks or that train doesn't know, or fewer than two.
+    """
+    present = {split: {entry.class_name for entry in entries if entry.split == split} for split in SPLITS}
+    for split in SPLITS:
+        if not present[split]:
+            raise UserError(
+                f"{path} has no images in {split}/; it needs train/, valid/ and test/, each with a folder a class"
+            )
+    for split in ("valid", "test"):
+        if unknown := sorted(present[split] - present["train"]):
+            raise UserError(
+                f"{path}: {split}/ has the class {unknown[0]!r}, which train/ lacks; add images or take it out"
+            )
+        if missing := sorted(present["train"] - present[split]):
+            raise UserError(
+                f"{path}: the class {missing[0]!r} is empty in {split}/; add images or take it out of train/"
+            )
+    if len(present["train"]) < 2:
+        raise UserError(f"{path} has one class, {present['train'].pop()!r}; a classifier needs two or more")
+    return tuple(sorted(present["train"]))
+
+
+def _fingerprint(entries: tuple[Entry, ...]) -> str:
+    """SHA-256 over names, classes and contents; the same for a zip and for its unpacked folder's data."""
+    rows = "\n".join(f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}" for e in entries)
+    return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _download_from_kaggle() -> Path:
+    """Downloads the public set with kagglehub, which keeps it.
+
+    Raises:
+        UserError: the extra or the key is missing, or Kaggle can't be reached.
+    """
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise UserError('--data kaggle needs kagglehub: pip install "ctkeras[kaggle]"') from error
+    has_key = os.environ.get("KAGGLE_KEY") or os.environ.get("KAGGLE_API_TOKEN")
+    places = (Path.home() / ".kaggle/kaggle.json", Path.home() / ".kaggle/access_token")
+    if not has_key and not any(place.exists() for place in places):
+        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json into ~/.kaggle, or pass a downloaded zip")
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_SET))
+    except Exception as error:  # kagglehub raises its own, requests' and urllib3's errors
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{KAGGLE_SET} could not be downloaded ({reason}); pass a downloaded zip instead") from error

@@ -1,0 +1,196 @@
+"""Sweep YAML: loaded with its line numbers, and what one phase of a study hands to the next."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctkeras.config import FIELDS, UserError
+
+CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
+METRIC = {"name": "val_acc", "goal": "maximize"}
+COMMAND = ["${env}", "python", "-m", "ctkeras", "train"]  # values are read from wandb.config, so no ${args}
+SEEDS = (0, 1, 2, 3, 4)
+PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
+
+PHASE2 = {"dropout": [0.2, 0.3, 0.4, 0.5], "label_smoothing": [0.0, 0.1, 0.2], "mixup_alpha": [0.0, 0.2, 0.4]}
+PHASE2_WIDE = {
+    "optimizer": ["adam", "adamw", "sgd"],
+    "scheduler": ["cosine", "step", "plateau"],
+    "max_epochs": [30, 50, 75],
+    "weight_decay": [1e-5, 1e-4, 1e-3],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One finished run of a sweep, whichever engine ran it."""
+
+    name: str
+    config: Mapping[str, Any]
+    val_acc: float
+    val_loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepFile:
+    """A sweep as read: its content, and the line of each key by its path, from 1."""
+
+    path: str
+    content: dict[str, Any]
+    lines: dict[tuple[str, ...], int]
+    repeated: tuple[tuple[str, ...], ...] = ()  # keys given twice, of which YAML silently keeps the last
+
+
+def load(path: str | Path) -> SweepFile:
+    """Reads a sweep file.
+
+    Raises:
+        UserError: it can't be read, is not YAML or holds no mapping.
+    """
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a sweep: a mapping with method, metric and parameters")
+    lines: dict[tuple[str, ...], int] = {}
+    repeated: list[tuple[str, ...]] = []
+    _locate(root, (), lines, repeated)
+    return SweepFile(str(path), content, lines, tuple(repeated))
+
+
+def _locate(node: Any, path: tuple[str, ...], lines: dict, repeated: list) -> None:
+    """Notes the line of every key below a YAML node."""
+    if node.id == "mapping":
+        for key, value in node.value:
+            place = (*path, str(key.value))
+            if place in lines:
+                repeated.append(place)
+            lines[place] = key.start_mark.line + 1
+            _locate(value, place, lines, repeated)
+    elif node.id == "sequence":
+        for number, item in enumerate(node.value):
+            _locate(item, (*path, str(number)), lines, repeated)
+
+
+def expand(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain hyperparameters from a sweep's configuration: mappings (a candidate, nested ones) give way to their content.
+
+    Args:
+        values: as wandb.config holds them; names that begin with _ are W&B's own. Explicit keys win over a mapping's.
+    """
+    inner: dict[str, Any] = {}
+    explicit: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            if not name.startswith("_"):
+                inner |= expand(value)
+        elif not name.startswith("_"):
+            explicit[name] = value
+    return inner | explicit
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters among a run's recorded values."""
+    return {name: config[name] for name in FIELDS if name in config}
+
+
+def best_first(results: Iterable[Result]) -> list[Result]:
+    """Results by val_acc, ties by val_loss, then by name so that the order is one order."""
+    return sorted(results, key=lambda result: (-result.val_acc, result.val_loss, result.name))
+
+
+def next_phase(
+    previous: Mapping[str, Any], results: Sequence[Result], phase: int, *, wide: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Makes a phase's sweep from the results of the one before.
+
+    Args:
+        previous: the sweep those results are of.
+        results: its finished runs.
+        phase: 2 or 3.
+        wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
+
+    Returns:
+        The sweep, and why it holds what it holds, a line each.
+
+    Raises:
+        UserError: no finished runs.
+    """
+    if not results:
+        raise UserError("the sweep has no finished run with a val_acc yet; let some finish first")
+    ranked = best_first(results)
+    searched = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
+    keys = [key for key in _searched(previous) if key not in searched and key != "seed"]
+    chosen = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
+    reasons = [f"chosen from {len(results)} finished runs, by val_acc, ties by val_loss:"]
+    reasons += [
+        f"  {r.config['model_name']}: val_acc {r.val_acc:.4f}, val_loss {r.val_loss:.4f} (run {r.name})" for r in chosen
+    ]
+    if len(ranked) > len(chosen):
+        other = next(result for result in ranked if result not in chosen)
+        reasons.append(
+            f"  the best one left out: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
+        )
+    parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in chosen]}}
+    parameters |= {name: {"values": values} for name, values in searched.items()}
+    if phase == 3:
+        parameters["seed"] = {"values": list(SEEDS)}
+    parameters |= {
+        name: dict(spec)
+        for name, spec in previous.get("parameters", {}).items()
+        if name in FIELDS and "value" in spec and name not in parameters and name not in keys
+    }
+    sweep: dict[str, Any] = {
+        "name": f"phase{phase}",
+        "method": "bayes" if phase == 2 else "grid",
+        "metric": dict(METRIC),
+        "command": list(previous.get("command") or COMMAND),
+        "parameters": parameters,
+    }
+    if phase == 2:
+        sweep["run_cap"] = 20
+    return sweep, reasons
+
+
+def _searched(sweep: Mapping[str, Any]) -> list[str]:
+    """The hyperparameters that a sweep varies, a candidate's included, in the order of RunConfig."""
+    names: set[str] = set()
+    for name, spec in sweep.get("parameters", {}).items():
+        if "parameters" in spec:
+            names |= set(_searched(spec))
+        for value in spec.get("values", []):
+            names |= set(value) if isinstance(value, Mapping) else {name}
+        if "min" in spec or "distribution" in spec:
+            names.add(name)
+    return [name for name in FIELDS if name in names | {"model_name"} and name not in PLACES]
+
+
+def _top_architectures(ranked: Sequence[Result], keys: Sequence[str]) -> list[Result]:
+    """The best run of each of the two best architectures; with one architecture, its two best configurations."""
+    best: dict[str, Result] = {}
+    for result in ranked:
+        best.setdefault(result.config["model_name"], result)
+    return list(best.values())[:2] if len(best) > 1 else _top_configurations(ranked, keys)
+
+
+def _top_configurations(ranked: Sequence[Result], keys: Sequence[str]) -> list[Result]:
+    """The two best runs whose configurations differ."""
+    different: dict[tuple, Result] = {}
+    for result in ranked:
+        different.setdefault(tuple(result.config[key] for key in keys), result)
+    return list(different.values())[:2]
+
+
+def dump(sweep: Mapping[str, Any], header: Sequence[str]) -> str:
+    """A sweep as YAML with a comment above it."""
+    import yaml
+
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header)
+    return comment + yaml.safe_dump(dict(sweep), sort_keys=False, width=120)

@@ -1,0 +1,73 @@
+"""Checks and the demo, each in an environment of its own: `nox -s tests`, `nox -s demo`, `nox -l` for all."""
+
+import pathlib
+import shutil
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+PROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = ".ci/constraints.txt"
+
+
+def groups(*names: str) -> list[str]:
+    """The requirements of dependency groups."""
+    return nox.project.dependency_groups(PROJECT, *names)
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Installs the package and more, at the pinned versions that continuous integration uses."""
+    session.install("-c", CONSTRAINTS, "-e", ".", *requirements)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The quick tests, under ten minutes on two cores."""
+    install(session, *groups("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """The slow tests and those that need PyTorch, other Keras backends or servers."""
+    install(session, *groups("test", "integration"))
+    session.run("pytest", "-m", "slow or integration", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style."""
+    session.install("-c", CONSTRAINTS, *groups("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types."""
+    install(session, *groups("types"))
+    session.run("mypy")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Trains, evaluates and exports on generated images; no account, no download. The last line is the model's path."""
+    install(session)
+    work = pathlib.Path("runs", "demo")
+    shutil.rmtree(work, ignore_errors=True)
+    session.env.setdefault("WANDB_MODE", "offline")
+    options = ["--data=phantom:240", "--pretrained=false", "--freeze_backbone=false", "--model_name=mobilenet_v2"]
+    options += ["--image_size=64", "--max_epochs=8", "--lr=0.001", f"--output_dir={work}"]
+    session.run("python", "-m", "ctkeras", "train", *options)
+    run = next(path for path in work.iterdir() if (path / "model.keras").exists())
+    session.run("python", "-m", "ctkeras", "evaluate", str(run), "--split", "test")
+    session.log("The model, to take away:")
+    print(run / "model.keras")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measures; prints the tables of benchmarks/RESULTS.md."""
+    install(session)
+    session.run("python", "benchmarks/run.py", *session.posargs)

@@ -1,0 +1,57 @@
+"""What every test file shares: a cache and a home of their own, no W&B, and small data sets."""
+
+import os
+import pathlib
+import tempfile
+
+# Before any import of ctkeras or wandb. One cache for the whole session, so that programs are compiled once.
+_SESSION = tempfile.TemporaryDirectory(prefix="ctkeras-tests-")
+os.environ["CTKERAS_CACHE_DIR"] = os.path.join(_SESSION.name, "cache")
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["KERAS_BACKEND"] = "jax"
+REAL_DATA = os.environ.pop("CTKERAS_DATA", "")  # tests name their data; none may fall back to this by chance
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from ctkeras import runtime  # noqa: E402
+
+runtime.configure()
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A split/class/image folder: two classes, told apart by which half is bright; 8, 4 and 4 images a class."""
+    return write_images(tmp_path / "images", classes=("left", "right"), counts={"train": 8, "valid": 4, "test": 4})
+
+
+def write_images(root: pathlib.Path, *, classes: tuple[str, ...], counts: dict[str, int], size: int = 40):
+    """Writes gray PNGs under root/split/class/; each class is bright in another band, on noise."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (size, size), dtype=np.uint8)
+                pixels[:, label * size // len(classes) : (label + 1) * size // len(classes)] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The public chest-CT zip, named by CTKERAS_DATA; tests on it are skipped where it isn't."""
+    if not REAL_DATA or not pathlib.Path(REAL_DATA).exists():
+        pytest.skip("CTKERAS_DATA names no data set")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def real_weights(real_data):
+    """A folder with real ImageNet weights: $CTKERAS_WEIGHTS_DIR, or weights/ beside the data."""
+    folder = pathlib.Path(os.environ.get("CTKERAS_WEIGHTS_DIR", pathlib.Path(real_data).parent / "weights"))
+    if not (folder / "mobilenet_v2.weights.h5").exists():
+        pytest.skip("no mobilenet_v2.weights.h5 in CTKERAS_WEIGHTS_DIR")
+    return str(folder)

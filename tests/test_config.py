@@ -1,0 +1,228 @@
+"""Every hyperparameter's type, bounds and text forms, taken from FIELDS so that a new one is covered by being declared."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from ctkeras import config
+from ctkeras.config import FIELDS, RunConfig, UserError, load_yaml, parse_value, reference_table
+
+NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
+WHOLE = [name for name in NUMBERS if FIELDS[name].type is int]
+BOOLS = [name for name, field in FIELDS.items() if field.type is bool]
+TEXTS = [name for name, field in FIELDS.items() if field.type is str]
+CHOICES = [name for name in TEXTS if FIELDS[name].metadata["choices"]]
+BOUNDS = [
+    pytest.param(name, side, id=f"{name}-{side}")
+    for name in NUMBERS
+    for side in ("low", "high", "above", "below")
+    if FIELDS[name].metadata[side] is not None
+]
+BEYOND = {"low": -math.inf, "high": math.inf, "above": -math.inf, "below": math.inf}
+
+
+def next_to(name, value, towards):
+    if FIELDS[name].type is int:
+        return int(value) + (1 if towards > value else -1)
+    return math.nextafter(float(value), towards)
+
+
+@pytest.mark.parametrize(("name", "side"), BOUNDS)
+def test_a_bound_holds_to_the_last_digit(name, side):
+    bound = FIELDS[name].metadata[side]
+    bound = int(bound) if FIELDS[name].type is int else float(bound)
+    allowed, refused = bound, next_to(name, bound, BEYOND[side])
+    if side in ("above", "below"):  # exclusive: the bound is out, its neighbour inside is in
+        allowed, refused = next_to(name, bound, -BEYOND[side]), bound
+    assert getattr(RunConfig(**{name: allowed}), name) == allowed
+    with pytest.raises(UserError, match=name) as caught:
+        RunConfig(**{name: refused})
+    assert repr(refused) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_unbounded_below(name):
+    with pytest.raises(UserError, match=name):
+        parse_value(name, -1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_finite(name, value):
+    with pytest.raises(UserError, match=name):
+        parse_value(name, value)
+
+
+@pytest.mark.parametrize("value", [True, False, None, "", "abc", "True", "1,5", [1], {"value": 1}, b"x"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_no_truth_value_text_or_list(name, value):
+    with pytest.raises(UserError, match=name):
+        parse_value(name, value)
+
+
+@pytest.mark.parametrize("value", [32.5, "32.5", 1e-9])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_number_has_no_fraction(name, value):
+    with pytest.raises(UserError, match="a whole number"):
+        parse_value(name, value)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "lr"])
+def test_an_absurdly_large_number_is_a_users_mistake(name):
+    # A float holds no such number; YAML gives it as an int.
+    with pytest.raises(UserError, match=name):
+        parse_value(name, 10**400 if name == "batch_size" else -(10**400))
+
+
+@pytest.mark.parametrize("value", [2, -1, 1.5, None, "", "yes", "maybe", "truefalse", []])
+@pytest.mark.parametrize("name", BOOLS)
+def test_a_truth_value_is_true_or_false(name, value):
+    with pytest.raises(UserError, match=f"{name} must be true or false"):
+        parse_value(name, value)
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, None, ["phantom"], b"phantom"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_is_text(name, value):
+    with pytest.raises(UserError, match=name):
+        parse_value(name, value)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_exact(name):
+    choices = FIELDS[name].metadata["choices"]
+    for choice in choices:
+        assert getattr(RunConfig(**{name: choice}), name) == choice
+        for other in {choice.upper(), f" {choice}", choice[:-1], f"{choice}x"} - set(choices):
+            with pytest.raises(UserError) as caught:
+                parse_value(name, other)
+            assert all(allowed in str(caught.value) for allowed in choices)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-4", 1e-4),
+        ("lr", "3", 3.0),
+        ("dropout", ".5", 0.5),
+        ("batch_size", "32", 32),
+        ("batch_size", 32.0, 32),
+        ("batch_size", " 32 ", 32),
+        ("seed", "0", 0),
+        ("freeze_backbone", "True", True),
+        ("freeze_backbone", "FALSE", False),
+        ("freeze_backbone", "0", False),
+        ("freeze_backbone", 1, True),
+        ("data", Path("a") / "b", str(Path("a") / "b")),
+    ],
+)
+def test_values_arrive_as_their_types(name, text, value):
+    parsed = parse_value(name, text)
+    assert (parsed, type(parsed)) == (value, type(value))
+    assert getattr(RunConfig.from_mapping({name: text}), name) == value
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_default_is_allowed_and_survives_as_text(name):
+    default = FIELDS[name].default
+    for form in (default, str(default)):
+        parsed = parse_value(name, form)
+        assert (parsed, type(parsed)) == (default, FIELDS[name].type)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_misspelt_name_brings_the_right_one(name):
+    for misspelt in (f"{name}x", name.replace("_", "-") + "_"):
+        with pytest.raises(UserError, match=f"did you mean {name}\\?") as caught:
+            RunConfig.from_mapping({misspelt: FIELDS[name].default})
+        assert repr(misspelt) in str(caught.value)
+
+
+def test_a_name_near_none_brings_them_all():
+    with pytest.raises(UserError) as caught:
+        RunConfig.from_mapping({"zzzzzz": 1})
+    assert all(name in str(caught.value) for name in FIELDS)
+
+
+def test_warmup_ends_before_training_does():
+    assert RunConfig(max_epochs=2, warmup_epochs=1.9).warmup_epochs == 1.9
+    assert RunConfig(max_epochs=1, warmup_epochs=0).warmup_epochs == 0
+    with pytest.raises(UserError, match="warmup_epochs must be below max_epochs"):
+        RunConfig(max_epochs=2, warmup_epochs=2)
+
+
+def test_data_falls_back_to_the_environment(monkeypatch):
+    monkeypatch.setenv("CTKERAS_DATA", "/from/the/environment")
+    assert RunConfig().data == "/from/the/environment"
+    assert RunConfig(data="phantom").data == "phantom"
+    monkeypatch.delenv("CTKERAS_DATA")
+    assert RunConfig().data == ""
+
+
+def test_a_config_survives_json():
+    changed = {}
+    for name, field in FIELDS.items():
+        if field.type is bool:
+            changed[name] = not field.default
+        elif field.type is str:
+            changed[name] = field.metadata["choices"][0] if field.metadata["choices"] else f"some {name}"
+        else:
+            changed[name] = field.metadata["high"] or 0.25 * (field.type is float) or 7
+    made = RunConfig(**changed)
+    assert list(made.to_dict()) == list(FIELDS)
+    assert RunConfig.from_mapping(json.loads(json.dumps(made.to_dict()))) == made != RunConfig()
+
+
+def test_yaml_values_become_a_config(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("lr: 1e-4\nfreeze_backbone: no\nbatch_size: 16\nmodel_name: resnet18 # größer\n", encoding="utf-8")
+    made = RunConfig.from_mapping(load_yaml(path))
+    assert (made.lr, made.freeze_backbone, made.batch_size, made.model_name) == (1e-4, False, 16, "resnet18")
+    path.write_text("# nothing yet\n")
+    assert load_yaml(path) == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"lr: [1",
+        b"lr: 1\n  dropout: 2",
+        b"- lr\n- dropout",
+        b"just text",
+        b"3",
+        b"1: 2",
+        b"\xff\xfe\x00",
+        b"lr: \xe4",
+        b"lr: 1\n---\nlr: 2",
+        b"lr: !!python/object/apply:os.getcwd []",
+        b"seed: 2026-02-30",  # PyYAML takes it for a date, and there is no such day
+        b"{[1]: 2}",
+    ],
+)
+def test_a_bad_yaml_file_is_named(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_an_unreadable_yaml_file_is_named(tmp_path, name):
+    with pytest.raises(UserError, match="can't be read") as caught:
+        load_yaml(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_the_reference_table_has_every_hyperparameter_once():
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in reference_table().splitlines()[2:]]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in FIELDS]
+    for (_, allowed, default, meaning), (name, field) in zip(rows, FIELDS.items(), strict=True):
+        assert parse_value(name, default) == field.default
+        assert meaning
+        assert all(choice in allowed for choice in field.metadata["choices"])
+
+
+def test_epoch_metrics_are_no_hyperparameters_but_lr():
+    assert set(config.EPOCH_METRICS) & set(FIELDS) == {"lr"}

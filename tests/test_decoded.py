@@ -1,0 +1,170 @@
+"""A split's arrays: in order, rightly labelled, decoded once, and no other split touched."""
+
+import threading
+
+import numpy as np
+import pytest
+from conftest import write_images
+from PIL import Image
+
+from ctkeras import dataset, decoded, images, runtime, sources
+from ctkeras.config import UserError
+
+SIZE = 12  # pixels
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_images(
+        tmp_path / "set", classes=("left", "right"), counts={"train": 11, "valid": 2, "test": 1}, size=16
+    )
+
+
+@pytest.fixture
+def source(folder):
+    return sources.open_source(str(folder))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the images decoded so far."""
+    names = []
+    decode = images.decode_gray
+    monkeypatch.setattr(
+        images, "decode_gray", lambda content, *, name: (names.append(name), decode(content, name=name))[1]
+    )
+    return names
+
+
+def test_images_labels_and_files_belong_together_in_the_order_of_names(folder, source):
+    train = decoded.load_split(source, "train", SIZE)
+    listed = [path.relative_to(folder).as_posix() for path in folder.glob("train/*/*.png")]
+    assert list(train.files) == sorted(listed)
+    assert train.files[2] == "train/left/10.png"  # as text: between 1 and 2
+    assert train.class_names == ("left", "right")
+    assert (train.images.shape, train.images.dtype) == ((22, SIZE, SIZE), np.uint8)
+    assert (train.labels.shape, train.labels.dtype) == ((22,), np.int32)
+    for file, label, pixels in zip(train.files, train.labels, train.images, strict=True):
+        assert file.split("/")[1] == train.class_names[label]
+        np.testing.assert_array_equal(pixels, images.resize(np.asarray(Image.open(folder / file)), SIZE))
+
+
+def test_only_the_split_asked_for_is_opened(source, own_cache, opened):
+    builder = dataset.prepare(source)
+    del opened[:]
+    for other in ("test", "valid"):
+        for path in builder.data_path.glob(f"*-{other}.tfrecord*"):
+            path.unlink()
+    train = decoded.load_split(source, "train", SIZE)
+    assert len(train.files) == 22
+    assert sorted(opened) == sorted(train.files)
+    assert sorted(path.name for path in (own_cache / "decoded").glob("*/*")) == ["train.json", "train.npy"]
+
+
+def test_a_split_is_decoded_once(source, own_cache, opened):
+    first = decoded.load_split(source, "valid", SIZE)
+    before = {path: path.stat().st_mtime_ns for path in (own_cache / "decoded").glob("*/*")}
+    del opened[:]
+    again = decoded.load_split(source, "valid", SIZE)
+    assert opened == []
+    assert before == {path: path.stat().st_mtime_ns for path in (own_cache / "decoded").glob("*/*")}
+    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert (first.files, first.class_names) == (again.files, again.class_names)
+
+
+def test_what_is_decoded_needs_its_source_no_longer(folder, source):
+    first = decoded.load_split(source, "valid", SIZE)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE).images, first.images)
+
+
+def test_sizes_are_kept_apart(source):
+    small, large = (decoded.load_split(source, "valid", size) for size in (SIZE, 16))
+    assert (small.images.shape[1:], large.images.shape[1:]) == ((SIZE, SIZE), (16, 16))
+    assert decoded.load_split(source, "valid", SIZE).images.shape == small.images.shape
+    assert small.files == large.files
+
+
+def test_a_changed_image_is_decoded_anew(folder, source):
+    before = decoded.load_split(source, "valid", 16)
+    path = folder / "valid/right/1.png"
+    inverted = 255 - np.asarray(Image.open(path))
+    Image.fromarray(inverted).save(path)
+    after = decoded.load_split(sources.open_source(str(folder)), "valid", 16)
+    changed = [file for file, a, b in zip(after.files, before.images, after.images, strict=True) if (a != b).any()]
+    assert changed == ["valid/right/1.png"]
+    np.testing.assert_array_equal(after.images[-1], inverted)
+
+
+def test_the_arrays_are_mapped_and_can_not_be_written_to(source):
+    split = decoded.load_split(source, "valid", SIZE)
+    assert isinstance(split.images, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        split.images[0] = 0
+
+
+def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypatch):
+    dataset.prepare(source)
+    decode = images.decode_gray
+
+    def fail(content, *, name):
+        if name == "valid/right/1.png":
+            raise UserError(f"{name} is a damaged image")
+        return decode(content, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode_gray", fail)
+        with pytest.raises(UserError, match=r"valid/right/1\.png"):
+            decoded.load_split(source, "valid", SIZE)
+    assert list((own_cache / "decoded").glob("*/*")) == []
+    assert len(decoded.load_split(source, "valid", SIZE).files) == 4
+
+
+def test_arrays_without_their_table_count_for_nothing(source, own_cache):
+    # The table is written last, so a process killed in between leaves the arrays alone, whole or not.
+    whole = np.array(decoded.load_split(source, "valid", SIZE).images)
+    (folder,) = (own_cache / "decoded").glob("*/")
+    (folder / "valid.json").unlink()
+    (folder / "valid.npy").write_bytes(b"half")
+    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE).images, whole)
+
+
+def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypatch):
+    for size in (16, 17, 18):
+        decoded.load_split(source, "valid", size)
+    decoded.load_split(source, "valid", 16)  # used last
+    one = runtime.folder_bytes(next((own_cache / "decoded").glob("*-18")))
+    monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
+    decoded.load_split(source, "valid", 15)
+    assert {path.name[-2:] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
+
+
+def test_two_that_decode_at_once_get_the_same(source, opened):
+    dataset.prepare(source)
+    del opened[:]
+    splits, failures, meet = [], [], threading.Barrier(2)
+
+    def work():
+        try:
+            meet.wait(30)
+            splits.append(decoded.load_split(source, "train", SIZE))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert len(opened) == 22  # by one of them
+    np.testing.assert_array_equal(splits[0].images, splits[1].images)
+    assert splits[0].files == splits[1].files

@@ -1,0 +1,183 @@
+"""Features of the frozen prefix: those of the model itself, computed once, kept under all that they depend on."""
+
+import keras
+import numpy as np
+import pytest
+
+from ctkeras import backbones, decoded, features, model, runtime, steps
+from ctkeras.pipeline import Recipe
+
+SIZE, COUNT, WIDTH = 32, 37, 5  # pixels; images, more than a pass holds; features
+
+
+def tiny(image_size):
+    """A backbone in a second."""
+    image = keras.Input((image_size, image_size, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, use_bias=False)(image)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    return keras.Model(image, keras.layers.Conv2D(WIDTH, 1)(x))
+
+
+def make_programs(seed=0, precision="float32"):
+    built = model.build("tiny", SIZE, classes=3, precision=precision)
+    model.initialise(built, seed=seed, dropout=0.0)
+    return steps.programs(built, frozen=True, on_features=True, optimizer="adamw")
+
+
+def make_split(seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
+    labels = rng.integers(3, size=COUNT).astype(np.int32)
+    return decoded.Split(pixels, labels, tuple(f"{i}.png" for i in range(COUNT)), ("a", "b", "c"))
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A cache of its own; returns a function that lists the files of features in it."""
+    monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Backbone(tiny, backbones._TORCH, "hf://none/tiny"))
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
+    return lambda: {path.name for path in runtime.cache_dir("features").iterdir()}
+
+
+def load(programs, split, *, views=2, augmentation=1.0, precision="float32"):
+    return features.load(programs, split, name="training", views=views, augmentation=augmentation, precision=precision)
+
+
+def test_kept_features_are_the_computed_ones_and_are_not_computed_again(kept, capsys):
+    programs, split = make_programs(), make_split()
+    computed = load(programs, split, views=3)
+    assert capsys.readouterr().err.count("Computing training features") == 3
+    again = load(programs, split, views=3)
+    assert "Computing" not in capsys.readouterr().err
+    np.testing.assert_array_equal(again, computed)
+    assert computed.shape == (3, COUNT, WIDTH)
+    assert computed.dtype == np.float32
+    assert len(kept()) == 3
+
+
+def test_views_differ_and_the_first_is_not_augmented(kept):
+    programs, split = make_programs(), make_split()
+    views = load(programs, split, views=3)
+    assert len({view.tobytes() for view in views}) == 3
+    np.testing.assert_array_equal(load(programs, split, views=1, augmentation=2.0)[0], views[0])
+
+
+def test_view_0_is_the_models_pooled_output_on_raw_images(kept):
+    programs, split = make_programs(), make_split()
+    built = model.build("tiny", SIZE, classes=3)
+    model.initialise(built, seed=0, dropout=0.0)
+    raw = np.repeat(split.images[..., None], 3, axis=-1).astype(np.float32)
+    expected = keras.Model(built.model.input, built.pooled).predict_on_batch(raw)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(load(programs, split, views=1)[0], expected, atol=1e-5)
+
+
+def test_more_views_compute_only_the_new_ones(kept, capsys):
+    programs, split = make_programs(), make_split()
+    load(programs, split, views=1)
+    capsys.readouterr()
+    load(programs, split, views=2)
+    assert "view 2 of 2" in (said := capsys.readouterr().err)
+    assert said.count("Computing") == 1
+
+
+def test_what_the_features_depend_on_keys_their_file(kept):
+    split = make_split()
+    programs = make_programs()
+    load(programs, split)
+    known = kept()
+    assert len(known) == 2
+
+    def new(*args, **changes):
+        nonlocal known
+        load(*args, **changes)
+        before, known = known, kept()
+        assert before <= known
+        return len(known - before)
+
+    assert new(programs, split) == 0
+    assert new(programs, split, augmentation=0.5) == 1  # view 0 is not augmented
+    assert new(programs, split, precision="bfloat16") == 2
+    assert new(programs, make_split(seed=1)) == 2
+    one_pixel = make_split()
+    one_pixel.images[-1, -1, -1] ^= 1
+    assert new(programs, one_pixel) == 2
+    weight = programs.prefix.weights[-1]
+    weight.assign(np.asarray(weight.value) + 1e-6)
+    assert new(programs, split) == 2
+
+
+def test_a_model_built_anew_with_the_same_weights_finds_the_features(kept, capsys):
+    split = make_split()
+    first = load(make_programs(), split)
+    model.build("tiny", SIZE, classes=2)  # another trial's model in between
+    capsys.readouterr()
+    again = load(make_programs(), split)
+    assert "Computing" not in capsys.readouterr().err
+    np.testing.assert_array_equal(again, first)
+
+
+def test_features_are_float32_under_bfloat16(kept):
+    split = make_split()
+    exact = load(make_programs(), split, views=1)
+    rounded = load(make_programs(precision="bfloat16"), split, views=1, precision="bfloat16")
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def numbered(views):
+    """Features that say which view of which image they are."""
+    return np.stack([np.stack([np.array([view, i], np.float32) for i in range(COUNT)]) for view in range(views)])
+
+
+@pytest.mark.parametrize("weighting", ["none", "loss", "sampling"])
+def test_batches_hold_existing_views_of_images_with_their_labels(weighting):
+    split, seen = make_split(), set()
+    recipe = Recipe(8, seed=0, class_weighting=weighting)
+    for epoch in range(20):
+        for batch in features.train_batches(numbered(3), split, recipe, epoch):
+            assert [array.shape for array in batch] == [(8, 2), (8, 3), (8,)]
+            assert {array.dtype for array in batch} == {np.dtype("float32")}
+            view, image = batch.inputs.astype(int).T
+            np.testing.assert_array_equal(batch.labels, np.eye(3)[split.labels[image]])
+            assert batch.weights.std() > 0 or weighting != "loss"
+            seen |= set(zip(view.tolist(), image.tolist(), strict=True))
+    assert {view for view, _ in seen} == {0, 1, 2}
+    assert {image for _, image in seen} == set(range(COUNT))
+    assert len(seen) > 2 * COUNT  # an image's view changes from epoch to epoch
+
+
+def test_batches_repeat_with_seed_and_epoch_and_only_then():
+    split = make_split()
+
+    def drawn(seed, epoch):
+        recipe = Recipe(8, seed=seed, class_weighting="loss", mixup_alpha=0.3)
+        batches = features.train_batches(numbered(3), split, recipe, epoch)
+        return b"".join(array.tobytes() for batch in batches for array in batch)
+
+    assert drawn(0, 1) == drawn(0, 1)
+    assert len({drawn(seed, epoch) for seed in range(2) for epoch in range(2)}) == 4
+
+
+def test_mixed_features_are_the_same_mix_as_their_labels():
+    split = make_split()
+    levels = np.array([1.0, 10.0, 100.0], np.float32)
+    constant = np.broadcast_to(levels[split.labels][None, :, None], (2, COUNT, 4))
+    recipe = Recipe(8, seed=0, class_weighting="loss", mixup_alpha=0.4)
+    mixed = 0
+    for batch in features.train_batches(constant, split, recipe, 0):
+        np.testing.assert_allclose(batch.labels.sum(-1), 1, atol=1e-6)
+        np.testing.assert_allclose(batch.inputs, np.repeat((batch.labels @ levels)[:, None], 4, axis=1), rtol=1e-5)
+        mixed += (batch.labels.max(-1) < 0.99).sum()
+    assert mixed > 0
+
+
+@pytest.mark.parametrize("batch_size", [8, 37, 50])
+def test_eval_batches_hold_view_0_in_order_padded_and_masked(batch_size):
+    split = make_split()
+    batches = list(features.eval_batches(numbered(3), split, batch_size))
+    assert {len(array) for batch in batches for array in batch} == {batch_size}
+    inputs, labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    np.testing.assert_array_equal(inputs[:COUNT], numbered(1)[0])
+    np.testing.assert_array_equal(labels[:COUNT].argmax(-1), split.labels)
+    np.testing.assert_array_equal(weights, np.arange(len(weights)) < COUNT)

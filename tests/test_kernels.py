@@ -1,0 +1,195 @@
+"""The CPU convolutions: the stock layers' values and gradients, alone and in whole networks."""
+
+import jax
+import keras
+import numpy as np
+import pytest
+
+from ctkeras import kernels, model
+
+BATCH, CHANNELS, FILTERS = 2, 3, 5
+
+
+def pair_of(stock, shape, seed=0):
+    """A stock layer and its replacement, both with the same random weights."""
+    replacement = kernels.for_cpu(stock).from_config(stock.get_config())
+    stock.build((BATCH, *shape, CHANNELS))
+    replacement.build((BATCH, *shape, CHANNELS))
+    rng = np.random.default_rng(seed)
+    for one, other in zip(stock.weights, replacement.weights, strict=True):
+        one.assign(rng.standard_normal(one.shape))
+        other.assign(one.value)
+    return stock, replacement
+
+
+def values_and_gradients(layers, shape, seed=1):
+    """Per layer: its output and the gradients of a random projection of it, by inputs and by each weight."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.standard_normal((BATCH, *shape, CHANNELS)).astype(np.float32)
+    size = layers[0].compute_output_shape(inputs.shape)
+    direction = rng.standard_normal(size).astype(np.float32)
+
+    def projected(layer, weights, x):
+        output, _ = layer.stateless_call(weights, [], x)
+        return (output * direction).sum(), output
+
+    def both(weights, x):
+        gradient = [jax.grad(lambda w, x, lyr=layer: projected(lyr, w, x), (0, 1), has_aux=True) for layer in layers]
+        return [g(weights, x) for g in gradient]
+
+    return quickly(both, [weight.value for weight in layers[0].weights], inputs)
+
+
+def quickly(function, *args):
+    """Calls a function compiled without optimisation, which takes half the time."""
+    return jax.jit(function).lower(*args).compile({"xla_backend_optimization_level": 0})(*args)
+
+
+def assert_same(one, other, rtol):
+    """Compares trees of arrays by the norm of their difference."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape
+        assert np.abs(a).max() > 0
+        assert np.linalg.norm(a - b) <= rtol * np.linalg.norm(a)
+
+
+# Odd and even in both directions; a bias where the sizes are swapped.
+@pytest.mark.parametrize(("shape", "use_bias"), [((8, 9), False), ((9, 8), True)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_shifted_depthwise_is_the_stock_depthwise(kernel_size, strides, padding, shape, use_bias):
+    stock = keras.layers.DepthwiseConv2D(kernel_size, strides=strides, padding=padding, use_bias=use_bias)
+    layers = pair_of(stock, shape)
+    assert type(layers[1]) is kernels.ShiftedDepthwise
+    assert_same(*values_and_gradients(layers, shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("kernel_size", "strides"), [((2, 3), 1), (1, 2), (2, 3)])
+def test_shifted_depthwise_covers_uneven_kernels_and_strides_beyond_them(kernel_size, strides, padding):
+    layers = pair_of(keras.layers.DepthwiseConv2D(kernel_size, strides=strides, padding=padding), (7, 9))
+    assert type(layers[1]) is kernels.ShiftedDepthwise
+    assert_same(*values_and_gradients(layers, (7, 9)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("use_bias", "activation"), [(True, "relu"), (False, "linear")])
+@pytest.mark.parametrize("shape", [(8, 9), (1, 1)])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_pointwise_dot_is_the_stock_convolution(strides, padding, shape, use_bias, activation):
+    options = {"padding": padding, "use_bias": use_bias, "activation": activation}
+    layers = pair_of(keras.layers.Conv2D(FILTERS, 1, strides=strides, **options), shape)
+    assert type(layers[1]) is kernels.PointwiseDot
+    assert_same(*values_and_gradients(layers, shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "stock",
+    [
+        keras.layers.DepthwiseConv2D(3, padding="same", dtype="mixed_bfloat16"),
+        keras.layers.Conv2D(FILTERS, 1, dtype="mixed_bfloat16"),
+    ],
+)
+def test_bfloat16_computes_in_bfloat16_with_float32_weights(stock):
+    layers = pair_of(stock, (8, 8))
+    inputs = np.random.default_rng(0).standard_normal((BATCH, 8, 8, CHANNELS)).astype(np.float32)
+    expected, output = (layer(inputs) for layer in layers)
+    assert str(output.dtype) == str(expected.dtype) == "bfloat16"
+    assert {str(weight.dtype) for weight in layers[1].weights} == {"float32"}
+    assert_same(expected.astype("float32"), output.astype("float32"), rtol=0.02)  # 8 bits: 0.004 a rounding
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
+        keras.layers.DepthwiseConv2D(3, dilation_rate=2),
+        keras.layers.DepthwiseConv2D(3, activation="relu"),
+        keras.layers.DepthwiseConv2D(3, data_format="channels_first"),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.Conv2D(4, (1, 3)),
+        keras.layers.Conv2D(6, 1, groups=3),
+        keras.layers.Conv2D(4, 1, data_format="channels_first"),
+        keras.layers.SeparableConv2D(4, 1),
+        keras.layers.Conv2DTranspose(4, 1),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_layers_that_the_kernels_do_not_cover_stay_as_they_are(layer):
+    assert kernels.for_cpu(layer) is type(layer)
+
+
+@pytest.mark.parametrize("layer", [keras.layers.DepthwiseConv2D(3), keras.layers.Conv2D(4, 1), keras.layers.ReLU()])
+def test_core_undoes_the_replacement(layer):
+    replaced = kernels.for_cpu(layer).from_config(layer.get_config())
+    assert kernels.core(replaced) is type(layer)
+    assert kernels.core(replaced).from_config(replaced.get_config()).get_config() == layer.get_config()
+
+
+def network(name, size, monkeypatch, kind=None):
+    """A classifier with random weights, its convolutions of the kind."""
+    if kind is not None:
+        monkeypatch.setattr(kernels, "for_cpu", kind)
+    built = model.build(name, size, classes=3)
+    monkeypatch.undo()
+    model.initialise(built, seed=0, dropout=0.2)
+    return built.model
+
+
+def both_networks(name, size, monkeypatch):
+    """(stock, replaced) with the same weights; the replaced one has replacements."""
+    stock, replaced = network(name, size, monkeypatch, kind=type), network(name, size, monkeypatch)
+    count = sum(type(layer) in kernels.REPLACES for layer in replaced.layers)
+    assert count > 30
+    assert not any(type(layer) in kernels.REPLACES for layer in stock.layers)
+    for one, other in zip(stock.variables, replaced.variables, strict=True):
+        np.testing.assert_array_equal(one.value, other.value)
+    return stock, replaced
+
+
+def images(size, count=4):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.float32)
+
+
+def state_of(network):
+    return [v.value for v in network.trainable_variables], [v.value for v in network.non_trainable_variables]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
+def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
+    stock, replaced = both_networks(name, 32, monkeypatch)
+    inputs = images(32)
+
+    def logits(network):
+        return quickly(lambda state, x: network.stateless_call(*state, x, training=False)[0], state_of(network), inputs)
+
+    assert_same(logits(stock), logits(replaced), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0"])
+def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
+    stock, replaced = both_networks(name, 64, monkeypatch)
+    inputs, labels = images(64), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+
+    def step(network):
+        def loss(trainable, other):
+            logits, updated = network.stateless_call(trainable, other, inputs, training=True)
+            return -(labels * jax.nn.log_softmax(logits)).sum(), (logits, updated)
+
+        return quickly(jax.value_and_grad(loss, has_aux=True), *state_of(network))
+
+    (loss, (logits, updated)), gradients = step(stock)
+    (other_loss, (other_logits, other_updated)), other_gradients = step(replaced)
+    assert np.isclose(loss, other_loss, rtol=1e-4)
+    assert_same(logits, other_logits, rtol=1e-3)
+    for one, other in zip(updated, other_updated, strict=True):  # BatchNorm's statistics
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+    assert all(np.any(np.asarray(gradient)) for gradient in gradients)
+    scale = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
+    for one, other in zip(gradients, other_gradients, strict=True):
+        # Rounding may turn a relu at its edge, seen to move a gradient by 0.01. The second term is for shifts before a
+        # BatchNorm, whose gradient is zero but for rounding.
+        assert np.linalg.norm(np.subtract(one, other)) <= 0.03 * np.linalg.norm(one) + 1e-5 * scale

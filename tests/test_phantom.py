@@ -1,0 +1,243 @@
+"""Phantoms: reproducible, plausible, split without leaks, hard for linear models only."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from ctkeras import phantom
+from ctkeras.phantom import CLASSES, lesion_mask, phantom_slice, split_items, split_sizes
+
+NORMAL = CLASSES.index("normal")
+LESIONS = [label for label in range(len(CLASSES)) if label != NORMAL]
+CHANCE_CEILING = 0.45  # accuracy; chance is 0.25 for four balanced classes
+
+
+def draw(first, count, size):
+    """Balanced slices in [0, 1] as float32 [count, size, size], and labels [count]."""
+    labels = np.arange(count) % len(CLASSES)
+    images = [phantom_slice(first + i, int(label), size=size) for i, label in enumerate(labels)]
+    return np.stack(images).astype("float32") / 255, labels
+
+
+def grown(mask, steps):
+    """Mask widened by so many pixels, diagonals included."""
+    padded = np.pad(mask, steps)
+    shifts = range(-steps, steps + 1)
+    parts = [np.roll(padded, (dy, dx), (0, 1)) for dy in shifts for dx in shifts]
+    return np.any(parts, axis=0)[steps:-steps, steps:-steps]
+
+
+def test_classes_are_sorted():
+    assert list(CLASSES) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("size", [32, 64, 100, 128, 224])
+@pytest.mark.parametrize("label", range(len(CLASSES)))
+def test_slice_and_mask_form(size, label):
+    image, mask = phantom_slice(5, label, size=size), lesion_mask(5, label, size=size)
+    assert image.shape == mask.shape == (size, size)
+    assert (image.dtype, mask.dtype) == (np.uint8, bool)
+    assert np.ptp(image) > 100  # gray levels: air and bone both show
+
+
+def test_default_size():
+    assert phantom_slice(0, 0).shape == lesion_mask(0, 0).shape == (128, 128)
+
+
+def test_same_arguments_give_the_same_bytes_in_another_process():
+    code = (
+        "import hashlib; from ctkeras.phantom import phantom_slice as p;"
+        "print(hashlib.sha256(b''.join(p(s, s % 4).tobytes() for s in range(8))).hexdigest())"
+    )
+    runs = {subprocess.check_output([sys.executable, "-c", code]) for _ in range(2)}
+    assert len(runs) == 1
+    for label in range(len(CLASSES)):
+        np.testing.assert_array_equal(phantom_slice(9, label), phantom_slice(9, label))
+
+
+def test_seeds_give_distinct_slices():
+    for label in range(len(CLASSES)):
+        assert len({phantom_slice(seed, label, size=32).tobytes() for seed in range(40)}) == 40
+
+
+@pytest.mark.parametrize("size", [32, 128, 224])
+def test_label_changes_the_lesion_only(size):
+    for seed in range(12):
+        normal = phantom_slice(seed, NORMAL, size=size)
+        assert not lesion_mask(seed, NORMAL, size=size).any()
+        for label in LESIONS:
+            changed = phantom_slice(seed, label, size=size) != normal
+            mask = lesion_mask(seed, label, size=size)
+            # The mask counts pixels well inside; faint ground glass reaches a little further.
+            assert not (changed & ~grown(mask, 1 + size // 32)).any()
+            assert changed[mask].mean() > 0.2
+
+
+def test_lesion_lies_within_the_body():
+    for seed in range(30):
+        normal = phantom_slice(seed, NORMAL)
+        tissue = normal > 0.5 * np.percentile(normal, 98)
+        for label in LESIONS:
+            mask = lesion_mask(seed, label)
+            assert 0.004 < mask.mean() < 0.12  # share of the image
+            rows, cols = np.nonzero(mask)
+            for row, col in zip(rows[::7], cols[::7], strict=True):
+                rays = tissue[row, : col + 1], tissue[row, col:], tissue[: row + 1, col], tissue[row:, col]
+                assert all(ray.any() for ray in rays)
+
+
+def test_adenocarcinoma_is_smaller_than_large_cell():
+    area = {label: [] for label in LESIONS}
+    for seed in range(20):
+        for label in LESIONS:
+            area[label].append(lesion_mask(seed, label).mean())
+    small, large = CLASSES.index("adenocarcinoma"), CLASSES.index("large_cell")
+    assert np.median(area[small]) < 0.7 * np.median(area[large])
+
+
+@pytest.mark.parametrize(("seed", "label", "size"), [(-1, 0, 64), (0, 4, 64), (0, -1, 64), (0, 0, 15)])
+def test_bad_arguments(seed, label, size):
+    for draw_one in (phantom_slice, lesion_mask):
+        with pytest.raises(ValueError, match="no phantom for"):
+            draw_one(seed, label, size=size)
+
+
+def test_split_sizes():
+    for n in range(12, 1500):
+        sizes = split_sizes(n)
+        assert list(sizes) == ["train", "valid", "test"]
+        assert sum(sizes.values()) == n
+        assert min(sizes.values()) >= len(CLASSES)
+        if n >= 40:
+            for name, share in (("train", 0.60), ("valid", 0.15), ("test", 0.25)):
+                assert abs(sizes[name] - share * n) <= 1.5
+
+
+@pytest.mark.parametrize("n", [-1, 0, 11])
+def test_too_few_images(n):
+    with pytest.raises(ValueError, match="at least 12 images") as caught:
+        split_sizes(n)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="dev"):
+        split_items(40, "dev")
+
+
+@pytest.mark.parametrize("n", [12, 13, 60, 101, 1000])
+def test_split_items_are_balanced_and_unique(n):
+    items = {split: split_items(n, split) for split in split_sizes(n)}
+    for split, size in split_sizes(n).items():
+        counts = Counter(label for _, _, label in items[split])
+        assert len(items[split]) == size
+        assert len(counts) == len(CLASSES)
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert all(file.startswith(f"{split}/{CLASSES[label]}/") for file, _, label in items[split])
+    everything = [item for split in items.values() for item in split]
+    assert len({seed for _, seed, _ in everything}) == len({file for file, _, _ in everything}) == n
+    assert items["train"][0][0] == "train/adenocarcinoma/0001.png"
+
+
+def test_no_slice_occurs_in_two_splits():
+    items = [item for split in split_sizes(200) for item in split_items(200, split)]
+    assert len({phantom_slice(seed, label, size=32).tobytes() for _, seed, label in items}) == 200
+
+
+def test_linear_models_stay_near_chance():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    images, labels = draw(0, 1200, 64)
+    small = images.reshape(-1, 32, 2, 32, 2).mean((2, 4))
+    features = {
+        "64 px": images.reshape(len(images), -1),
+        "32 px": small.reshape(len(images), -1),
+        "mean": images.mean((1, 2))[:, None],
+        "mean, std": np.stack([images.mean((1, 2)), images.std((1, 2))], 1),
+        "histogram": np.stack([np.histogram(image, 32, (0, 1))[0] for image in images]),
+    }
+    for name, x in features.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+        score = model.fit(x[:800], labels[:800]).score(x[800:], labels[800:])
+        print(f"linear on {name}: {score:.3f}")
+        assert score < CHANCE_CEILING, name
+
+
+@pytest.mark.slow
+def test_small_cnn_learns():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    images, labels = draw(0, 1200, 64)
+    images = images[..., None]
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((64, 64, 1)), keras.layers.RandomFlip("horizontal")]
+    for filters in (16, 32, 48, 64):
+        layers += [
+            keras.layers.Conv2D(filters, 3, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.8),
+            keras.layers.ReLU(),
+            keras.layers.MaxPooling2D(),
+        ]
+    model = keras.Sequential([*layers, keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(4)])
+    epochs, steps = 12, 800 // 32
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, epochs * steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.fit(images[:800], labels[:800], batch_size=32, epochs=epochs, verbose=0)
+    score = model.evaluate(images[800:], labels[800:], verbose=0)[1]
+    print(f"small CNN: {score:.3f}")
+    assert score > 0.85
+
+
+def test_drawing_does_not_import_tensorflow():
+    code = "import sys, ctkeras.phantom; sys.exit('tensorflow_datasets' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        phantom.no_such_name  # noqa: B018
+
+
+def test_builder(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    builder = phantom.Phantom(n=20, data_dir=tmp_path)
+    assert builder.info.full_name == "phantom/n20/1.0.0"
+    assert phantom.VERSION == "1.0.0"
+    builder.download_and_prepare()
+    builder.download_and_prepare()  # a second call finds the first one's files
+    for split, size in split_sizes(20).items():
+        rows = list(tfds.as_numpy(builder.as_dataset(split=split)))
+        assert len(rows) == size == builder.info.splits[split].num_examples
+        wanted = {file.encode(): (seed, label) for file, seed, label in split_items(20, split)}
+        assert {row["file"] for row in rows} == set(wanted)
+        for row in rows:
+            seed, label = wanted[row["file"]]
+            assert row["label"] == label
+            np.testing.assert_array_equal(row["image"][..., 0], phantom_slice(seed, label))
+    assert tuple(builder.info.features["label"].names) == CLASSES
+
+
+def test_builder_sizes_lie_side_by_side_and_reopen(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    for n in (12, 16):
+        phantom.Phantom(n=n, data_dir=tmp_path).download_and_prepare()
+    for n in (12, 16):
+        named = tfds.builder(f"phantom/n{n}", data_dir=tmp_path)
+        plain = phantom.builder(n, str(tmp_path))
+        copied = pickle.loads(pickle.dumps(phantom.Phantom(n=n, data_dir=tmp_path)))
+        stored = tfds.builder_from_directory(tmp_path / "phantom" / f"n{n}" / "1.0.0")
+        for builder in (named, plain, copied, stored):
+            assert sum(s.num_examples for s in builder.info.splits.values()) == n
+
+
+def test_builder_refuses_too_few_images(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(ValueError, match="at least 12 images"):
+        phantom.Phantom(n=11, data_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

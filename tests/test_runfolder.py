@@ -1,0 +1,274 @@
+"""What a run leaves behind can be read back exactly, or is called damaged."""
+
+import csv
+import io
+import json
+import math
+import random
+import re
+import zipfile
+
+import numpy as np
+import pytest
+
+from ctkeras import runfolder
+from ctkeras.config import EPOCH_METRICS, RunConfig, UserError
+from ctkeras.runfolder import Checkpoint
+
+
+def test_ids_are_distinct_and_sort_by_time(monkeypatch):
+    ids = [runfolder.new_id("resnet18") for _ in range(20)]
+    assert len(set(ids)) == 20
+    assert all(re.fullmatch(r"\d{8}-\d{6}-resnet18-[0-9a-f]{6}", run_id) for run_id in ids)
+    stamps = iter(["20260101-235959", "20260102-000000", "20261002-000000"])
+    monkeypatch.setattr(runfolder.time, "strftime", lambda form: next(stamps))
+    later = [runfolder.new_id(name) for name in ("resnet50", "densenet121", "a")]
+    assert later == sorted(later)
+
+
+def strict(text):
+    """Parses JSON as its standard has it, without NaN and Infinity."""
+
+    def refuse(word):
+        raise ValueError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_null_where_a_number_has_no_word(tmp_path):
+    values = {"a": math.nan, "b": [math.inf, 1.5, (-math.inf, "nan")], "c": {"d": math.nan, "e": None}, "f": 0.1 + 0.2}
+    runfolder.write_json(tmp_path / "m.json", values)
+    expected = {"a": None, "b": [None, 1.5, [None, "nan"]], "c": {"d": None, "e": None}, "f": 0.1 + 0.2}
+    assert strict((tmp_path / "m.json").read_text()) == expected == runfolder.read_json(tmp_path / "m.json")
+
+
+def test_json_keeps_letters_of_any_language(tmp_path):
+    runfolder.write_json(tmp_path / "m.json", {"größe": "肺"})
+    assert runfolder.read_json(tmp_path / "m.json") == {"größe": "肺"}
+
+
+def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    runfolder.write_json(tmp_path / "m.json", {"a": 1})
+    with pytest.raises(TypeError):
+        runfolder.write_json(tmp_path / "m.json", {"a": object()})
+    assert runfolder.read_json(tmp_path / "m.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"null", b'{"a": \xff}', b"\x00\x01", b"{'a': 1}"])
+def test_damaged_json_is_named(tmp_path, content):
+    (tmp_path / "metrics.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics\.json") as caught:
+        runfolder.read_json(tmp_path / "metrics.json")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_config_is_read_back(tmp_path):
+    config = RunConfig(data="phantom:12", lr=1e-5, freeze_backbone=False, model_name="resnet18", seed=7)
+    runfolder.write_json(tmp_path / "config.json", config.to_dict())
+    assert runfolder.read_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"config\.json can't be read .*; a run folder has config\.json"),
+        ("{", r"config\.json is not JSON"),
+        ("[]", r"config\.json holds no JSON object"),
+        ('{"lrr": 1}', "unknown hyperparameter 'lrr'; did you mean lr"),
+        ('{"lr": -1}', "lr must be a number, 0 < lr; got -1"),
+        ('{"lr": NaN}', "lr must be a number, 0 < lr; got nan"),
+        ('{"lr": null}', "lr must be a number, 0 < lr; got None"),
+        ('{"max_epochs": 1, "warmup_epochs": 2}', "warmup_epochs must be below max_epochs"),
+    ],
+)
+def test_a_faulty_config_is_told(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        runfolder.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_what_is_no_run_folder_is_told(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"{name} is not a run folder"):
+        runfolder.read_config(tmp_path / name)
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_history_has_a_row_an_epoch_and_loses_no_digit(tmp_path):
+    rng = np.random.default_rng(0)
+    history = [dict(zip(EPOCH_METRICS, rng.random(len(EPOCH_METRICS)).tolist(), strict=True)) for _ in range(3)]
+    for done in range(1, 4):
+        runfolder.write_history(tmp_path, history[:done])
+    assert [{name: float(value) for name, value in row.items()} for row in rows_of(tmp_path / "history.csv")] == history
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+def predictions(split, count, *, share):
+    names = {"file": f'{split}/a, "b"/{{}}.png', "split": split, "label": "größe", "predicted": "b"}
+    chances = {"p_größe": f"{share:.6f}", "p_b": f"{1 - share:.6f}"}
+    return [names | {"file": names["file"].format(i)} | chances for i in range(count)]
+
+
+def test_predictions_replace_their_own_split_alone(tmp_path):
+    valid, test, again = (
+        predictions("valid", 3, share=0.1),
+        predictions("test", 4, share=0.2),
+        predictions("valid", 2, share=0.3),
+    )
+    runfolder.write_predictions(tmp_path, valid, split="valid")
+    runfolder.write_predictions(tmp_path, test, split="test")
+    assert rows_of(tmp_path / "predictions.csv") == valid + test
+    runfolder.write_predictions(tmp_path, again, split="valid")
+    assert rows_of(tmp_path / "predictions.csv") == test + again
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"file;split\na;test\n", id="saved by a spreadsheet"),
+        pytest.param(b"file,split,x\na,test,1\n", id="other columns"),
+        pytest.param(b"file,split,label,predicted,p_b\na,test,b,b,1,2,3\n", id="a longer row"),
+        pytest.param(b"\xff\xfe\x00", id="other bytes"),
+    ],
+)
+def test_predictions_that_were_tampered_with_are_named_and_left(tmp_path, content):
+    path = tmp_path / "predictions.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"predictions\.csv"):
+        runfolder.write_predictions(tmp_path, predictions("valid", 1, share=0.5), split="valid")
+    assert path.read_bytes() == content
+
+
+def arrays(count, *, seed=0):
+    """Arrays of the kinds a run holds, NaN, infinities and negative zero among them."""
+    rng = np.random.default_rng(seed)
+    made = [rng.standard_normal((i % 3 + 1, 2)).astype(np.float32) for i in range(count - 4)]
+    special = np.array([np.nan, -np.nan, np.inf, -0.0, 1e-45], np.float32)
+    return [*made, special, np.array(3, np.int64), np.zeros((0, 4), np.float32), np.array([True, False])]
+
+
+FACTS = {
+    "epoch": 3,
+    "best_acc": 0.1 + 0.2,
+    "best_loss": math.inf,
+    "frozen": True,
+    "start": ["a", "größe"],
+    "history": [],
+}
+
+
+def test_a_checkpoint_comes_back_bit_for_bit_and_in_order(tmp_path):
+    saved = Checkpoint({"trainable": arrays(25), "best": arrays(13, seed=1)}, FACTS)
+    runfolder.save_checkpoint(tmp_path, saved)
+    loaded = runfolder.load_checkpoint(tmp_path)
+    assert loaded.facts == FACTS
+    assert list(loaded.arrays) == ["trainable", "best"]
+    for key, expected in saved.arrays.items():
+        assert len(loaded.arrays[key]) == len(expected)
+        for got, wanted in zip(loaded.arrays[key], expected, strict=True):
+            assert (got.dtype, got.shape, got.tobytes()) == (wanted.dtype, wanted.shape, wanted.tobytes())
+
+
+def test_a_checkpoint_replaces_the_one_before(tmp_path):
+    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(12)}, {"epoch": 1}))
+    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 2}))
+    loaded = runfolder.load_checkpoint(tmp_path)
+    assert (loaded.facts, len(loaded.arrays["best"])) == ({"epoch": 2}, 5)
+    assert [path.name for path in tmp_path.iterdir()] == [runfolder.CHECKPOINT]
+
+
+def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
+    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 1}))
+    with pytest.raises(ValueError, match="Object arrays"):
+        runfolder.save_checkpoint(tmp_path, Checkpoint({"best": [np.array([object()])]}, {"epoch": 2}))
+    assert runfolder.load_checkpoint(tmp_path).facts == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [runfolder.CHECKPOINT]
+
+
+def test_a_run_without_a_checkpoint_has_none_and_can_drop_it(tmp_path):
+    assert runfolder.load_checkpoint(tmp_path) is None
+    runfolder.drop_checkpoint(tmp_path)
+    runfolder.save_checkpoint(tmp_path, Checkpoint({}, {}))
+    assert runfolder.load_checkpoint(tmp_path) == Checkpoint({}, {})
+    runfolder.drop_checkpoint(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+sprung = []
+
+
+def spring():
+    sprung.append(1)
+
+
+class Trap:
+    """Calls a function when it is unpickled."""
+
+    def __reduce__(self):
+        return (spring, ())
+
+
+def saved(save, *args, **named):
+    content = io.BytesIO()
+    save(content, *args, **named)
+    return content.getvalue()
+
+
+def whole():
+    facts = np.frombuffer(json.dumps(FACTS).encode(), np.uint8)
+    return saved(np.savez, **{"best/0": np.arange(6.0)}, facts=facts)
+
+
+def with_byte(content, signature, offset, value):
+    changed = bytearray(content)
+    changed[changed.index(signature) + offset] = value
+    return bytes(changed)
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"hello",
+    "half": whole()[: len(whole()) // 2],
+    "without its end": whole()[:-10],
+    "without facts": saved(np.savez, a=np.ones(3)),
+    "facts that are no JSON": saved(np.savez, facts=np.frombuffer(b"{", np.uint8)),
+    "a single array": saved(np.save, np.ones(3)),
+    "pickled arrays": saved(np.savez, facts=np.array([Trap()], dtype=object)),
+    "a pickle": saved(lambda file: np.save(file, np.array([Trap()], dtype=object))),
+    "a zip of something else": saved(lambda file: zipfile.ZipFile(file, "w").writestr("facts", "{}")),
+    "a changed byte": with_byte(whole(), b"NUMPY", 130, 0x55),
+    "an unknown compression": with_byte(whole(), b"PK\x01\x02", 10, 99),
+    "another compression": with_byte(whole(), b"PK\x01\x02", 10, 8),
+    "an encryption flag": with_byte(whole(), b"PK\x01\x02", 8, 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    (tmp_path / runfolder.CHECKPOINT).write_bytes(DAMAGED[damage])
+    with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*start it anew"):
+        runfolder.load_checkpoint(tmp_path)
+    assert sprung == []
+
+
+def test_a_checkpoint_with_flipped_bits_is_whole_or_called_damaged(tmp_path):
+    good, rng, damaged = whole(), random.Random(0), 0
+    for _ in range(300):
+        content = bytearray(good)
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (tmp_path / runfolder.CHECKPOINT).write_bytes(content)
+        try:
+            loaded = runfolder.load_checkpoint(tmp_path)
+        except UserError:
+            damaged += 1
+        else:
+            for arrays_of_key in loaded.arrays.values():
+                np.testing.assert_array_equal(arrays_of_key, [np.arange(6.0)])
+    assert damaged > 150

@@ -1,0 +1,206 @@
+"""Sweep files: the shipped ones are sound, faults are named by key and line, candidates expand, phases follow from results."""
+
+import itertools
+import pathlib
+import textwrap
+
+import pytest
+import yaml
+
+from ctkeras import cli, sweepcheck, sweepfile
+from ctkeras.config import FIELDS, RunConfig, UserError
+from ctkeras.sweepfile import Result
+
+SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "sweep_yaml").glob("*.yaml"))
+SOUND = """\
+method: bayes
+metric: {name: val_acc, goal: maximize}
+run_cap: 4
+early_terminate: {type: hyperband, min_iter: 5, eta: 3}
+command: ["${env}", python, -m, ctkeras, train, "${args}"]
+parameters:
+  lr: {distribution: log_uniform_values, min: 0.0001, max: 0.01}
+  dropout: {values: [0.2, 0.4], probabilities: [0.5, 0.5]}
+  freeze_backbone: {value: true}
+  max_epochs: {value: 30}
+  candidate: {values: [{model_name: resnet18, weight_decay: 1e-4}, {model_name: resnet34}]}
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def errors(tmp_path, text):
+    return [finding for finding in sweepcheck.check(sweepfile.load(written(tmp_path, text))) if finding.error]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_are_sound_and_say_how_to_run_them(path):
+    assert sweepcheck.check(sweepfile.load(path)) == []
+    assert f"python -m ctkeras sweep create sweep_yaml/{path.name}" in path.read_text()
+
+
+def test_phase1_is_as_planned():
+    (path,) = (path for path in SHIPPED if path.stem == "phase1")
+    content = yaml.safe_load(path.read_text())
+    assert content["run_cap"] == 45
+    assert content["early_terminate"] == {"type": "hyperband", "min_iter": 5, "eta": 3}
+    assert (content["parameters"]["lr"]["min"], content["parameters"]["lr"]["max"]) == (1e-5, 1e-2)
+
+
+def test_smoke_needs_no_variable_account_or_download():
+    (path,) = (path for path in SHIPPED if path.stem == "smoke")
+    parameters = yaml.safe_load(path.read_text())["parameters"]
+    assert parameters["data"]["value"].startswith("phantom")
+    assert parameters["pretrained"]["value"] is False
+    lengths = [len(spec.get("values", [0])) for spec in parameters.values()]
+    assert 4 <= len(list(itertools.product(*map(range, lengths)))) <= 8
+
+
+def test_a_sound_file_has_no_finding(tmp_path):
+    assert errors(tmp_path, SOUND) == []
+
+
+# (what is replaced, by what) in SOUND; the key and the line of the one finding; a word of what would be right
+FAULTS = {
+    "unknown top key": ("run_cap: 4", "run_cap: 4\nrun_caps: 4", "run_caps", 4, "run_cap"),
+    "method": ("method: bayes", "method: baies", "method", 1, "bayes"),
+    "goal": ("goal: maximize", "goal: max", "metric.goal", 2, "maximize"),
+    "goal left out": (", goal: maximize", "", "metric.goal", 2, "maximize"),
+    "metric left out": ("metric: {name: val_acc, goal: maximize}\n", "", "metric", 1, "val_acc"),
+    "metric on test": ("name: val_acc", "name: test_acc", "metric.name", 2, "test split"),
+    "metric never logged": ("name: val_acc", "name: accuracy", "metric.name", 2, "val_acc"),
+    "bayes without cap": ("run_cap: 4\n", "", "method", 1, "run_cap"),
+    "cap of text": ("run_cap: 4", "run_cap: four", "run_cap", 3, "whole number"),
+    "distribution": ("log_uniform_values", "loguniform", "parameters.lr.distribution", 7, "log_uniform"),
+    "exponents": (
+        "log_uniform_values, min: 0.0001",
+        "log_uniform, min: 0.0001",
+        "parameters.lr.distribution",
+        7,
+        "log_uniform_values",
+    ),
+    "min above max": ("min: 0.0001", "min: 0.1", "parameters.lr.min", 7, "below max"),
+    "out of range": ("[0.2, 0.4]", "[0.2, 1.4]", "parameters.dropout.values", 8, "dropout < 1"),
+    "wrong type": ("[0.2, 0.4]", "[0.2, high]", "parameters.dropout.values", 8, "number"),
+    "probabilities": ("[0.5, 0.5]", "[0.5, 0.6]", "parameters.dropout.probabilities", 8, "add up to 1"),
+    "unknown parameter": ("  dropout:", "  droput:", "parameters.droput", 8, "dropout"),
+    "unknown parameter key": ("{value: true}", "{valu: true}", "parameters.freeze_backbone.valu", 9, "value"),
+    "min_iter": ("min_iter: 5", "min_iter: 50", "early_terminate.min_iter", 4, "max_epochs"),
+    "eta": ("eta: 3", "eta: 1", "early_terminate.eta", 4, "from 2"),
+    "another stopper": ("type: hyperband", "type: median", "early_terminate", 4, "hyperband"),
+    "flag of another tool": ("train,", 'train, "--learning_rate=1",', "command.5", 5, "no option"),
+    "flag out of range": ("train,", 'train, "--dropout=2",', "command.5", 5, "dropout < 1"),
+    "words in json": ("${args}", "${args_json}", "command.5", 5, "${args}"),
+    "candidate": ("weight_decay: 1e-4", "weight_decays: 1", "parameters.candidate.values.0.weight_decays", 11, ""),
+    "candidate value": ("model_name: resnet34", "model_name: vgg", "parameters.candidate.values.1.model_name", 11, ""),
+    "twice": ("  max_epochs: {value: 30}", "  max_epochs: {value: 30}\n  lr: {value: 1}", "parameters.lr", 11, "twice"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_by_key_and_line(tmp_path, name, capsys):
+    old, new, key, line, word = FAULTS[name]
+    assert old in SOUND
+    text = SOUND.replace(old, new)
+    found = {finding.key: finding for finding in errors(tmp_path, text)}
+    assert key in found
+    assert found[key].line == line
+    assert word in found[key].text
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["sweep", "check", str(written(tmp_path, text))])
+    assert exit_.value.code == 2
+    assert f"line {line}: {key}" in capsys.readouterr().err
+
+
+def test_a_grid_over_a_range_is_refused(tmp_path):
+    text = SOUND.replace("method: bayes", "method: grid")
+    assert [finding.key for finding in errors(tmp_path, text)] == ["parameters.lr"]
+
+
+def test_the_faults_of_the_pytorch_original_are_named(tmp_path):
+    """It optimised test_acc, logged once, with hyperband."""
+    text = SOUND.replace("name: val_acc", "name: test_acc")
+    assert "test split" in str(errors(tmp_path, text)[0])
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "method: bayes\nparameters: 3", "\0"])
+def test_what_is_no_sweep_is_refused_in_a_line(tmp_path, text, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["sweep", "check", str(written(tmp_path, text))])
+    assert exit_.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_candidates_expand_and_explicit_keys_win():
+    values = {"candidate": {"model_name": "resnet18", "lr": 0.1}, "lr": 0.2, "_wandb": {"x": 1}, "inner": {"seed": 3}}
+    assert sweepfile.expand(values) == {"model_name": "resnet18", "lr": 0.2, "seed": 3}
+
+
+def results():
+    """Three architectures; resnet34 has the two best runs, resnet18 the next."""
+    rows = [
+        ("resnet34", 0.001, 0.90),
+        ("resnet34", 0.002, 0.89),
+        ("resnet18", 0.003, 0.88),
+        ("efficientnet_b0", 0.004, 0.5),
+    ]
+    for number, (model, lr, val_acc) in enumerate(rows):
+        yield Result(f"run{number}", RunConfig(model_name=model, lr=lr).to_dict(), val_acc, 1.0)
+
+
+def phase1():
+    (path,) = (path for path in SHIPPED if path.stem == "phase1")
+    return yaml.safe_load(path.read_text())
+
+
+def test_phase_2_holds_the_two_best_architectures_each_with_its_own_lr(tmp_path):
+    content, reasons = sweepfile.next_phase(phase1(), list(results()), 2)
+    chosen = content["parameters"]["candidate"]["values"]
+    assert [(value["model_name"], value["lr"]) for value in chosen] == [("resnet34", 0.001), ("resnet18", 0.003)]
+    assert not {"dropout", "seed", "data"} & set(chosen[0])
+    assert content["run_cap"] == 20
+    assert any("run0" in reason for reason in reasons)
+    text = sweepfile.dump(content, reasons)
+    assert errors(tmp_path, text) == []
+    assert yaml.safe_load(text) == content
+
+
+def test_phase_2_does_not_depend_on_the_order_of_results():
+    contents = [sweepfile.next_phase(phase1(), order, 2)[0] for order in itertools.permutations(results())]
+    assert all(content == contents[0] for content in contents)
+
+
+def test_wide_phase_2_searches_more_and_leaves_it_out_of_the_candidates(tmp_path):
+    content, reasons = sweepfile.next_phase(phase1(), list(results()), 2, wide=True)
+    assert {"optimizer", "scheduler", "max_epochs", "weight_decay"} <= set(content["parameters"])
+    assert "weight_decay" not in content["parameters"]["candidate"]["values"][0]
+    assert errors(tmp_path, sweepfile.dump(content, reasons)) == []
+
+
+def test_one_architecture_hands_on_its_two_best_configurations():
+    one = [result for result in results() if result.config["model_name"] == "resnet34"]
+    content, _ = sweepfile.next_phase(phase1(), one, 2)
+    assert [value["lr"] for value in content["parameters"]["candidate"]["values"]] == [0.001, 0.002]
+
+
+def test_phase_3_runs_the_two_best_configurations_with_five_seeds(tmp_path):
+    phase2, _ = sweepfile.next_phase(phase1(), list(results()), 2)
+    content, reasons = sweepfile.next_phase(phase2, list(results()), 3)
+    parameters = content["parameters"]
+    assert content["method"] == "grid"
+    assert len(parameters["candidate"]["values"]) * len(parameters["seed"]["values"]) == 10
+    assert {"dropout", "label_smoothing", "mixup_alpha", "lr", "model_name"} <= set(
+        parameters["candidate"]["values"][0]
+    )
+    assert errors(tmp_path, sweepfile.dump(content, reasons)) == []
+    for candidate in parameters["candidate"]["values"]:
+        assert set(candidate) <= set(FIELDS)
+
+
+def test_no_results_is_told():
+    with pytest.raises(UserError, match="no finished run"):
+        sweepfile.next_phase(phase1(), [], 2)
