@@ -66,6 +66,7 @@ class RunConfig:
     pretrained: bool = _param(True, "start from ImageNet weights")
     weights_dir: str = _param("", "folder searched for weight files before any download")
     freeze_backbone: bool = _param(True, "train the head only; false fine-tunes everything")
+    unfreeze_from: str = _param("", "frozen backbone: the stage training begins at, 'stage1' to 'stage4'; '' the head")
     head_epochs: int = _param(0, "when fine-tuning, first train the head alone for this many epochs", low=0)
     freeze_batch_norm: bool = _param(True, "when fine-tuning ImageNet weights, keep BatchNorm in inference mode")
     feature_cache: bool = _param(True, "frozen backbone: compute its features once and keep them; false: every epoch")
@@ -85,6 +86,7 @@ class RunConfig:
     mixup_alpha: float = _param(0.0, "mixup's Beta(alpha, alpha); 0 is off", low=0)
     augmentation: float = _param(1.0, "strength of the augmentations; 0 is off", low=0, high=2)
     class_weighting: str = _param("loss", "against class imbalance", choices=("loss", "sampling", "none"))
+    leaks: str = _param("drop", "training images that stand in validation or test, exact or near", choices=("drop", "keep"))
     log_model: bool = _param(True, "upload the best model to W&B as an artifact with its contract")
     seed: int = _param(0, "seed of everything random", low=0, high=2**31 - 1)
 

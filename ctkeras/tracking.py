@@ -190,7 +190,15 @@ def agent(path: str, function: Callable[[], None], *, count: int | None) -> None
     wandb.agent(sweep_id, function=function, entity=entity, project=project, count=count)
 
 
-def start(config: dict[str, Any], *, run_id: str, folder: Path | None, resume: bool = False) -> Tracker:
+def start(
+    config: dict[str, Any],
+    *,
+    run_id: str,
+    folder: Path | None,
+    resume: bool = False,
+    group: str = "",
+    job_type: str = "",
+) -> Tracker:
     """Starts a W&B run: online, offline or disabled as wandb's own settings say, offline without credentials.
 
     Args:
@@ -198,6 +206,8 @@ def start(config: dict[str, Any], *, run_id: str, folder: Path | None, resume: b
         run_id: also the run folder's name.
         folder: wandb's local files go here, unless WANDB_DIR says otherwise; None leaves that to wandb.
         resume: go on with the run of that id, if there is one.
+        group: what the run belongs to, as a study; '' for none.
+        job_type: its part there, as a phase; '' for none.
     """
     import wandb
 
@@ -208,6 +218,8 @@ def start(config: dict[str, Any], *, run_id: str, folder: Path | None, resume: b
         project=project,
         id=run_id,
         name=run_id,
+        group=group or None,
+        job_type=job_type or None,
         config=config,
         dir=os.environ.get("WANDB_DIR") or (str(folder) if folder else None),
         mode=mode,

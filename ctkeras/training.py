@@ -16,7 +16,7 @@ from ctkeras.stopping import Stop, watch
 if TYPE_CHECKING:
     from ctkeras.loop import Data, Loop
 
-FINISHED = ("max_epochs", "early_stopping")  # what ends a run for good; any other can be resumed
+FINISHED = ("max_epochs", "early_stopping", "hyperband")  # what ends a run for good; any other can be resumed
 WORST_SHOWN = 6  # images of a run at W&B
 VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "numpy", "wandb")
 
@@ -54,6 +54,7 @@ def train(
     run_id: str = "",
     tracker: tracking.Tracker | None = None,
     leave: Callable[[], None] | None = None,
+    after_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
     """Trains one classifier and leaves its run folder.
 
@@ -65,6 +66,7 @@ def train(
         run_id: name of the run folder; '' makes one up.
         tracker: a W&B run started before; this function ends it.
         leave: called after a run was ended while its step still computed; to exit the process, say.
+        after_epoch: called with each epoch's row once it is on disk; a search asks `stop` there when a run is losing.
 
     Raises:
         UserError: something the user can put right, before anything slow.
@@ -74,7 +76,7 @@ def train(
     ending = _Ending(folder, tracker, stop or Stop())
     watch(ending.stop, lambda: ending.finish_for(leave))
     try:
-        return _train(config, data, ending)
+        return _train(config, data, ending, after_epoch)
     except BaseException as error:
         ending.fail(error)
         raise
@@ -82,7 +84,9 @@ def train(
         ending.stop.end()
 
 
-def _train(config: RunConfig, data: "Data | None", ending: "_Ending") -> RunResult:
+def _train(
+    config: RunConfig, data: "Data | None", ending: "_Ending", after_epoch: Callable[[dict[str, Any]], None] | None
+) -> RunResult:
     """Trains within a run whose ending is seen to."""
     source = sources.open_source(config.data) if data is None else None  # before keras is imported: within a second
     if (place := Path(config.output_dir)).exists() and not place.is_dir():
@@ -110,7 +114,7 @@ def _train(config: RunConfig, data: "Data | None", ending: "_Ending") -> RunResu
     run = loop.begin(config, data, built, folder=folder)
     ending.begin(run)
     tracker.catch_up(run.progress.history)
-    stopped_by, trouble = _epochs(run, ending, tracker)
+    stopped_by, trouble = _epochs(run, ending, tracker, after_epoch)
     metrics = ending.finish(stopped_by, failed=bool(trouble))
     if trouble:
         raise TrainingFailed(f"{trouble} {folder} holds what was reached.")
@@ -182,7 +186,12 @@ class _Ending:
                 self.metrics = {}
 
 
-def _epochs(run: "Loop", ending: _Ending, tracker: tracking.Tracker) -> tuple[str, str]:
+def _epochs(
+    run: "Loop",
+    ending: _Ending,
+    tracker: tracking.Tracker,
+    after_epoch: Callable[[dict[str, Any]], None] | None,
+) -> tuple[str, str]:
     """Trains until something ends it; returns why, and what went wrong, if anything did."""
     config, progress, proved = run.config, run.progress, False
     while progress.epoch < config.max_epochs:
@@ -201,6 +210,8 @@ def _epochs(run: "Loop", ending: _Ending, tracker: tracking.Tracker) -> tuple[st
             run.save(ending.folder)
         tracker.log(row)
         runtime.note(_line(row, config.max_epochs, better))
+        if after_epoch is not None:
+            after_epoch(row)
         if better and not proved:
             _prove_early(run, ending)
             proved = True

@@ -298,7 +298,6 @@ found = {
     "scan": [[row["_step"], row["val_acc"]] for row in run.scan_history()],
     "scan keys": list(run.scan_history(keys=["val_acc"])),
     "not a number": run.history(pandas=False, keys=["loss"])[:1] + list(run.scan_history(keys=["loss"]))[:1],
-    "frame": list(run.history()["val_acc"]),
     "files": sorted(file.name for file in run.files()),
     "file": run.file("config.yaml").download(replace=True).read(),
     "metadata": run.metadata["program"],
@@ -319,7 +318,6 @@ run.update()
     assert found["scan"] == [[i, v] for i, v in enumerate(values)]
     assert found["scan keys"] == [{"_step": i, "val_acc": v} for i, v in enumerate(values)]
     assert found["not a number"] == [{"_step": 0, "loss": "NaN"}] * 2
-    assert found["frame"] == values
     assert found["files"] == sorted(server.runs["b"].files)
     assert found["file"].encode() == server.runs["b"].files["config.yaml"]
     assert (found["count"], found["page"]) == (3, ["a", "b", "c"])
