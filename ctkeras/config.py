@@ -86,7 +86,9 @@ class RunConfig:
     mixup_alpha: float = _param(0.0, "mixup's Beta(alpha, alpha); 0 is off", low=0)
     augmentation: float = _param(1.0, "strength of the augmentations; 0 is off", low=0, high=2)
     class_weighting: str = _param("loss", "against class imbalance", choices=("loss", "sampling", "none"))
-    leaks: str = _param("drop", "training images that stand in validation or test, exact or near", choices=("drop", "keep"))
+    leaks: str = _param(
+        "drop", "training images that stand in validation or test, exact or near", choices=("drop", "keep")
+    )
     log_model: bool = _param(True, "upload the best model to W&B as an artifact with its contract")
     seed: int = _param(0, "seed of everything random", low=0, high=2**31 - 1)
 

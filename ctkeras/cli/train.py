@@ -1,0 +1,118 @@
+"""The `train` verb, for a person and for an agent: every hyperparameter is an option of its own name."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctkeras.config import FIELDS, RunConfig, UserError, check_name, describe, load_yaml
+
+
+def config_options(command: Callable) -> Callable:
+    """Adds an option for each hyperparameter, under its own name; values are checked by RunConfig, not by click."""
+    for name, field in reversed(FIELDS.items()):
+        shown = f"{str(field.default).lower() if field.type is bool else field.default}"
+        about = f"{field.metadata['help']} [{describe(name).removeprefix('one of ')}]"
+        about += f" (default {shown})" if shown else ""
+        command = click.option(f"--{name}", name, metavar="VALUE", default=None, help=about)(command)
+    return click.option("--config", "config_file", metavar="FILE.yaml", help="hyperparameters; flags win")(command)
+
+
+def read_config(config_file: str | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters given, a file's below the flags'."""
+    values = load_yaml(config_file) if config_file else {}
+    return values | {name: value for name, value in flags.items() if value is not None}
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@config_options
+@click.argument("extra", nargs=-1, type=click.UNPROCESSED)
+@click.option("--resume", metavar="RUN_FOLDER", help="go on with a run where its last epoch ended")
+def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], **flags: Any) -> None:
+    """Train one classifier and export its best epoch."""
+    from ctkeras import trial
+
+    values = read_config(config_file, flags)
+    _require_jax()
+    if trial.in_sweep():
+        _train_for_sweep(values)
+        return
+    _refuse(extra)
+    if resume and values:
+        raise UserError(f"--resume goes on with the run's own configuration; leave out {', '.join(values)}")
+    if resume:
+        _resume(Path(resume))
+        return
+    config = RunConfig.from_mapping(values)
+    from ctkeras import stopping, training
+
+    stop = stopping.Stop()
+    with stopping.on_signals(stop):
+        _print_result(training.train(config, stop=stop, leave=_leave))
+
+
+def _train_for_sweep(values: dict[str, Any]) -> None:
+    """Trains what W&B's sweep says; arguments beside the hyperparameters are the agent's, and in wandb.config anyway."""
+    from ctkeras import stopping, trial
+
+    stop = stopping.Stop()
+    with stopping.on_signals(stop):
+        result = trial.run_trial(values, stop=stop, leave=_leave)
+    if result is not None:
+        _print_result(result)
+
+
+def _refuse(extra: tuple[str, ...]) -> None:
+    """Refuses arguments that are no hyperparameters, but for W&B's own."""
+    for word in extra:
+        name = word.partition("=")[0]
+        if not name.startswith("--"):
+            raise UserError(f"{word!r} was not expected; hyperparameters are given as --name value")
+        if not name.startswith("--_"):
+            check_name(name[2:])
+
+
+def _resume(folder: Path) -> None:
+    """Goes on with a run, or says that it has ended."""
+    from ctkeras import runfolder, stopping, training
+
+    config = runfolder.read_config(folder)
+    if (folder / "metrics.json").exists():
+        metrics = runfolder.read_json(folder / "metrics.json")
+        if metrics.get("stopped_by") in training.FINISHED:
+            click.echo(f"{folder} has finished ({metrics['stopped_by']}); nothing to resume.", err=True)
+            _print_result(training.RunResult(folder, metrics))
+            return
+    stop = stopping.Stop()
+    with stopping.on_signals(stop):
+        _print_result(training.train(config, resume=folder, stop=stop, leave=_leave))
+
+
+def _leave() -> None:
+    """Exits although the main thread still computes: the run has been ended well by another."""
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _require_jax() -> None:
+    """ctkeras trains on JAX alone; the exported model runs anywhere."""
+    if os.environ.get("KERAS_BACKEND") != "jax":
+        raise UserError(f"KERAS_BACKEND is {os.environ.get('KERAS_BACKEND')}; ctkeras trains on jax: unset it")
+
+
+def _print_result(result: Any) -> None:
+    """The result in two lines, the second the model's path alone."""
+    metrics = result.metrics
+    if not metrics.get("best_epoch") or metrics.get("val_acc") is None:
+        click.echo(
+            f"Stopped by {metrics['stopped_by']} before the first epoch had ended, so there is no model. {result.folder}"
+        )
+        return
+    click.echo(
+        f"val_acc {metrics['val_acc']:.4f}  val_loss {metrics['val_loss']:.4f}  best epoch {metrics['best_epoch']} of "
+        f"{metrics['epochs']}  stopped by {metrics['stopped_by']}  {metrics['seconds_total']:.0f} s"
+    )
+    click.echo(str(result.folder / "model.keras"))
