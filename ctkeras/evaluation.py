@@ -1,43 +1,122 @@
-"""Metrics with intervals, from labels and probabilities; numpy and scikit-learn only."""
+"""Metrics with intervals, from labels and probabilities; numpy, scipy and scikit-learn only."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-RESAMPLES = 10_000  # bootstrap; the 95% bounds then move by about 0.001 between seeds on 300 images
+from ctkeras import calibration, ranking, resampling
+
+SPECIFICITIES = (90, 95)  # percent, at which an image that isn't normal should still be found
+# What is given three ways: of all images, without those seen before, and of each distinct image once.
+MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_normal_auc")
+MAIN += tuple(f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES)
+_UNBOUNDED = ("reliability_count", "reliability_confidence")
 _CLIP = 1e-7  # probability; keeps one confident error from an infinite loss, as Keras' backend epsilon
 
 
-def evaluate(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Metrics of one split, flat: name to number; `_low` and `_high` are 95% bootstrap bounds.
+def evaluate(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    groups: np.ndarray | None = None,
+    chosen: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Metrics of one split, flat: name to number, `<name>_low` and `<name>_high` its 95% bounds (see resampling.bounds).
 
     Args:
         labels: int [N].
         probabilities: float [N, C].
         class_names: C names.
+        groups: int [N], equal for copies of an image; None when no two are.
+        chosen: what `choose` found on validation, to be applied here.
 
     Returns:
-        n, acc, loss, balanced_acc, macro_f1, auc (one against the rest, macro), each class's precision, recall and f1,
-        and the confusion matrix, rows by true class.
+        n, n_distinct, confusion_matrix (rows by true class), what was chosen, and of these what is defined:
+        acc, balanced_acc, macro_f1, loss; auc and ap (average precision), the mean over classes;
+        by class, against the rest, under the name `class_key` makes: precision, recall, specificity, f1, auc, ap;
+        ece, with reliability_count, reliability_confidence and reliability_accuracy by bin (see calibration). Resampling
+        adds noise to each bin, so that a small ece's bounds lie above it;
+        ece_calibrated and loss_calibrated, at the chosen temperature;
+        where a class is called normal, finding the others by 1 - p_normal: against_normal_auc;
+        sensitivity_at_specificity_90 and _95, the threshold chosen on the very images it is measured on, which flatters;
+        sensitivity_at_valid_threshold_90 and _95, and specificity_…, with the thresholds chosen on validation.
     """
-    from sklearn import metrics
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
+    groups = np.arange(len(labels)) if groups is None else groups
+    given = labels, probabilities, class_names, chosen or {}
+    matrix, auc, ap = _by_scikit_learn(labels, probabilities)
+    points = _of_answers(matrix[None], auc[None], ap[None], class_names)
+    points |= _of_probabilities(np.ones((1, len(labels))), *given)
+    plain = {name: _plain(point[0]) for name, point in points.items()}
+    values = {"n": len(labels), "n_distinct": len(np.unique(groups)), **(chosen or {})}
+    values |= {name: number for name, number in plain.items() if number is not None}
 
-    classes = range(len(class_names))
-    predicted = probabilities.argmax(-1)
-    matrix = metrics.confusion_matrix(labels, predicted, labels=classes)
-    values: dict[str, Any] = {"n": len(labels)}
-    values |= {name: float(numbers[0]) for name, numbers in _of_confusion(matrix[None]).items()}
-    values["loss"] = cross_entropy(labels, probabilities)
-    values |= _bounds(labels, predicted, len(class_names))
-    if len(np.unique(labels)) == len(class_names):
-        one_hot = np.eye(len(class_names))[labels]
-        values["auc"] = float(metrics.roc_auc_score(one_hot, probabilities, average="macro"))
-    scores = metrics.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
-    for kind, numbers in zip(("precision", "recall", "f1"), scores, strict=False):
-        values |= {f"{kind}_{name}": float(number) for name, number in zip(class_names, numbers, strict=True)}
-    values["confusion_matrix"] = matrix.tolist()
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = _of_answers(*_by_weights(weights, labels, probabilities), class_names)
+        found |= _of_probabilities(weights, *given)
+        return {name: found[name] for name in found if name in values and name not in _UNBOUNDED}
+
+    values |= resampling.bounds(statistics, groups)
+    values["confusion_matrix"] = matrix.astype(int).tolist()
     return values
+
+
+def three_ways(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    groups: np.ndarray,
+    seen: np.ndarray | None,
+    chosen: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    """Metrics of all images, and MAIN again of two parts of them: prefix clean_ and distinct_, each with its own n.
+
+    Args:
+        labels: int [N].
+        probabilities: float [N, C].
+        class_names: C names.
+        groups: int [N], equal for copies of an image.
+        seen: bool [N], whether the image stands in a split used before; those are left out of clean_. None leaves clean_ out.
+        chosen: what `choose` found on validation.
+
+    Returns:
+        See evaluate; distinct_ is of the first file of each distinct image.
+    """
+    values = evaluate(labels, probabilities, class_names, groups=groups, chosen=chosen)
+    first = np.zeros(len(labels), bool)
+    first[np.unique(groups, return_index=True)[1]] = True
+    for prefix, kept in (("clean", None if seen is None else ~seen), ("distinct", first)):
+        if kept is None:
+            continue
+        part = {"n": 0, "n_distinct": 0}
+        if kept.any():
+            part = evaluate(labels[kept], probabilities[kept], class_names, groups=groups[kept])
+        names = ["n", "n_distinct", *(f"{name}{end}" for name in MAIN for end in ("", "_low", "_high"))]
+        values |= {f"{prefix}_{name}": part[name] for name in names if name in part}
+    return values
+
+
+def choose(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """What is chosen on validation to be applied to another split: temperature, valid_threshold_90 and _95 of 1 - p_normal.
+
+    Args:
+        labels: int [N].
+        probabilities: float [N, C].
+        class_names: C names.
+    """
+    found = {"temperature": calibration.temperature(labels, probabilities)}
+    if (scored := _against_normal(labels, probabilities, class_names)) is not None:
+        for percent in SPECIFICITIES:
+            found[f"valid_threshold_{percent}"] = ranking.threshold(*scored, percent / 100)
+    return found
+
+
+def class_key(metric: str, class_name: str) -> str:
+    """The name of one class's metric; a class called low or high must not look like a bound."""
+    return f"{metric}_{class_name}" + ("_class" if class_name.endswith(("low", "high")) else "")
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -47,8 +126,7 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log-likelihood, natural logarithm."""
-    own = np.take_along_axis(probabilities.astype(np.float64), labels[:, None].astype(np.int64), axis=1)
-    return float(-np.log(np.clip(own, _CLIP, 1.0)).mean())
+    return float(_losses(labels, probabilities).mean())
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -57,26 +135,122 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(-1, keepdims=True)
 
 
-def _bounds(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float]:
-    """95% percentile bootstrap bounds (Efron & Tibshirani 1993), resampling images."""
-    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
-    # Resampling images is drawing the confusion matrix's cells: one multinomial a resample.
-    drawn = np.random.default_rng(0).multinomial(len(labels), cells / cells.sum(), size=RESAMPLES)
-    resampled = _of_confusion(drawn.reshape(-1, classes, classes))
-    bounds = {}
-    for name, numbers in resampled.items():
-        bounds[f"{name}_low"], bounds[f"{name}_high"] = (float(q) for q in np.quantile(numbers, (0.025, 0.975)))
-    return bounds
+def _losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Negative log-likelihood of each image: float64 [N]."""
+    own = np.take_along_axis(probabilities.astype(np.float64), labels[:, None].astype(np.int64), axis=1)[:, 0]
+    return -np.log(np.clip(own, _CLIP, 1.0))
 
 
-def _of_confusion(matrices: np.ndarray) -> dict[str, np.ndarray]:
-    """acc, balanced_acc and macro_f1 of confusion matrices int [R, C, C]; a class a resample lacks is left out of means."""
-    hits = matrices.diagonal(axis1=1, axis2=2)
-    true, called = matrices.sum(2), matrices.sum(1)
+def _by_scikit_learn(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The split's confusion matrix [C, C], and each class's AUC and average precision [C], NaN where undefined."""
+    from sklearn import metrics
+
+    classes = range(probabilities.shape[1])
+    matrix = metrics.confusion_matrix(labels, probabilities.argmax(-1), labels=classes)
+    auc, ap = np.full((2, len(classes)), np.nan)
+    for i in classes:
+        if 0 < (own := labels == i).sum() < len(labels):
+            auc[i] = metrics.roc_auc_score(own, probabilities[:, i])
+        if own.any():
+            ap[i] = metrics.average_precision_score(own, probabilities[:, i])
+    return matrix, auc, ap
+
+
+def _by_weights(
+    weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of R resamples at once, weights float [R, N]: [R, C, C], [R, C], [R, C]; by scikit-learn it takes minutes."""
+    classes = probabilities.shape[1]
+    cell = np.eye(classes**2)[labels * classes + probabilities.argmax(-1)]
+    matrices = (weights @ cell).reshape(-1, classes, classes)
+    auc, ap = np.empty((2, len(weights), classes))
+    for i in range(classes):
+        swept = ranking.sweep(weights, probabilities[:, i], labels == i)
+        auc[:, i], ap[:, i] = ranking.auc(*swept), ranking.average_precision(*swept)
+    return matrices, auc, ap
+
+
+def _of_answers(
+    matrices: np.ndarray, auc: np.ndarray, ap: np.ndarray, class_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Metrics of R confusion matrices [R, C, C] and of auc and ap [R, C], float [R] each.
+
+    What has no images is NaN and left out of means; a class never called has precision 0, as in scikit-learn.
+    """
+    hits, true, called = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
+    total = matrices.sum((1, 2))[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = hits / true, 2 * hits / (true + called)
-    return {
-        "acc": hits.sum(1) / matrices.sum((1, 2)),
-        "balanced_acc": np.nanmean(recall, axis=1),
-        "macro_f1": np.nanmean(f1, axis=1),
+        by_class = {
+            "precision": np.where((called == 0) & (true > 0), 0, hits / called),
+            "recall": hits / true,
+            "specificity": (total - true - called + hits) / (total - true),
+            "f1": 2 * hits / (true + called),
+            "auc": auc,
+            "ap": ap,
+        }
+    found = {
+        "acc": hits.sum(1) / total[:, 0],
+        "balanced_acc": _mean(by_class["recall"]),
+        "macro_f1": _mean(by_class["f1"]),
     }
+    complete = matrices.sum((0, 2)).all()  # every class has images; of fewer, the mean would be another metric
+    found |= {"auc": _mean(auc), "ap": _mean(ap)} if complete else {}
+    for metric, numbers in by_class.items():
+        found |= {class_key(metric, name): numbers[:, i] for i, name in enumerate(class_names)}
+    return found
+
+
+def _of_probabilities(
+    weights: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    chosen: dict[str, float],
+) -> dict[str, np.ndarray]:
+    """Loss, calibration and finding what isn't normal, of R resamples at once: float [R], the reliability curve's [R, 15]."""
+    total = weights.sum(1)
+    right = probabilities.argmax(-1) == labels
+    curve = calibration.reliability(weights, probabilities.max(-1), right)
+    found = {"loss": weights @ _losses(labels, probabilities) / total, "ece": calibration.error(*curve)}
+    found |= dict(zip(("reliability_count", "reliability_confidence", "reliability_accuracy"), curve, strict=True))
+    if "temperature" in chosen:
+        tempered = calibration.tempered(probabilities, chosen["temperature"])
+        found["ece_calibrated"] = calibration.error(*calibration.reliability(weights, tempered.max(-1), right))
+        found["loss_calibrated"] = weights @ _losses(labels, tempered) / total
+    if (scored := _against_normal(labels, probabilities, class_names)) is None:
+        return found
+    swept = ranking.sweep(weights, *scored)
+    found["against_normal_auc"] = ranking.auc(*swept)
+    scores, sick = scored
+    for percent in SPECIFICITIES:
+        found[f"sensitivity_at_specificity_{percent}"] = ranking.sensitivity(*swept, percent / 100)
+        if (threshold := chosen.get(f"valid_threshold_{percent}")) is not None:
+            called = scores >= threshold
+            with np.errstate(invalid="ignore"):
+                found[f"sensitivity_at_valid_threshold_{percent}"] = weights @ (called & sick) / (weights @ sick)
+                found[f"specificity_at_valid_threshold_{percent}"] = weights @ ~(called | sick) / (weights @ ~sick)
+    return found
+
+
+def _against_normal(
+    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(score 1 - p_normal float [N], whether the image is of another class bool [N]); None without a class called normal."""
+    if "normal" not in class_names:
+        return None
+    normal = list(class_names).index("normal")
+    return 1 - probabilities[:, normal].astype(np.float64), labels != normal
+
+
+def _mean(numbers: np.ndarray) -> np.ndarray:
+    """Means over classes of float [R, C], NaN left out."""
+    defined = ~np.isnan(numbers)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, numbers, 0).sum(1) / defined.sum(1)
+
+
+def _plain(point: np.ndarray) -> Any:
+    """A number, a list of numbers, and None for what is undefined."""
+    if point.ndim:
+        return [_plain(each) for each in point]
+    return None if np.isnan(point) else float(point)
