@@ -1,11 +1,15 @@
 """Sweep YAML: loaded with its line numbers, and what one phase of a study hands to the next."""
 
+import copy
 import dataclasses
+import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras.config import FIELDS, UserError
+from ctkeras.config import FIELDS, UserError, check_name, parse_value
 
 CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
 METRIC = {"name": "val_acc", "goal": "maximize"}
@@ -13,6 +17,25 @@ COMMAND = ["${env}", "python", "-m", "ctkeras", "train"]  # values are read from
 SEEDS = (0, 1, 2, 3, 4)
 PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 
+# What `study` begins with; sweep_yaml/phase1.yaml, which isn't installed with the package, is the same.
+PHASE1: dict[str, Any] = {
+    "name": "phase1",
+    "method": "bayes",
+    "metric": METRIC,
+    "run_cap": 45,
+    "early_terminate": {"type": "hyperband", "min_iter": 5, "eta": 3},
+    "command": COMMAND,
+    "parameters": {
+        "model_name": {"values": ["resnet18", "resnet34", "efficientnet_b0"]},
+        "freeze_backbone": {"values": [True, False]},
+        "lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+        "weight_decay": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
+        "batch_size": {"values": [16, 32, 64]},
+        "dropout": {"values": [0.2, 0.3, 0.4]},
+        "max_epochs": {"value": 30},
+    },
+}
+PHASE2_RUNS = 20
 PHASE2 = {"dropout": [0.2, 0.3, 0.4, 0.5], "label_smoothing": [0.0, 0.1, 0.2], "mixup_alpha": [0.0, 0.2, 0.4]}
 PHASE2_WIDE = {
     "optimizer": ["adam", "adamw", "sgd"],
@@ -106,8 +129,70 @@ def best_first(results: Iterable[Result]) -> list[Result]:
     return sorted(results, key=lambda result: (-result.val_acc, result.val_loss, result.name))
 
 
+def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep in which some hyperparameters are the same in all runs, whatever it says of them.
+
+    Args:
+        sweep: its content.
+        values: by name, as their types or as text.
+
+    Raises:
+        UserError: an unknown name, or a value out of range.
+    """
+    for name in values:
+        check_name(name)
+    fixed = {name: {"value": parse_value(name, value)} for name, value in values.items()}
+    return {**copy.deepcopy(dict(sweep)), "parameters": _without(sweep["parameters"], fixed) | fixed}
+
+
+def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters less those named, nested ones too."""
+    kept: dict[str, Any] = {}
+    for name, spec in parameters.items():
+        if "parameters" in spec:
+            if inner := _without(spec["parameters"], names):
+                kept[name] = {"parameters": inner}
+        elif name not in names:
+            kept[name] = copy.deepcopy(spec)
+    return kept
+
+
+def fixed(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters that are the same in all runs of a sweep, nested ones too."""
+    found: dict[str, Any] = {}
+    for name, spec in sweep.get("parameters", {}).items():
+        if "parameters" in spec:
+            found = fixed(spec) | found
+        elif "value" in spec:
+            found |= spec["value"] if isinstance(spec["value"], Mapping) else {name: spec["value"]}
+    return {name: value for name, value in found.items() if name in FIELDS}
+
+
+def study_name(sweep: Mapping[str, Any], *, title: str, more: Sequence[Any] = ()) -> str:
+    """The name a sweep's study is known by: the sweep's own and a short hash of what it searches.
+
+    run_cap stays out of it: a larger one goes on with the same study. So do the places of data and results.
+
+    Args:
+        sweep: its content, options applied.
+        title: stands in for a name.
+        more: what else tells one study from another, as the data's fingerprint.
+    """
+    told = {key: sweep.get(key) for key in ("method", "metric", "early_terminate")}
+    told["parameters"] = _without(sweep["parameters"], dict.fromkeys(PLACES))
+    text = json.dumps([told, list(more)], sort_keys=True, default=str)
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(sweep.get("name") or title)).strip("-")[:40] or "sweep"
+    return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 def next_phase(
-    previous: Mapping[str, Any], results: Sequence[Result], phase: int, *, wide: bool = False
+    previous: Mapping[str, Any],
+    results: Sequence[Result],
+    phase: int,
+    *,
+    wide: bool = False,
+    runs: int = PHASE2_RUNS,
+    seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], list[str]]:
     """Makes a phase's sweep from the results of the one before.
 
@@ -116,6 +201,8 @@ def next_phase(
         results: its finished runs.
         phase: 2 or 3.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
+        runs: of phase 2.
+        seeds: of phase 3.
 
     Returns:
         The sweep, and why it holds what it holds, a line each.
@@ -126,8 +213,8 @@ def next_phase(
     if not results:
         raise UserError("the sweep has no finished run with a val_acc yet; let some finish first")
     ranked = best_first(results)
-    searched = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
-    keys = [key for key in _searched(previous) if key not in searched and key != "seed"]
+    added = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
+    keys = [key for key in searched(previous) if key not in added and key != "seed"]
     chosen = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
     reasons = [f"chosen from {len(results)} finished runs, by val_acc, ties by val_loss:"]
     reasons += [
@@ -139,13 +226,11 @@ def next_phase(
             f"  the best one left out: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
         )
     parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in chosen]}}
-    parameters |= {name: {"values": values} for name, values in searched.items()}
+    parameters |= {name: {"values": values} for name, values in added.items()}
     if phase == 3:
-        parameters["seed"] = {"values": list(SEEDS)}
+        parameters["seed"] = {"values": list(seeds)}
     parameters |= {
-        name: dict(spec)
-        for name, spec in previous.get("parameters", {}).items()
-        if name in FIELDS and "value" in spec and name not in parameters and name not in keys
+        name: {"value": value} for name, value in fixed(previous).items() if name not in parameters and name not in keys
     }
     sweep: dict[str, Any] = {
         "name": f"phase{phase}",
@@ -155,16 +240,16 @@ def next_phase(
         "parameters": parameters,
     }
     if phase == 2:
-        sweep["run_cap"] = 20
+        sweep["run_cap"] = runs
     return sweep, reasons
 
 
-def _searched(sweep: Mapping[str, Any]) -> list[str]:
+def searched(sweep: Mapping[str, Any]) -> list[str]:
     """The hyperparameters that a sweep varies, a candidate's included, in the order of RunConfig."""
     names: set[str] = set()
     for name, spec in sweep.get("parameters", {}).items():
         if "parameters" in spec:
-            names |= set(_searched(spec))
+            names |= set(searched(spec))
         for value in spec.get("values", []):
             names |= set(value) if isinstance(value, Mapping) else {name}
         if "min" in spec or "distribution" in spec:

@@ -1,11 +1,17 @@
 """The `sweep` verbs."""
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ctkeras.cli.train import config_options, read_config
 from ctkeras.config import UserError
+
+WATCH_SECONDS = 3.0  # between two looks
 
 
 @click.group()
@@ -44,6 +50,111 @@ def create(file: Path, project: str, entity: str) -> None:
     click.echo(tracking.create_sweep(loaded.content, project=project, entity=entity))
 
 
+def engine_options(command: Callable) -> Callable:
+    """Adds the local engine's options."""
+    options = (
+        click.option(
+            "--workers", type=click.IntRange(1), default=1, show_default=True, help="processes on this machine"
+        ),
+        click.option(
+            "--storage",
+            default="",
+            envvar="CTKERAS_STORAGE",
+            help="FILE, or postgresql://USER@HOST/DB to share the trials among machines (default: study.db in output_dir)",
+        ),
+        click.option(
+            "--search_seed", type=click.IntRange(0), default=0, show_default=True, help="of the search itself"
+        ),
+        click.option(
+            "--patience",
+            type=click.FloatRange(1),
+            default=300,
+            show_default=True,
+            help="seconds after which a worker that says and computes nothing is replaced",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@sweep.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@engine_options
+@config_options
+def run(
+    file: Path,
+    workers: int,
+    storage: str,
+    search_seed: int,
+    patience: float,
+    config_file: str | None,
+    **flags: Any,
+) -> int:
+    """Run a sweep file on this machine, with no account and no network; again goes on where it was.
+
+    Hyperparameters given as options are the same in all trials. The last line is the best model's path.
+    """
+    from ctkeras import search, sweepcheck, sweepfile
+    from ctkeras.storage import address
+
+    loaded = sweepfile.load(file)
+    for finding in sweepcheck.require_sound(loaded):
+        click.echo(f"{file}, {finding}", err=True)
+    planned = search.plan(loaded.content, read_config(config_file, flags), title=file.stem, seed=search_seed)
+    url = address(storage, planned.places.get("output_dir", "runs"))
+    return print_outcome(search.run(planned, url=url, workers=workers, patience=patience), planned)
+
+
+def print_outcome(outcome: Any, planned: Any) -> int:
+    """How a search stands, in lines whose last is the best model's path; returns the exit code."""
+    from ctkeras import status
+
+    if outcome.stopped_by:
+        click.echo(f"Stopped by {outcome.stopped_by}; the same command goes on where it was.", err=True)
+        return 130 if outcome.stopped_by == "sigint" else 143
+    ended, failed = len(outcome.trials), sum(trial.value is None for trial in outcome.trials)
+    saved = status.epochs_saved(outcome.trials)
+    parts = [f"{planned.name} has finished: {ended} trials"]
+    parts += [f"{failed} of them failed"] if failed else []
+    parts += [f"{saved} epochs saved by hyperband"] if saved else []
+    click.echo(", ".join(parts))
+    best = status.best(outcome.trials, maximize=planned.maximize)
+    if best is None:
+        raise UserError(f"no trial ended well; the last one: {outcome.trials[-1].user_attrs.get('failure')}")
+    names = status.settings(best.user_attrs["config"], [*planned.varied])
+    click.echo(f"best: trial {best.number}  {planned.metric} {best.value:.4f}  {names}")
+    click.echo(str(Path(best.user_attrs["folder"]) / "model.keras"))
+    return 0
+
+
+@sweep.command("status")
+@click.argument("storage", metavar="STORAGE")
+@click.option("--study", default="", help="one search (default: all in the storage)")
+@click.option("--watch", is_flag=True, help="show it again every few seconds, until Ctrl-C")
+def status_(storage: str, study: str, watch: bool) -> None:
+    """Show the trials of a storage: a file as runs/study.db, or an address."""
+    import time
+
+    from ctkeras import status
+    from ctkeras.storage import address, open_storage
+
+    opened = open_storage(address(storage, ""), create=False)
+    try:
+        while True:
+            lines = "\n".join(status.report(opened.trials, study=study))
+            if not watch:
+                click.echo(lines)
+                return
+            click.clear()
+            click.echo(f"{lines}\n\n{time.strftime('%H:%M:%S')}, Ctrl-C ends this")
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return
+    finally:
+        opened.close()
+
+
 @sweep.command()
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP_ID")
 @click.option("--count", type=click.IntRange(1), default=None, help="runs to do (default: until the sweep ends)")
@@ -56,7 +167,7 @@ def agent(path: str, count: int | None, data: str | None) -> None:
     tracking.read_sweep(path)  # says what is wrong with the path before anything is started
     if data:
         os.environ["CTKERAS_DATA"] = data
-    tracking.agent(path, trial.stoppable, count=count)
+    tracking.agent(path, functools.partial(trial.stoppable, {}), count=count)
 
 
 @sweep.command("next")

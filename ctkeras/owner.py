@@ -1,0 +1,90 @@
+"""Who holds a trial, and whether that process still lives; a trial whose holder is gone may be taken up by another."""
+
+import dataclasses
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+SILENT_SECONDS = 60.0  # without a new beat, a holder that can't be looked up, as on another machine, is taken for dead
+BEAT_SECONDS = 10.0  # between two beats; several may be late before SILENT_SECONDS are over
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """A process: `space` is where its number means something, `start` tells it from a later one of the same number."""
+
+    host: str
+    space: str
+    pid: int
+    start: str
+    token: str
+
+    @classmethod
+    def me(cls) -> "Owner":
+        """This process, under a token of its own."""
+        return cls(socket.gethostname(), _space(), os.getpid(), _started(os.getpid()), secrets.token_hex(8))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is kept with a trial."""
+        return dataclasses.asdict(self)
+
+
+class Watch:
+    """Tells which holders are gone, from what this process has seen of them so far; no clock but its own is used."""
+
+    def __init__(self, me: Owner) -> None:
+        self.me = me
+        self.beats: dict[int, tuple[Any, float]] = {}  # by trial: the last beat, and when it was first seen
+
+    def gone(self, owner: dict[str, Any] | None, *, trial: int, beat: Any, now: float) -> bool:
+        """Whether a trial's holder is gone.
+
+        Args:
+            owner: the holder as kept with the trial; None when it has given the trial back.
+            trial: its number.
+            beat: its last beat.
+            now: seconds, of a clock that never goes back.
+        """
+        if owner is None:
+            return True
+        if owner.get("space") == self.me.space:
+            return not _lives(int(owner.get("pid", 0)), str(owner.get("start", "")))
+        signs = (owner.get("token"), beat)
+        seen, since = self.beats.setdefault(trial, (signs, now))
+        if seen != signs:
+            self.beats[trial] = (signs, now)
+            return False
+        return now - since > SILENT_SECONDS
+
+
+def _space() -> str:
+    """Names the running system and its process table: a container has its own, and so has a machine after a restart."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str:
+    """When a process was started, in the system's own unit; '' where that can't be known."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]  # a killed process stays in the table until its parent looks
+
+
+def _lives(pid: int, start: str) -> bool:
+    """Whether a process of this system lives and is the one meant."""
+    if start or Path("/proc/self/stat").exists():
+        return bool(start) and _started(pid) == start
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

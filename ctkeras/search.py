@@ -1,0 +1,134 @@
+"""The local engine: a sweep's trials in warm worker processes, with no server, until all have ended."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from ctkeras import sampling, sources, storage, sweepfile
+from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, parse_value
+from ctkeras.stopping import Stop
+from ctkeras.supervisor import Supervisor
+from ctkeras.trials import Search, Trials
+
+PATIENCE = 300.0  # seconds in which a worker that is well says or computes something
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a search stands when the command ends."""
+
+    trials: list[FrozenTrial]
+    stopped_by: str  # '' when all trials have ended
+
+
+class _AtOnce(BaseException):
+    """A second Ctrl-C."""
+
+
+def plan(
+    content: Mapping[str, Any], options: Mapping[str, Any], *, title: str, seed: int = 0, group: str = ""
+) -> Search:
+    """What a sweep searches here, and the name its study is known by, on every machine with the same data.
+
+    Args:
+        content: the sweep.
+        options: hyperparameters that are the same in all trials, or that say where things are on this machine.
+        title: stands in for the sweep's name.
+        seed: of the sampler.
+        group: at W&B; the study's name if not given.
+
+    Raises:
+        UserError: what the engine can't do, a value out of range, or no data.
+    """
+    places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
+    sweep = sweepfile.fix(content, {name: value for name, value in options.items() if name not in places})
+    sampling.require_supported(sweep)
+    fixed = sweepfile.fixed(sweep)
+    for name in sweepfile.PLACES:
+        if name not in places and name not in sweepfile.searched(sweep) and name not in _inside(sweep["parameters"]):
+            places[name] = fixed.get(name, FIELDS[name].default)
+    if "data" in places:
+        places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
+    fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""
+    name = sweepfile.study_name(sweep, title=title, more=[fingerprint, seed])
+    job_type = str(sweep.get("name") or title)
+    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type)
+
+
+def _inside(parameters: Mapping[str, Any]) -> set[str]:
+    """Names of parameters whose value a sweep chooses among several."""
+    return {name for name, spec in parameters.items() if "value" not in spec}
+
+
+def run(search: Search, *, url: Any, workers: int = 1, patience: float = PATIENCE, stop: Stop | None = None) -> Outcome:
+    """Runs a search to its end, from where it stands.
+
+    Args:
+        search: from `plan`.
+        url: the storage, from storage.address.
+        workers: processes.
+        patience: seconds without any sign after which a worker counts as hanging.
+        stop: a wish to stop, as Ctrl-C is one too; trials in flight keep their checkpoints.
+
+    Raises:
+        UserError: the storage or weights can't be used, or every trial fails.
+    """
+    stop = stop or Stop()
+    opened = storage.open_storage(url)
+    try:
+        trials = Trials(opened, search, hurry=lambda: bool(stop.reason))
+        with _on_signals(stop):
+            models = models_of(search.content)
+            supervisor = Supervisor(trials, workers=workers, patience=patience, stop=stop, models=models)
+            try:
+                supervisor.run()
+            finally:
+                supervisor.end()
+        return Outcome(trials.all(), stop.reason)
+    except _AtOnce:
+        return Outcome([], stop.reason)
+    finally:
+        opened.close()
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Stop) -> Iterator[None]:
+    """SIGINT and SIGTERM ask to stop; a second SIGINT ends everything at once."""
+
+    def heard(number: int, _frame: Any) -> None:
+        if stop.reason and number == signal.SIGINT:
+            raise _AtOnce
+        stop.ask(signal.Signals(number).name.lower())
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def models_of(sweep: Mapping[str, Any]) -> list[str]:
+    """The models whose ImageNet weights a sweep's trials may need."""
+    fixed = sweepfile.fixed(sweep)
+    if "pretrained" in fixed and not parse_value("pretrained", fixed["pretrained"]):
+        return []
+    named: set[str] = set()
+    for name, value in _values(sweep["parameters"]):
+        if name == "model_name":
+            named.add(str(value))
+    return [name for name in MODEL_NAMES if name in (named or {RunConfig.model_name})]
+
+
+def _values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value that is written in a sweep, under its hyperparameter's name."""
+    for name, spec in parameters.items():
+        if "parameters" in spec:
+            yield from _values(spec["parameters"])
+        for value in [spec["value"]] if "value" in spec else spec.get("values", []):
+            yield from value.items() if isinstance(value, Mapping) else [(name, value)]

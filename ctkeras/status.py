@@ -1,0 +1,211 @@
+"""How a search stands, in words: a line a trial, the table of all, and one live line on a terminal."""
+
+import datetime
+import math
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ctkeras import sweepfile
+from ctkeras.config import UserError
+
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def value_text(value: Any) -> str:
+    """A hyperparameter's value, short."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def settings(config: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The hyperparameters that a search varies, as one trial has them."""
+    return " ".join(f"{name}={value_text(config[name])}" for name in names if name in config)
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def best(trials: Sequence[FrozenTrial], *, maximize: bool) -> FrozenTrial | None:
+    """The finished trial with the best value, the earlier one of equals."""
+    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.value is not None]
+    sign = -1.0 if maximize else 1.0
+    return min(done, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+
+
+def epochs_saved(trials: Sequence[FrozenTrial]) -> int:
+    """The epochs that hyperband has spared."""
+    stopped = [trial.user_attrs for trial in trials if trial.state == TrialState.PRUNED]
+    return sum(attrs["config"]["max_epochs"] - attrs["epochs"] for attrs in stopped if attrs.get("epochs") is not None)
+
+
+def outcome(trial: FrozenTrial) -> str:
+    """Why a trial has ended, or what befell it."""
+    attrs = trial.user_attrs
+    if trial.state == TrialState.FAIL:
+        return attrs.get("failure", "failed outside ctkeras")
+    if trial.state == TrialState.RUNNING:
+        return "to be gone on with" if attrs.get("owner") is None else f"on {attrs['owner']['host']}"
+    again = "; run twice, as its worker died" if attrs.get("tries") else ""
+    return f"{attrs.get('stopped_by') or ''}{again}"
+
+
+def table(trials: Sequence[FrozenTrial], names: Sequence[str], *, metric: str) -> list[str]:
+    """All trials as a table.
+
+    Args:
+        trials: of one study.
+        names: the hyperparameters that it varies.
+        metric: what it optimises.
+    """
+    header = ["trial", "state", "epochs", *dict.fromkeys((metric, "val_acc")), *names, "seconds", "ended by"]
+    rows = [header]
+    for trial in trials:
+        attrs, config = trial.user_attrs, trial.user_attrs.get("config", {})
+        epochs = attrs.get("epochs", len(trial.intermediate_values))
+        value = trial.value if trial.value is not None else _last(trial)
+        numbers = {metric: value, "val_acc": attrs.get("val_acc", value if metric == "val_acc" else None)}
+        shown = [f"{number:.4f}" if number is not None else "" for number in numbers.values()]
+        seconds = attrs.get("seconds")
+        rows.append(
+            [
+                str(trial.number),
+                STATES[trial.state],
+                f"{epochs}/{config.get('max_epochs', '?')}",
+                *shown,
+                *(value_text(config[name]) if name in config else "" for name in names),
+                f"{seconds:.0f}" if seconds is not None else "",
+                outcome(trial),
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def report(kept: BaseStorage, *, study: str = "") -> list[str]:
+    """Tables of a storage's searches, the latest last, each with its best trial and what hyperband has spared.
+
+    Args:
+        kept: an open storage.
+        study: the one wanted; '' for all.
+
+    Raises:
+        UserError: it holds no search, or not that one.
+    """
+    found = [s for s in kept.get_all_studies() if "sweep" in s.user_attrs]
+    if study and study not in {s.study_name for s in found}:
+        raise UserError(f"no search {study} there; there are: {', '.join(s.study_name for s in found) or 'none'}")
+    if not found:
+        raise UserError("there is no search in this storage yet")
+    lines = []
+    for one in found:
+        if study in ("", one.study_name):
+            trials = kept.get_all_trials(one._study_id, deepcopy=False)
+            maximize = one.directions[0] == StudyDirection.MAXIMIZE
+            lines += [*_of_study(one.study_name, one.user_attrs, trials, maximize=maximize), ""]
+    return lines[:-1]
+
+
+def _of_study(name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], *, maximize: bool) -> list[str]:
+    """One search: heading, table, best, epochs saved."""
+    metric = attrs.get("metric", "val_acc")
+    ended = sum(trial.state.is_finished() for trial in trials)
+    lines = [f"{name}: {ended} of {attrs.get('total', '?')} trials ended"]
+    names = [name for name in sweepfile.searched(attrs["sweep"]) if name not in sweepfile.fixed(attrs["sweep"])]
+    lines += table(trials, names, metric=metric)
+    top = best(trials, maximize=maximize)
+    if top is not None:
+        lines.append(f"best: trial {top.number}, {metric} {top.value:.4f}, {top.user_attrs.get('folder', '')}")
+    if saved := epochs_saved(trials):
+        stopped = sum(trial.state == TrialState.PRUNED for trial in trials)
+        lines.append(f"hyperband stopped {stopped} trials and saved {saved} epochs")
+    return lines
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    """A running trial's metric after its last epoch."""
+    last = trial.last_step
+    return None if last is None or math.isnan(trial.intermediate_values[last]) else trial.intermediate_values[last]
+
+
+class Progress:
+    """What a person sees while a search runs: lines that stay, and on a terminal one that is drawn over."""
+
+    def __init__(self, title: str, total: int, names: Sequence[str], *, metric: str, maximize: bool) -> None:
+        self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
+        self.live = sys.stderr.isatty()
+        self.started = time.monotonic()
+        self.ended_here = 0
+        self.running: dict[int, str] = {}  # what each trial in hand is at
+        self.best: FrozenTrial | None = None
+        self.ended = 0
+        self.said: set[str] = set()
+
+    def say(self, text: str, *, once: bool = False) -> None:
+        """Prints a line that stays."""
+        if once and text in self.said:
+            return
+        self.said.add(text)
+        self.close()
+        print(text, file=sys.stderr, flush=True)
+        self.draw()
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Takes in how all trials stand."""
+        self.best = best(trials, maximize=self.maximize)
+        self.ended = sum(trial.state.is_finished() for trial in trials)
+
+    def end(self, trial: FrozenTrial) -> None:
+        """Prints the line of a trial that has ended, with the search's state behind it."""
+        self.ended_here += 1
+        self.running.pop(trial.number, None)
+        attrs = trial.user_attrs
+        what = f"{self.metric} {trial.value:.4f}" if trial.value is not None else "failed"
+        parts = [f"{self.title} {self.ended}/{self.total}: trial {trial.number}", what]
+        parts.append(settings(attrs.get("config", {}), self.names))
+        if attrs.get("seconds") is not None:
+            parts.append(f"{attrs['epochs']} epochs, {seconds_text(attrs['seconds'])}")
+        if trial.state == TrialState.PRUNED or trial.value is None:
+            parts.append(outcome(trial))
+        self.say("  ".join(part for part in (*parts, self.summary()) if part))
+
+    def summary(self) -> str:
+        """The best so far, and when all will be done."""
+        parts = [f"best {self.best.value:.4f} (trial {self.best.number})"] if self.best is not None else []
+        left = self.total - self.ended
+        if left and self.ended_here:
+            seconds = (time.monotonic() - self.started) / self.ended_here * left
+            at = (datetime.datetime.now() + datetime.timedelta(seconds=seconds)).strftime("%H:%M")
+            parts.append(f"{seconds_text(seconds)} left, until {at}")
+        return f"[{', '.join(parts)}]" if parts else ""
+
+    def draw(self) -> None:
+        """Draws the live line."""
+        if not self.live:
+            return
+        now = ", ".join(f"trial {number}: {what}" for number, what in sorted(self.running.items()))
+        text = f"{self.title} {self.ended}/{self.total}  {now}  {self.summary()}"
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[2K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Clears the live line."""
+        if self.live:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,293 @@
+"""A search's trials in their storage: each handed out once, followed, and recorded, whoever dies in between."""
+
+import csv
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from ctkeras import runfolder, runtime, sampling, storage, sweepfile
+from ctkeras.config import RunConfig, UserError
+from ctkeras.owner import Owner, Watch
+
+TRIES = 2  # a trial whose worker dies is run once more
+OUTAGE_SECONDS = 300.0  # a database that can't be reached is waited for; a server's restart takes less
+FINISHED = ("max_epochs", "early_stopping", "hyperband")  # as training has them, which is too heavy to import here
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is searched, and what its study is known by."""
+
+    name: str  # the study's
+    content: dict[str, Any]  # the sweep
+    total: int  # trials
+    seed: int  # of the sampler
+    places: dict[str, str]  # hyperparameters that belong to this machine: data, output_dir, weights_dir, project
+    group: str
+    job_type: str
+
+    @property
+    def metric(self) -> str:
+        """What is optimised."""
+        return (self.content.get("metric") or sweepfile.METRIC)["name"]
+
+    @property
+    def varied(self) -> list[str]:
+        """The hyperparameters that differ between trials."""
+        held = sweepfile.fixed(self.content)
+        return [name for name in sweepfile.searched(self.content) if name not in held]
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more of it is better."""
+        return (self.content.get("metric") or sweepfile.METRIC).get("goal") == "maximize"  # W&B minimizes unless told
+
+
+@dataclasses.dataclass
+class Job:
+    """A trial in hand."""
+
+    number: int
+    trial_id: int
+    run_id: str
+    config: dict[str, Any]
+    tries: int = 0
+    taken_up: bool = False  # another had begun it
+    metrics: dict[str, Any] | None = None  # it had finished already, as its run folder shows
+    failure: str = ""  # it can't be run
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return Path(self.config["output_dir"]) / self.run_id
+
+
+def _patient(method: Callable) -> Callable:
+    """Tries again while the database can't be reached: workers train on meanwhile."""
+
+    @functools.wraps(method)
+    def call(self: "Trials", *args: Any, **options: Any) -> Any:
+        begun = time.monotonic()
+        while True:
+            try:
+                return method(self, *args, **options)
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
+                if time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
+                    with storage.faults(self.storage.url):
+                        raise
+                reason = storage.scrubbed(" ".join(str(error.__cause__ or error).split())[:160], self.storage.url)
+                runtime.note(f"The storage {self.storage.shown} doesn't answer ({reason}); trying again …")
+                time.sleep(5)
+
+    return call
+
+
+class Trials:
+    """The trials of one search as one process sees them; to be used by one thread."""
+
+    def __init__(self, opened: storage.Storage, search: Search, *, hurry: Callable[[], bool] = lambda: False) -> None:
+        self.storage, self.search, self.hurry = opened, search, hurry
+        self.me = Owner.me()
+        self.watch = Watch(self.me)
+        self.study_id = self._open()
+
+    @_patient
+    def _open(self) -> int:
+        """Makes the study, or finds it."""
+        direction = optuna.study.StudyDirection.MAXIMIZE if self.search.maximize else None
+        kept, name = self.storage.trials, self.search.name
+        with self.storage.lock(name):
+            if name not in {study.study_name for study in kept.get_all_studies()}:
+                kept.create_new_study([direction or optuna.study.StudyDirection.MINIMIZE], name)
+            study_id = kept.get_study_id_from_name(name)
+            facts = {"sweep": self.search.content, "total": self.search.total, "metric": self.search.metric}
+            held = kept.get_study_user_attrs(study_id)
+            for key, value in facts.items():
+                if held.get(key) != value:
+                    kept.set_study_user_attr(study_id, key, value)
+        return study_id
+
+    @_patient
+    def all(self) -> list[FrozenTrial]:
+        """Every trial so far, by number."""
+        return self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
+
+    @_patient
+    def claim(self, in_hand: Collection[int]) -> Job | None:
+        """Takes a trial: one whose holder is gone, else a new one; None when there is none to take now.
+
+        Args:
+            in_hand: numbers of the trials this process works on.
+        """
+        with self.storage.lock(self.search.name):
+            trials = self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
+            for trial in trials:
+                if trial.state == TrialState.RUNNING and trial.number not in in_hand and self._gone(trial):
+                    self._set(trial._trial_id, owner=self.me.to_dict())
+                    return self._taken_up(trial)
+            return self._new(trials) if len(trials) < self.search.total else None
+
+    def _gone(self, trial: FrozenTrial) -> bool:
+        owner, beat = trial.user_attrs.get("owner"), trial.user_attrs.get("beat")
+        if owner is not None and owner.get("token") == self.me.token:
+            return True  # mine, but not in hand: the answer to an earlier claim was lost
+        return self.watch.gone(owner, trial=trial.number, beat=beat, now=time.monotonic())
+
+    def _taken_up(self, trial: FrozenTrial) -> Job:
+        """A trial that somebody else began: to be gone on with, or only to be recorded."""
+        config = {**trial.user_attrs["config"], **self.search.places}
+        job = Job(trial.number, trial._trial_id, self._run_id(trial.number), config)
+        job.tries, job.taken_up = trial.user_attrs.get("tries", 0), True
+        path = job.folder / "metrics.json"
+        if path.exists():
+            metrics = runfolder.read_json(path)
+            job.metrics = metrics if metrics.get("stopped_by") in FINISHED else None
+        return job
+
+    def _new(self, trials: Sequence[FrozenTrial]) -> Job:
+        """Makes a new trial in one transaction, so that it is there with all its values, or not at all.
+
+        It is sampled on a copy of the study in memory.
+        """
+        copy = optuna.create_study(direction="maximize" if self.search.maximize else "minimize")
+        copy.add_trials(trials)
+        values = sampling.sample(copy, copy.ask(), self.search.content, study_seed=self.search.seed)
+        drawn = copy.get_trials()[-1]
+        job = Job(len(trials), -1, self._run_id(len(trials)), {})
+        plain = sweepfile.expand(values) | self.search.places
+        try:
+            job.config = RunConfig.from_mapping(plain).to_dict()
+        except UserError as error:
+            job.config, job.failure = {"output_dir": "", **plain}, str(error)
+        facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
+        for key, value in facts.items():
+            drawn.set_user_attr(key, value)
+        job.trial_id = self.storage.trials.create_new_trial(self.study_id, drawn)
+        return job
+
+    def _run_id(self, number: int) -> str:
+        return f"{self.search.name}-{number:03d}"
+
+    def _set(self, trial_id: int, **facts: Any) -> None:
+        for key, value in facts.items():
+            self.storage.trials.set_trial_user_attr(trial_id, key, value)
+
+    def _mine(self, job: Job) -> bool:
+        """Whether the trial is still this process's; another may have taken it for dead, and then has it."""
+        trial = self.storage.trials.get_trial(job.trial_id)
+        owner = trial.user_attrs.get("owner") or {}
+        return trial.state == TrialState.RUNNING and owner.get("token") == self.me.token
+
+    @_patient
+    def beat(self, job: Job) -> bool:
+        """Shows that a trial's holder lives; returns whether the trial is still its."""
+        if not self._mine(job):
+            return False
+        self._set(job.trial_id, beat=int(time.time()))
+        return True
+
+    @_patient
+    def report(self, job: Job, epoch: int, value: float) -> None:
+        """Records the metric after an epoch; again is the same."""
+        try:
+            self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, value)
+        except optuna.exceptions.UpdateFinishedTrialError:  # another holder has finished it
+            return
+
+    def asks(self, job: Job) -> list[int]:
+        """The epochs after which a trial may be stopped as losing."""
+        stopper, epochs = self.search.content.get("early_terminate"), job.config["max_epochs"]
+        found = sampling.bands(stopper, epochs) if stopper else []
+        return list(range(found[0], epochs)) if stopper and found and stopper.get("strict") else found
+
+    def losing(self, job: Job) -> bool:
+        """Whether a trial is to be stopped after its last reported epoch, as every trial's epochs show."""
+        values = {trial.number: _in_order(trial.intermediate_values) for trial in self.all()}
+        history = values.pop(job.number, [])
+        return sampling.should_stop(
+            history,
+            list(values.values()),
+            self.search.content["early_terminate"],
+            maximize=self.search.maximize,
+            max_epochs=job.config["max_epochs"],
+        )
+
+    @_patient
+    def finish(self, job: Job, metrics: dict[str, Any]) -> bool:
+        """Records a trial that ended for good; returns whether it was this process's to record.
+
+        A trial that hyperband stopped is pruned to Optuna, which learns from its value all the same.
+        """
+        metric, stopped_by = self.search.metric, metrics["stopped_by"]
+        history = _read_history(job.folder, metric)
+        value = metrics.get(metric)
+        value = (list(history.values()) or [math.nan])[-1] if value is None else float(value)
+        if not math.isfinite(value):
+            return self.fail(job, f"{metric} is {value}")
+        with self.storage.lock(self.search.name):
+            if not self._mine(job):
+                return False
+            held = self.storage.trials.get_trial(job.trial_id).intermediate_values
+            for epoch, number in history.items():
+                if held.get(epoch) != number:
+                    self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, number)
+            shown = ("val_acc", "val_loss", "epochs", "best_epoch", "stopped_by")
+            self._set(job.trial_id, seconds=metrics.get("seconds_total"), **{key: metrics.get(key) for key in shown})
+            state = TrialState.PRUNED if stopped_by == "hyperband" else TrialState.COMPLETE
+            return self.storage.trials.set_trial_state_values(job.trial_id, state, [value])
+
+    @_patient
+    def fail(self, job: Job, reason: str) -> bool:
+        """Records a trial that failed, with its reason; returns whether it was this process's to record."""
+        with self.storage.lock(self.search.name):
+            if not self._mine(job):
+                return False
+            self._set(job.trial_id, failure=" ".join(reason.split())[:500], stopped_by="error")
+            return self.storage.trials.set_trial_state_values(job.trial_id, TrialState.FAIL)
+
+    @_patient
+    def crashed(self, job: Job, reason: str) -> bool:
+        """Counts a death of a trial's worker; returns whether the trial is to be run once more, else it has failed."""
+        job.tries += 1
+        if job.tries >= TRIES:
+            self.fail(job, f"its worker died {job.tries} times, at last: {reason}")
+            return False
+        if self._mine(job):
+            self._set(job.trial_id, tries=job.tries, crash=reason[:500])
+        return True
+
+    @_patient
+    def give_back(self, job: Job) -> None:
+        """Lets anybody go on with a trial at once."""
+        if self._mine(job):
+            self._set(job.trial_id, owner=None)
+
+
+def results(trials: Sequence[FrozenTrial]) -> list[sweepfile.Result]:
+    """The trials that ended with a val_acc, those that hyperband stopped included, as the W&B side has them."""
+    return [
+        sweepfile.Result(t.user_attrs["run"], t.user_attrs["config"], t.user_attrs["val_acc"], t.user_attrs["val_loss"])
+        for t in trials
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.user_attrs.get("val_acc") is not None
+    ]
+
+
+def _in_order(values: dict[int, float]) -> list[float]:
+    return [values[epoch] for epoch in sorted(values)]
+
+
+def _read_history(folder: Path, metric: str) -> dict[int, float]:
+    """A run's metric by epoch; empty when the folder isn't here."""
+    try:
+        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
+            return {int(row["epoch"]): float(row[metric]) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError):
+        return {}
