@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ctkeras.resampling import totals
+
 BINS = 15  # of equal width over confidence 0 to 1, as Guo et al. 2017 have it
 _TEMPERATURES = (0.05, 20.0)  # searched between; either end stands for 'without bound'
 _TINY = float(np.finfo(np.float32).tiny)  # a probability of 0 is taken as this
@@ -19,9 +21,10 @@ def reliability(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) 
         Three float [R, BINS]; mean and accuracy are NaN in an empty bin.
     """
     member = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)]
-    count = weights @ member
+    count = totals(weights, member)
+    sums = totals(weights, member * confidence[:, None]), totals(weights, member * right[:, None])
     with np.errstate(invalid="ignore"):
-        return count, weights @ (member * confidence[:, None]) / count, weights @ (member * right[:, None]) / count
+        return count, sums[0] / count, sums[1] / count
 
 
 def error(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ctkeras import calibration, ranking, resampling
+from ctkeras.resampling import totals
 
 SPECIFICITIES = (90, 95)  # percent, at which an image that isn't normal should still be found
 # What is given three ways: of all images, without those seen before, and of each distinct image once.
@@ -49,6 +50,8 @@ def evaluate(
     matrix, auc, ap = _by_scikit_learn(labels, probabilities)
     points = _of_answers(matrix[None], auc[None], ap[None], class_names)
     points |= _of_probabilities(np.ones((1, len(labels))), *given)
+    if len(np.unique(labels)) < len(class_names):  # of fewer classes, these means would be other metrics
+        points |= {"auc": np.array([np.nan]), "ap": np.array([np.nan])}
     plain = {name: _plain(point[0]) for name, point in points.items()}
     values = {"n": len(labels), "n_distinct": len(np.unique(groups)), **(chosen or {})}
     values |= {name: number for name, number in plain.items() if number is not None}
@@ -162,11 +165,11 @@ def _by_weights(
     """The same of R resamples at once, weights float [R, N]: [R, C, C], [R, C], [R, C]; by scikit-learn it takes minutes."""
     classes = probabilities.shape[1]
     cell = np.eye(classes**2)[labels * classes + probabilities.argmax(-1)]
-    matrices = (weights @ cell).reshape(-1, classes, classes)
+    matrices = totals(weights, cell).reshape(-1, classes, classes)
     auc, ap = np.empty((2, len(weights), classes))
     for i in range(classes):
-        swept = ranking.sweep(weights, probabilities[:, i], labels == i)
-        auc[:, i], ap[:, i] = ranking.auc(*swept), ranking.average_precision(*swept)
+        curve = ranking.curve(weights, probabilities[:, i], labels == i)
+        auc[:, i], ap[:, i] = ranking.auc(*curve), ranking.average_precision(*curve)
     return matrices, auc, ap
 
 
@@ -192,9 +195,9 @@ def _of_answers(
         "acc": hits.sum(1) / total[:, 0],
         "balanced_acc": _mean(by_class["recall"]),
         "macro_f1": _mean(by_class["f1"]),
+        "auc": _mean(auc),
+        "ap": _mean(ap),
     }
-    complete = matrices.sum((0, 2)).all()  # every class has images; of fewer, the mean would be another metric
-    found |= {"auc": _mean(auc), "ap": _mean(ap)} if complete else {}
     for metric, numbers in by_class.items():
         found |= {class_key(metric, name): numbers[:, i] for i, name in enumerate(class_names)}
     return found
@@ -210,25 +213,28 @@ def _of_probabilities(
     """Loss, calibration and finding what isn't normal, of R resamples at once: float [R], the reliability curve's [R, 15]."""
     total = weights.sum(1)
     right = probabilities.argmax(-1) == labels
-    curve = calibration.reliability(weights, probabilities.max(-1), right)
-    found = {"loss": weights @ _losses(labels, probabilities) / total, "ece": calibration.error(*curve)}
-    found |= dict(zip(("reliability_count", "reliability_confidence", "reliability_accuracy"), curve, strict=True))
+    bins = calibration.reliability(weights, probabilities.max(-1), right)
+    found = {"loss": totals(weights, _losses(labels, probabilities)) / total, "ece": calibration.error(*bins)}
+    found |= dict(zip(("reliability_count", "reliability_confidence", "reliability_accuracy"), bins, strict=True))
     if "temperature" in chosen:
         tempered = calibration.tempered(probabilities, chosen["temperature"])
         found["ece_calibrated"] = calibration.error(*calibration.reliability(weights, tempered.max(-1), right))
-        found["loss_calibrated"] = weights @ _losses(labels, tempered) / total
+        found["loss_calibrated"] = totals(weights, _losses(labels, tempered)) / total
     if (scored := _against_normal(labels, probabilities, class_names)) is None:
         return found
-    swept = ranking.sweep(weights, *scored)
-    found["against_normal_auc"] = ranking.auc(*swept)
+    curve = ranking.curve(weights, *scored)
+    found["against_normal_auc"] = ranking.auc(*curve)
     scores, sick = scored
     for percent in SPECIFICITIES:
-        found[f"sensitivity_at_specificity_{percent}"] = ranking.sensitivity(*swept, percent / 100)
+        found[f"sensitivity_at_specificity_{percent}"] = ranking.sensitivity(*curve, percent / 100)
         if (threshold := chosen.get(f"valid_threshold_{percent}")) is not None:
-            called = scores >= threshold
-            with np.errstate(invalid="ignore"):
-                found[f"sensitivity_at_valid_threshold_{percent}"] = weights @ (called & sick) / (weights @ sick)
-                found[f"specificity_at_valid_threshold_{percent}"] = weights @ ~(called | sick) / (weights @ ~sick)
+            for metric, own, right in (
+                ("sensitivity", sick, scores >= threshold),
+                ("specificity", ~sick, scores < threshold),
+            ):
+                with np.errstate(invalid="ignore"):
+                    share = totals(weights, own & right) / totals(weights, own)
+                found[f"{metric}_at_valid_threshold_{percent}"] = share
     return found
 
 

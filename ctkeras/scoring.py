@@ -1,27 +1,47 @@
-"""Evaluation of an exported model on one split, from the run folder alone."""
+"""Evaluation of an exported model on one split, from the run folder alone, and the log of when the test split was opened."""
 
+import csv
+import dataclasses
+import datetime
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctkeras import decoded, evaluation, export, runfolder, runtime, sources
+from ctkeras import audit, decoded, evaluation, export, runfolder, runtime, sources
 from ctkeras.config import UserError
 
 BATCH = 32  # images a pass
+OPENED = "test_opened.json"  # in the run folder: every time the test split was opened, first to last
+USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}  # splits whose images are no test any more
 
 
-def evaluate_run(folder: Path, split: str, *, data: str | None = None) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
+class Predictions:
+    """One split's rows of predictions.csv."""
+
+    files: tuple[str, ...]
+    labels: np.ndarray  # int [N]
+    probabilities: np.ndarray  # float64 [N, C]
+    class_names: tuple[str, ...]
+
+
+def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bool = False) -> dict[str, Any]:
     """Evaluates a run's model.keras and writes metrics_<split>.json and the split's rows of predictions.csv.
+
+    The test split is opened once per model: the opening is written into test_opened.json before an image is read, and
+    from then on the stored numbers are returned.
 
     Args:
         folder: a run folder.
         split: train, valid or test.
         data: the data set, when it is no longer where the run found it.
+        again: open the test split once more, which is written down too.
 
     Returns:
-        The metrics; see evaluation.evaluate.
+        The metrics; see evaluation.three_ways.
 
     Raises:
         UserError: no run folder, no model, or data of other classes.
@@ -29,25 +49,97 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None) -> dict[s
     config = runfolder.read_config(folder)
     source = sources.open_source(data or config.data)
     trained_on = runfolder.read_json(folder / "metrics.json").get("data_fingerprint")
+    identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
+    if split == "test" and not again and (stored := _stored(folder, identity)):
+        return stored
+    valid = read_predictions(folder, "valid")
     runtime.configure()
     model, names = export.open_model(folder)
+    _check_classes(folder, names, source, valid)
+    if source.fingerprint != trained_on:
+        runtime.note("Note: these are other images than the run was trained on.")
+    chosen = evaluation.choose(valid.labels, valid.probabilities, names) if valid else None
+    try:
+        audited = audit.load(source)
+    except NotImplementedError:  # until audit.py is written
+        audited = audit.Audit((), {})
+    at = os.path.abspath(source.path) if source.kind != "phantom" else source.path
+    facts = {"split": split, "data": at, **identity}
+    if split == "test":
+        facts |= _write_down(folder, {**identity, "data": at, "again": again})
+    images = decoded.load_split(source, split, int(model.input.shape[1]))
+    probabilities = _probabilities(model, images, split)
+    runfolder.write_predictions(folder, prediction_rows(images, probabilities, split), split=split)
+    leaked = audited.leaked(split, USED_BEFORE[split]) if USED_BEFORE[split] and audited.images else None
+    metrics = facts | evaluation.three_ways(
+        images.labels,
+        probabilities,
+        names,
+        groups=copies(audited, images.files),
+        seen=None if leaked is None else np.array([file in leaked for file in images.files]),
+        chosen=chosen,
+    )
+    runfolder.write_json(folder / f"metrics_{split}.json", metrics)
+    return metrics
+
+
+def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:
+    """Which distinct image each file holds: int [N], equal for copies."""
+    twins = audited.twins()
+    return np.array([twins.get(file, -1 - i) for i, file in enumerate(files)])
+
+
+def read_predictions(folder: Path, split: str) -> Predictions | None:
+    """A split's rows of predictions.csv; None when the run has none.
+
+    Args:
+        folder: the run folder.
+        split: train, valid or test.
+
+    Raises:
+        UserError: the file isn't what this tool writes.
+    """
+    path = folder / "predictions.csv"
+    if not path.exists():
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file, strict=True) if row["split"] == split]
+        if not rows:
+            return None
+        names = [column.removeprefix("p_") for column in rows[0] if column.startswith("p_")]
+        labels = np.array([names.index(row["label"]) for row in rows])
+        probabilities = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
+        return Predictions(tuple(row["file"] for row in rows), labels, probabilities, tuple(names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read ({error}); move it away") from error
+
+
+def prediction_rows(split: decoded.Split, probabilities: np.ndarray, split_name: str) -> list[dict[str, Any]]:
+    """Rows of predictions.csv, from which every metric can be computed again: nine digits hold a float32 exactly.
+
+    Args:
+        split: for files, labels and class names.
+        probabilities: float [N, C].
+        split_name: train, valid or test.
+    """
+    names, rows = split.class_names, []
+    for file, label, row in zip(split.files, split.labels, probabilities, strict=True):
+        chances = {f"p_{name}": f"{chance:.9g}" for name, chance in zip(names, row, strict=True)}
+        rows.append(
+            {"file": file, "split": split_name, "label": names[label], "predicted": names[row.argmax()], **chances}
+        )
+    return rows
+
+
+def _check_classes(folder: Path, names: list[str], source: sources.Source, valid: Predictions | None) -> None:
+    """Refuses data or predictions of other classes than the model's."""
     if tuple(names) != source.class_names:
         raise UserError(
             f"{folder} knows the classes {', '.join(names)}; {source.path} has {', '.join(source.class_names)}"
         )
-    if source.fingerprint != trained_on:
-        runtime.note("Note: these are other images than the run was trained on.")
-    images = decoded.load_split(source, split, int(model.input.shape[1]))
-    probabilities = _probabilities(model, images, split)
-    metrics = {
-        "split": split,
-        "data": os.path.abspath(source.path) if source.kind != "phantom" else source.path,
-        "data_fingerprint": source.fingerprint,
-        **evaluation.evaluate(images.labels, probabilities, names),
-    }
-    runfolder.write_predictions(folder, prediction_rows(images, probabilities, split), split=split)
-    runfolder.write_json(folder / f"metrics_{split}.json", metrics)
-    return metrics
+    if valid is not None and valid.class_names != tuple(names):
+        raise UserError(f"{folder / 'predictions.csv'} has the classes {', '.join(valid.class_names)}; move it away")
 
 
 def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
@@ -63,18 +155,39 @@ def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
     return np.concatenate(answers)[: len(images.files)]
 
 
-def prediction_rows(split: decoded.Split, probabilities: np.ndarray, split_name: str) -> list[dict[str, Any]]:
-    """Rows of predictions.csv.
+def _sha256(path: Path) -> str:
+    """A file's SHA-256, '' when there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
-    Args:
-        split: for files, labels and class names.
-        probabilities: float [N, C].
-        split_name: train, valid or test.
-    """
-    names, rows = split.class_names, []
-    for file, label, row in zip(split.files, split.labels, probabilities, strict=True):
-        chances = {f"p_{name}": f"{chance:.6f}" for name, chance in zip(names, row, strict=True)}
-        rows.append(
-            {"file": file, "split": split_name, "label": names[label], "predicted": names[row.argmax()], **chances}
+
+def _openings(folder: Path) -> list[dict[str, Any]]:
+    """What test_opened.json holds, first to last."""
+    return runfolder.read_json(folder / OPENED).get("openings", []) if (folder / OPENED).exists() else []
+
+
+def _stored(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """The numbers of an earlier opening of the test split of this data for this model; None when there was none."""
+    earlier = [opening for opening in _openings(folder) if identity.items() <= opening.items()]
+    path = folder / "metrics_test.json"
+    if not earlier or not path.exists() or not identity.items() <= (stored := runfolder.read_json(path)).items():
+        return None
+    runtime.note(
+        f"The test split was opened for this model on {earlier[0]['opened']}; these are the numbers stored then. "
+        "--again evaluates it once more, which is written down too."
+    )
+    return stored
+
+
+def _write_down(folder: Path, opening: dict[str, Any]) -> dict[str, Any]:
+    """Adds an opening of the test split to test_opened.json; returns when this one was, and which."""
+    earlier = _openings(folder)
+    if earlier:
+        same = any(opening["model_sha256"] == each["model_sha256"] for each in earlier)
+        runtime.note(
+            f"Note: the test split was opened before, {len(earlier)} times since {earlier[0]['opened']}, "
+            f"{'for this model' if same else 'for another model of this run'}; this is written down. "
+            "What is chosen by test numbers needs another test set."
         )
-    return rows
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    runfolder.write_json(folder / OPENED, {"openings": [*earlier, {"opened": now, **opening}]})
+    return {"opened": now, "openings": len(earlier) + 1}

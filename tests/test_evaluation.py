@@ -1,13 +1,16 @@
-"""The metrics: scikit-learn's numbers, and bounds that resampling the images gives as well."""
+"""The metrics: scikit-learn's numbers, and bounds that resampling the images one by one gives as well."""
+
+import json
 
 import numpy as np
 import pytest
 from scipy import special, stats
 from sklearn import metrics
 
-from ctkeras import evaluation
+from ctkeras import calibration, evaluation, ranking, resampling, runfolder
 
 NAMES = ("a", "b", "c", "d")
+CANCER = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")
 
 
 def draw(count=120, classes=4, skill=1.5, seed=0, counts=None):
@@ -18,17 +21,39 @@ def draw(count=120, classes=4, skill=1.5, seed=0, counts=None):
     return labels, special.softmax(logits, axis=-1)
 
 
-def resampled(labels, predicted, resamples=3000):
-    """acc, balanced_acc and macro_f1 of images drawn with replacement, by scikit-learn."""
-    rng, rows = np.random.default_rng(1), []
+def reference(labels, probabilities, groups, statistic, resamples):
+    """A statistic's bounds by drawing distinct images one after the other, each with its copies."""
+    rng, found = np.random.default_rng(1), []
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     for _ in range(resamples):
-        chosen = rng.integers(len(labels), size=len(labels))
-        true, called = labels[chosen], predicted[chosen]
-        present = np.union1d(true, called)
-        recall = [np.mean(called[true == c] == c) for c in np.unique(true)]
-        f1 = [2 * np.sum((true == c) & (called == c)) / (np.sum(true == c) + np.sum(called == c)) for c in present]
-        rows.append((np.mean(true == called), np.mean(recall), np.mean(f1)))
-    return np.quantile(rows, (0.025, 0.975), axis=0).T
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        found.append(statistic(labels[rows], probabilities[rows]))
+    return np.nanquantile(found, (0.025, 0.975), axis=0).T
+
+
+def by_definition(labels, probabilities):
+    """acc, balanced_acc, macro_f1, the second class's precision, recall, specificity, auc and ap."""
+    predicted, own, score = probabilities.argmax(-1), labels == 1, probabilities[:, 1]
+    recall = [np.mean(predicted[labels == c] == c) for c in np.unique(labels)]
+    present = np.union1d(labels, predicted)
+    f1 = [
+        2 * np.sum((labels == c) & (predicted == c)) / (np.sum(labels == c) + np.sum(predicted == c)) for c in present
+    ]
+    pairs = score[own][:, None] - score[~own]
+    precision = [np.mean(own[score >= threshold]) for threshold in score[own]]
+    return (
+        np.mean(labels == predicted),
+        np.mean(recall),
+        np.mean(f1),
+        np.mean(own[predicted == 1]),
+        np.mean(predicted[own] == 1),
+        np.mean(predicted[~own] != 1),
+        np.mean(pairs > 0) + np.mean(pairs == 0) / 2,
+        np.mean(precision),
+    )
+
+
+REFERENCED = ("acc", "balanced_acc", "macro_f1", "precision_b", "recall_b", "specificity_b", "auc_b", "ap_b")
 
 
 def test_metrics_are_scikit_learns():
@@ -43,15 +68,21 @@ def test_metrics_are_scikit_learns():
         "macro_f1": metrics.f1_score(labels, predicted, average="macro"),
         "loss": metrics.log_loss(labels, probabilities),
         "auc": metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
+        "ap": metrics.average_precision_score(one_hot, probabilities, average="macro"),
     }
     for i, name in enumerate(NAMES):
         expected[f"precision_{name}"] = metrics.precision_score(one_hot[:, i], predicted == i)
         expected[f"recall_{name}"] = metrics.recall_score(one_hot[:, i], predicted == i)
+        expected[f"specificity_{name}"] = metrics.recall_score(one_hot[:, i], predicted == i, pos_label=0)
         expected[f"f1_{name}"] = metrics.f1_score(one_hot[:, i], predicted == i)
+        expected[f"auc_{name}"] = metrics.roc_auc_score(one_hot[:, i], probabilities[:, i])
+        expected[f"ap_{name}"] = metrics.average_precision_score(one_hot[:, i], probabilities[:, i])
     for name, value in expected.items():
         assert values.pop(name) == pytest.approx(value, abs=1e-9), name
     np.testing.assert_array_equal(values.pop("confusion_matrix"), metrics.confusion_matrix(labels, predicted))
-    assert set(values) == {f"{name}_{end}" for name in ("acc", "balanced_acc", "macro_f1") for end in ("low", "high")}
+    assert values["n_distinct"] == len(labels)
+    for name in expected:
+        assert name == "n" or values[f"{name}_low"] <= values[f"{name}_high"]
 
 
 def test_auc_is_the_chance_of_ranking_an_image_of_the_class_above_another():
@@ -63,14 +94,50 @@ def test_auc_is_the_chance_of_ranking_an_image_of_the_class_above_another():
     assert evaluation.evaluate(labels, probabilities, NAMES)["auc"] == pytest.approx(np.mean(pairs), abs=1e-9)
 
 
-@pytest.mark.parametrize(("count", "skill"), [(120, 1.5), (20, 0.5)])
-def test_bounds_are_those_of_resampled_images(count, skill):
-    labels, probabilities = draw(count=count, skill=skill)
-    values = evaluation.evaluate(labels, probabilities, NAMES)
-    expected = resampled(labels, probabilities.argmax(-1))
-    for name, (low, high) in zip(("acc", "balanced_acc", "macro_f1"), expected, strict=True):
+@pytest.mark.parametrize("copies", [0, 60])
+def test_bounds_are_those_of_distinct_images_drawn_one_by_one(copies):
+    labels, probabilities = draw(count=120)
+    groups = np.arange(120)
+    # Copies of a few images, as the public set has them: what one of them adds is no evidence of its own.
+    labels = np.concatenate([labels, labels[np.arange(copies) % 20]])
+    probabilities = np.concatenate([probabilities, probabilities[np.arange(copies) % 20]])
+    groups = np.concatenate([groups, np.arange(copies) % 20])
+    values = evaluation.evaluate(labels, probabilities, NAMES, groups=groups)
+    expected = reference(labels, probabilities, groups, by_definition, 3000)
+    for name, (low, high) in zip(REFERENCED, expected, strict=True):
         assert values[f"{name}_low"] == pytest.approx(low, abs=0.02), name
         assert values[f"{name}_high"] == pytest.approx(high, abs=0.02), name
+
+
+def test_copies_of_all_images_change_no_number_when_they_are_known_as_copies():
+    labels, probabilities = draw(count=60)
+    once = evaluation.evaluate(labels, probabilities, CANCER)
+    twice = (np.tile(labels, 3), np.tile(probabilities, (3, 1)), CANCER)
+    known = evaluation.evaluate(*twice, groups=np.tile(np.arange(60), 3))
+    assert (known["n"], known["n_distinct"]) == (180, 60)
+    for name in once.keys() - {"n", "confusion_matrix", "reliability_count"}:
+        assert known[name] == pytest.approx(once[name], abs=1e-9), name
+    unknown = evaluation.evaluate(*twice)
+    assert unknown["acc_high"] - unknown["acc_low"] < 0.7 * (once["acc_high"] - once["acc_low"])
+
+
+def test_how_groups_are_numbered_changes_nothing():
+    labels, probabilities = draw(count=50)
+    groups = np.arange(50) // 2
+    first = evaluation.evaluate(labels, probabilities, NAMES, groups=groups)
+    assert first == evaluation.evaluate(labels, probabilities, NAMES, groups=3 * groups + 7)
+
+
+@pytest.mark.parametrize("elements", [1, 1000])
+def test_resamples_do_not_depend_on_how_many_are_computed_at_a_time(monkeypatch, elements):
+    groups = np.array([0, 0, 1, 2, 3])
+
+    def mean(weights):
+        return {"mean": weights @ np.arange(5.0) / weights.sum(1)}
+
+    whole = resampling.bounds(mean, groups)
+    monkeypatch.setattr(resampling, "_ELEMENTS", elements)
+    assert resampling.bounds(mean, groups) == whole
 
 
 def test_accuracys_bounds_are_binomial():
@@ -115,12 +182,12 @@ def test_wrong_predictions_have_a_finite_loss():
 
 
 def test_predictions_by_chance():
-    labels, probabilities = draw(count=4000, skill=0.0, counts=[0.25] * 4)
+    labels, probabilities = draw(count=1000, skill=0.0, counts=[0.25] * 4)
     values = evaluation.evaluate(labels, probabilities, NAMES)
     for name in ("acc", "balanced_acc", "macro_f1"):
         assert values[f"{name}_low"] - 0.01 < 0.25 < values[f"{name}_high"] + 0.01
-    assert values["auc"] == pytest.approx(0.5, abs=0.02)
-    uniform = evaluation.evaluate(labels, np.full((4000, 4), 0.25), NAMES)
+    assert values["auc"] == pytest.approx(0.5, abs=0.04)
+    uniform = evaluation.evaluate(labels, np.full((1000, 4), 0.25), NAMES)
     assert uniform["loss"] == pytest.approx(np.log(4))
     assert uniform["balanced_acc"] == 0.25  # one class is called always: never better than chance
     assert uniform["auc"] == 0.5
@@ -140,10 +207,10 @@ def test_a_class_without_images_is_left_out_of_means(missing_called):
     recall = metrics.recall_score(labels, predicted, labels=[0, 1, 2], average="macro")
     assert values["macro_f1"] == pytest.approx(f1)
     assert values["balanced_acc"] == pytest.approx(recall)
-    assert values["recall_d"] == values["f1_d"] == values["precision_d"] == 0
-    assert "auc" not in values
+    assert not {"recall_d", "auc_d", "ap_d", "recall_d_low", "auc", "ap", "auc_low"} & values.keys()
+    assert ("f1_d" in values) == ("precision_d" in values) == missing_called
     assert np.shape(values["confusion_matrix"]) == (4, 4)
-    assert all(np.isfinite(value) for name, value in values.items() if name != "confusion_matrix")
+    assert all(np.isfinite(value) for value in values.values() if not isinstance(value, list))
 
 
 @pytest.mark.filterwarnings("error")
@@ -167,3 +234,174 @@ def test_softmax_and_cross_entropy_are_scipys(scale):
 def test_accuracy_is_the_share_of_right_answers():
     labels, probabilities = draw()
     assert evaluation.accuracy(labels, probabilities) == np.mean(probabilities.argmax(-1) == labels)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_weighted_ranking_is_scikit_learns(ties):
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 4, (20, 80)).astype(float)
+    positive = rng.random(80) < 0.4
+    scores = rng.standard_normal(80) + positive
+    scores = np.round(scores) if ties else scores
+    curve = ranking.curve(weights, scores, positive)
+    auc, ap = ranking.auc(*curve), ranking.average_precision(*curve)
+    for i, row in enumerate(weights):
+        kept = row > 0
+        given = positive[kept], scores[kept]
+        assert auc[i] == pytest.approx(metrics.roc_auc_score(*given, sample_weight=row[kept]), abs=1e-12)
+        assert ap[i] == pytest.approx(metrics.average_precision_score(*given, sample_weight=row[kept]), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("specificity", [0.9, 0.95, 1.0])
+def test_sensitivity_is_the_best_of_all_thresholds_that_spare_enough_negatives(ties, specificity):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        positive = rng.random(60) < 0.6
+        scores = rng.standard_normal(60) + positive
+        scores = np.round(2 * scores) if ties else scores
+        called = [scores >= threshold for threshold in (*np.unique(scores), np.inf)]
+        allowed = [each for each in called if np.mean(~each[~positive]) >= specificity - 1e-12]
+        best = max(np.mean(each[positive]) for each in allowed)
+        curve = ranking.curve(np.ones((1, 60)), scores, positive)
+        assert ranking.sensitivity(*curve, specificity)[0] == pytest.approx(best)
+        threshold = ranking.threshold(scores, positive, specificity)
+        assert np.mean(scores[positive] >= threshold) == pytest.approx(best)
+        assert np.mean(scores[~positive] < threshold) >= specificity - 1e-12
+
+
+def test_twenty_negatives_allow_one_error_at_specificity_95():
+    scores = np.array([0.9, *np.linspace(0.1, 0.2, 19), 0.5, 0.6])
+    positive = np.arange(22) >= 20
+    assert ranking.sensitivity(*ranking.curve(np.ones((1, 22)), scores, positive), 0.95)[0] == 1
+
+
+def test_what_is_not_normal_is_found_by_the_probability_of_normal():
+    labels, probabilities = draw(count=200)
+    values = evaluation.evaluate(labels, probabilities, CANCER)
+    sick, score = labels != 2, 1 - probabilities[:, 2]
+    assert values["against_normal_auc"] == pytest.approx(metrics.roc_auc_score(sick, score))
+    false, true, _ = metrics.roc_curve(sick, score, drop_intermediate=False)
+    for percent in (90, 95):
+        name = f"sensitivity_at_specificity_{percent}"
+        assert values[name] == pytest.approx(true[false <= 1 - percent / 100 + 1e-9].max())
+        assert values[f"{name}_low"] <= values[name] <= values[f"{name}_high"]
+    assert not [name for name in evaluation.evaluate(labels, probabilities, NAMES) if "sensitivity" in name]
+
+
+def test_thresholds_from_validation_are_applied_as_they_are():
+    labels, probabilities = draw(count=300, seed=1)
+    valid = draw(count=70, seed=2)
+    chosen = evaluation.choose(*valid, CANCER)
+    values = evaluation.evaluate(labels, probabilities, CANCER, chosen=chosen)
+    for percent in (90, 95):
+        threshold = chosen[f"valid_threshold_{percent}"]
+        called = 1 - probabilities[:, 2] >= threshold
+        assert values[f"valid_threshold_{percent}"] == threshold
+        assert values[f"sensitivity_at_valid_threshold_{percent}"] == pytest.approx(called[labels != 2].mean())
+        assert values[f"specificity_at_valid_threshold_{percent}"] == pytest.approx(1 - called[labels == 2].mean())
+        assert np.mean(1 - valid[1][valid[0] == 2, 2] < threshold) >= percent / 100
+    own = evaluation.evaluate(*valid, CANCER, chosen=chosen)  # chosen on what it is measured on: the same number
+    assert own["sensitivity_at_valid_threshold_90"] == pytest.approx(own["sensitivity_at_specificity_90"])
+
+
+def test_calibration_error_is_the_mean_gap_by_bin():
+    labels, probabilities = draw(count=500)
+    values = evaluation.evaluate(labels, probabilities, NAMES)
+    confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
+    gap = 0.0
+    for i in range(15):
+        own = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        assert values["reliability_count"][i] == own.sum()
+        if not own.any():
+            assert values["reliability_accuracy"][i] is values["reliability_accuracy_low"][i] is None
+            continue
+        assert values["reliability_accuracy"][i] == pytest.approx(right[own].mean())
+        assert values["reliability_confidence"][i] == pytest.approx(confidence[own].mean())
+        assert values["reliability_accuracy_low"][i] <= right[own].mean() <= values["reliability_accuracy_high"][i]
+        gap += own.mean() * abs(right[own].mean() - confidence[own].mean())
+    assert values["ece"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_temperature_found_is_the_one_that_labels_were_drawn_at(temperature):
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((20_000, 4))
+    drawn = special.softmax(logits / temperature, axis=-1)
+    labels = (rng.random((20_000, 1)) > drawn.cumsum(-1)).sum(-1)
+    claimed = special.softmax(logits, axis=-1)
+    found = calibration.temperature(labels, claimed)
+    assert found == pytest.approx(temperature, rel=0.05)
+    values = evaluation.evaluate(labels[:500], claimed[:500], NAMES, chosen={"temperature": found})
+    if temperature != 1.0:
+        assert values["ece_calibrated"] < values["ece"] / 2
+        assert values["loss_calibrated"] < values["loss"]
+
+
+def test_temperature_is_a_minimum_of_the_loss_and_changes_no_answer():
+    labels, probabilities = draw(count=100)
+    found = calibration.temperature(labels, probabilities)
+    losses = [
+        evaluation.cross_entropy(labels, calibration.tempered(probabilities, found * factor))
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    assert losses[1] < min(losses[0], losses[2])
+    tempered = calibration.tempered(probabilities, found)
+    np.testing.assert_array_equal(tempered.argmax(-1), probabilities.argmax(-1))
+    np.testing.assert_allclose(calibration.tempered(probabilities, 1.0), probabilities, atol=1e-12)
+    np.testing.assert_allclose(tempered.sum(-1), 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_certainty_itself_can_be_tempered():
+    labels = np.arange(20) % 4
+    certain = np.eye(4)[labels]
+    np.testing.assert_allclose(calibration.tempered(certain, 0.1), certain)
+    assert calibration.temperature((labels + (np.arange(20) < 4)) % 4, certain) > 10  # certain, and wrong at times
+    assert np.isfinite(calibration.tempered(certain, 20.0)).all()
+
+
+def test_three_ways_are_evaluations_of_parts():
+    labels, probabilities = draw(count=150)
+    groups, seen = np.arange(150) % 110, np.arange(150) % 5 == 0
+    given = {"groups": groups, "chosen": {"temperature": 2.0}}
+    values = evaluation.three_ways(labels, probabilities, CANCER, seen=seen, **given)
+    whole = evaluation.evaluate(labels, probabilities, CANCER, **given)
+    assert whole.items() <= values.items()
+    parts = {
+        "clean": evaluation.evaluate(labels[~seen], probabilities[~seen], CANCER, groups=groups[~seen]),
+        "distinct": evaluation.evaluate(labels[:110], probabilities[:110], CANCER),
+    }
+    for prefix, part in parts.items():
+        for name in ("n", "n_distinct", "acc", "acc_low", "macro_f1_high", "auc", "sensitivity_at_specificity_95_low"):
+            assert values[f"{prefix}_{name}"] == part[name], (prefix, name)
+    assert values["clean_n"] == 120
+    assert values["distinct_n"] == values["n_distinct"] == 110
+
+
+def test_parts_may_be_empty_or_not_asked_for():
+    labels, probabilities = draw(count=20)
+    given = labels, probabilities, NAMES
+    values = evaluation.three_ways(*given, groups=np.arange(20), seen=np.ones(20, bool))
+    assert values["clean_n"] == 0
+    assert "clean_acc" not in values
+    values = evaluation.three_ways(*given, groups=np.arange(20), seen=None)
+    assert not [name for name in values if name.startswith("clean")]
+
+
+def test_classes_called_low_and_high_do_not_pass_for_bounds():
+    labels, probabilities = draw(count=60)
+    named = evaluation.evaluate(labels, probabilities, ("low", "high", "x", "x_low"))
+    plain = evaluation.evaluate(labels, probabilities, NAMES)
+    assert named["auc_low"] == plain["auc_low"]
+    assert len(named) == len(plain)
+    for name, own in zip(("low", "high", "x", "x_low"), NAMES, strict=True):
+        assert named[evaluation.class_key("auc", name)] == plain[f"auc_{own}"]
+
+
+def test_all_of_it_is_json(tmp_path):
+    labels, probabilities = draw(count=60)
+    chosen = evaluation.choose(labels, probabilities, CANCER)
+    values = evaluation.three_ways(labels, probabilities, CANCER, groups=np.arange(60), seen=labels == 0, chosen=chosen)
+    runfolder.write_json(tmp_path / "metrics.json", values)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == values
