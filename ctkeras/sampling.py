@@ -131,11 +131,13 @@ def draw(spec: Mapping[str, Any], *, study_seed: int, number: int, name: str) ->
     """The value that random search gives a parameter: what sample returns for it, without a study.
 
     Args:
-        spec: the parameter, as in a sweep; not a constant.
+        spec: the parameter, as in a sweep.
         study_seed: any whole number.
         number: the trial's.
         name: the parameter's, `outer.inner` where nested.
     """
+    if distributions.kind_of(spec) == "constant":
+        return spec["value"]
     item = space.searched_by(spec)
     return item.value(item.at(_uniform(study_seed, number, name)))
 
