@@ -4,11 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 
-from ctkeras import backbones, kernels
+from ctkeras import backbones, kernels, runtime
 
 # PyTorch's default, momentum 0.1 in its terms. keras.applications has up to 0.999, with which the ~600 steps of a study's
 # run would leave the statistics of a network trained from scratch near their start.
@@ -90,7 +89,7 @@ def build(
     # float32 even under bfloat16, whose 8 bits would round augmented pixels.
     normalise = keras.layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="normalization")
     first = backbone.layers[1].name
-    kind: Any = kernels.for_cpu if jax.default_backend() == "cpu" else type
+    kind: Any = kernels.for_cpu if runtime.cpu_kernels() else type
 
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):  # MobileNetV3 adds constants by bare operations

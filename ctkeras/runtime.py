@@ -64,6 +64,22 @@ def with_cpu_flags(flags: str) -> str:
     return " ".join([flags, *mine]).strip()
 
 
+def cpu_kernels() -> bool:
+    """Whether training on CPU uses kernels.py's layers: unless CTKERAS_CPU_KERNELS=off."""
+    import jax
+
+    return jax.default_backend() == "cpu" and os.environ.get("CTKERAS_CPU_KERNELS", "on") != "off"
+
+
+def compiler_options() -> dict[str, str]:
+    """Options that a program is compiled with: on CPU, those that make optimization barriers of kernels.py count.
+
+    XLA's CPU backend drops them before it fuses; without the pass that drops them they are kept, and cost nothing.
+    """
+    verified = version("jaxlib") in FLAGS_VERIFIED_ON and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if verified and cpu_kernels() else {}
+
+
 def configure_tensorflow() -> None:
     """Imports TensorFlow, which only feeds images here, without its start-up chatter and away from the GPU's memory.
 

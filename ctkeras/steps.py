@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from ctkeras import model
+from ctkeras import model, runtime
 from ctkeras.pipeline import Batch
 
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
@@ -130,7 +130,8 @@ class Programs:
             start = time.perf_counter()
             distribution = keras.distribution.distribution()
             placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
-            program = jax.jit(function, donate_argnums=donate, **placed).lower(*args).compile()
+            lowered = jax.jit(function, donate_argnums=donate, **placed).lower(*args)
+            program = lowered.compile(runtime.compiler_options())
             self.compiled[key] = program
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[key](*args)

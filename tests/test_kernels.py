@@ -85,9 +85,70 @@ def test_pointwise_dot_is_the_stock_convolution(strides, padding, shape, use_bia
     assert_same(*values_and_gradients(layers, shape), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("use_bias", "activation"), [(True, "relu"), (False, "linear")])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("kernel_size", "strides"), [(3, 1), (3, 2), (7, 2), ((1, 3), 1)])
+def test_settled_conv_is_the_stock_convolution(kernel_size, strides, padding, use_bias, activation):
+    options = {"padding": padding, "use_bias": use_bias, "activation": activation}
+    layers = pair_of(keras.layers.Conv2D(FILTERS, kernel_size, strides=strides, **options), (8, 9))
+    assert type(layers[1]) is kernels.SettledConv
+    assert_same(*values_and_gradients(layers, (8, 9)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("pool_size", "strides"), [(3, 2), (2, 2), (3, 1), ((2, 3), (1, 2)), (2, 3)])
+def test_indexed_max_pooling_is_the_stock_one_ties_included(pool_size, strides, padding):
+    stock = keras.layers.MaxPooling2D(pool_size, strides=strides, padding=padding)
+    replacement = kernels.for_cpu(stock).from_config(stock.get_config())
+    assert type(replacement) is kernels.IndexedMaxPooling
+    inputs = np.random.default_rng(0).integers(-3, 3, (BATCH, 8, 9, CHANNELS)).astype(np.float32)  # many ties
+
+    def gradient(layer):
+        direction = np.random.default_rng(1).standard_normal(layer.compute_output_shape(inputs.shape))
+        return quickly(jax.value_and_grad(lambda x: (layer(x) * direction.astype(np.float32)).sum()), inputs)
+
+    assert_same(gradient(stock), gradient(replacement), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
+def test_one_pass_batch_norm_is_the_stock_one(scale, center):
+    """Values, gradients and moved statistics, on channels of unlike mean and spread."""
+    stock = keras.layers.BatchNormalization(scale=scale, center=center, momentum=0.8)
+    layers = pair_of(stock, (8, 9))
+    assert type(layers[1]) is kernels.OnePassBatchNorm
+    rng = np.random.default_rng(2)
+    inputs = (rng.standard_normal((BATCH, 8, 9, CHANNELS)) * [0.1, 1, 20] + [3, 0, -50]).astype(np.float32)
+    direction = rng.standard_normal(inputs.shape).astype(np.float32)
+
+    def step(layer):
+        def projected(trainable, x):
+            other = [variable.value for variable in layer.non_trainable_variables]
+            outputs, moved = layer.stateless_call(trainable, other, x, training=True)
+            return (outputs * direction).sum(), (outputs, moved)
+
+        trainable = [variable.value for variable in layer.trainable_variables]
+        return quickly(jax.value_and_grad(projected, (0, 1), has_aux=True), trainable, inputs)
+
+    assert_same(step(layers[0]), step(layers[1]), rtol=2e-4)  # float32 keeps 1e-3 of a spread of 20 at a mean of -50
+
+
+def test_batch_norm_in_inference_and_when_frozen_is_the_stock_one():
+    layers = pair_of(keras.layers.BatchNormalization(), (4, 4))
+    inputs = np.random.default_rng(0).standard_normal((BATCH, 4, 4, CHANNELS)).astype(np.float32)
+    for layer in layers:
+        layer.moving_variance.assign(np.abs(layer.moving_variance.value) + 0.5)
+    np.testing.assert_array_equal(*(layer(inputs, training=False) for layer in layers))
+    for layer in layers:
+        layer.trainable = False
+    before = np.array(layers[1].moving_mean.value)
+    np.testing.assert_array_equal(*(layer(inputs, training=True) for layer in layers))
+    np.testing.assert_array_equal(layers[1].moving_mean.value, before)
+
+
 @pytest.mark.parametrize(
     "stock",
     [
+        keras.layers.Conv2D(FILTERS, 3, padding="same", dtype="mixed_bfloat16"),
         keras.layers.DepthwiseConv2D(3, padding="same", dtype="mixed_bfloat16"),
         keras.layers.Conv2D(FILTERS, 1, dtype="mixed_bfloat16"),
     ],
@@ -108,20 +169,32 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(stock):
         keras.layers.DepthwiseConv2D(3, dilation_rate=2),
         keras.layers.DepthwiseConv2D(3, activation="relu"),
         keras.layers.DepthwiseConv2D(3, data_format="channels_first"),
-        keras.layers.Conv2D(4, 3),
-        keras.layers.Conv2D(4, (1, 3)),
+        keras.layers.Conv2D(4, 3, dilation_rate=2),
         keras.layers.Conv2D(6, 1, groups=3),
+        keras.layers.Conv2D(6, 3, groups=3),
         keras.layers.Conv2D(4, 1, data_format="channels_first"),
         keras.layers.SeparableConv2D(4, 1),
         keras.layers.Conv2DTranspose(4, 1),
-        keras.layers.BatchNormalization(),
+        keras.layers.BatchNormalization(axis=1),
+        keras.layers.MaxPooling2D(16),
+        keras.layers.AveragePooling2D(2),
     ],
 )
 def test_layers_that_the_kernels_do_not_cover_stay_as_they_are(layer):
     assert kernels.for_cpu(layer) is type(layer)
 
 
-@pytest.mark.parametrize("layer", [keras.layers.DepthwiseConv2D(3), keras.layers.Conv2D(4, 1), keras.layers.ReLU()])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.Conv2D(4, 1),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.MaxPooling2D(3),
+        keras.layers.ReLU(),
+    ],
+)
 def test_core_undoes_the_replacement(layer):
     replaced = kernels.for_cpu(layer).from_config(layer.get_config())
     assert kernels.core(replaced) is type(layer)
@@ -169,7 +242,7 @@ def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18"])
 def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
     stock, replaced = both_networks(name, 64, monkeypatch)
     inputs, labels = images(64), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
