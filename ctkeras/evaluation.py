@@ -10,8 +10,9 @@ from ctkeras.resampling import totals
 
 SPECIFICITIES = (90, 95)  # percent, at which an image that isn't normal should still be found
 # What is given three ways: of all images, without those seen before, and of each distinct image once.
-MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_normal_auc")
-MAIN += tuple(f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES)
+MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_normal_auc") + tuple(
+    f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES
+)
 _UNBOUNDED = ("reliability_count", "reliability_confidence")
 _CLIP = 1e-7  # probability; keeps one confident error from an infinite loss, as Keras' backend epsilon
 

@@ -1,25 +1,67 @@
-"""The verbs that read what a run has left: evaluate, predict."""
+"""The verbs that read what a run has left: evaluate, compare, predict, explain."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+
+SPLITS = click.Choice(["train", "valid", "test"])
+DATA_HELP = "the data set, if it is no longer where the run found it"
 
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
-@click.option("--data", "spec", default=None, help="the data set, if it is no longer where the run found it")
-def evaluate(run_folder: Path, split: str, spec: str | None) -> None:
+@click.option("--split", type=SPLITS, default="valid", show_default=True, help="test is opened once per model")
+@click.option("--data", "spec", default=None, help=DATA_HELP)
+@click.option("--again", is_flag=True, help="open the test split once more, which is written down")
+def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
     """Evaluate a run's exported model on a split; writes metrics_SPLIT.json and predictions.csv."""
     from ctkeras import scoring
 
-    metrics = scoring.evaluate_run(run_folder, split, data=spec)
-    for name in ("acc", "balanced_acc", "macro_f1"):
-        low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
-        click.echo(f"{name:<13} {metrics[name]:.4f}  (95% interval {low:.4f} to {high:.4f})")
-    click.echo(f"{'loss':<13} {metrics['loss']:.4f}")
-    click.echo(f"{metrics['n']} {split} images; {run_folder / f'metrics_{split}.json'}")
+    metrics = scoring.evaluate_run(run_folder, split, data=spec, again=again)
+    before = {"valid": "not in train", "test": "not in train or valid"}.get(split, "")
+    ways = {"": "all images", "clean_": before, "distinct_": "each image once"}
+    ways = {prefix: title for prefix, title in ways.items() if f"{prefix}n" in metrics}
+    click.echo(" " * 14 + "".join(f"{title:<25}" for title in ways.values()).rstrip())
+    for name in ("acc", "balanced_acc", "macro_f1", "auc"):
+        cells = [_with_bounds(metrics, f"{prefix}{name}") for prefix in ways]
+        click.echo(f"{name:<14}" + "".join(f"{cell:<25}" for cell in cells).rstrip())
+    click.echo(f"{'images':<14}" + "".join(f"{metrics[f'{prefix}n']:<25}" for prefix in ways).rstrip())
+    click.echo(f"95% intervals by distinct image; all metrics: {run_folder / f'metrics_{split}.json'}")
+
+
+def _with_bounds(metrics: dict[str, Any], name: str) -> str:
+    """A number with its interval, as text."""
+    if metrics.get(name) is None:
+        return "undefined"
+    return f"{metrics[name]:.3f} ({metrics[f'{name}_low']:.3f} to {metrics[f'{name}_high']:.3f})"
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--split", type=SPLITS, default="valid", show_default=True)
+@click.option("--data", "spec", default=None, help=DATA_HELP)
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: bool) -> None:
+    """Say whether two runs' accuracies differ by more than noise, from their predictions.csv."""
+    from ctkeras import comparison
+
+    found = comparison.compare(run_a, run_b, split, data=spec)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"a {run_a}: acc {_with_bounds(found, 'acc_a')}")
+    click.echo(f"b {run_b}: acc {_with_bounds(found, 'acc_b')}")
+    click.echo(f"a minus b: {_with_bounds(found, 'difference')}, 95% by distinct image")
+    for prefix, what in (("", "images"), ("distinct_", "distinct images")):
+        click.echo(
+            f"of {found['n' if not prefix else 'n_distinct']} {split} {what}, only a is right on {found[f'{prefix}only_a']}, "
+            f"only b on {found[f'{prefix}only_b']}: McNemar p = {found[f'{prefix}mcnemar_p']:.3g}"
+        )
+    noise = found["distinct_mcnemar_p"] >= 0.05
+    click.echo("The difference may well be noise." if noise else "The difference is more than noise, at the 5% level.")
 
 
 @click.command()
@@ -50,4 +92,49 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
         else:
             shown = "  ".join(f"{name} {chance:.3f}" for name, chance in by_name.items())
             click.echo(f"{file!s:<{width}}  {best}  ({shown})")
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", default="heat", show_default=True, type=click.Path(path_type=Path), help="folder for the pictures"
+)
+@click.option("--class", "wanted", default=None, help="find evidence for this class  [default: the predicted one]")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
+def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
+    """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
+    from ctkeras import explain as gradcam
+    from ctkeras import export, runtime
+    from ctkeras.config import UserError
+
+    files = export.image_files(paths)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; pass a folder as --out")
+    runtime.configure()
+    opened, names = export.open_model(model)
+    if wanted is not None and wanted not in names:
+        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}")
+    label = None if wanted is None else names.index(wanted)
+    failed = 0
+    pictures = gradcam.picture_paths(files, out)
+    found = gradcam.explain_files(opened, files, label=label, batch_size=batch_size)
+    for (file, explained, reason), picture in zip(found, pictures, strict=True):
+        if explained is None:
+            failed += 1
+            click.echo(f"Skipped: {reason}", err=True)
+            if as_json:
+                click.echo(json.dumps({"file": str(file), "error": reason}))
+            continue
+        gradcam.write_picture(explained, names, picture, name=file.name)
+        chances = explained.probabilities
+        best, evidence = names[int(chances.argmax())], names[explained.label]
+        if as_json:
+            by_name = {name: round(float(chance), 6) for name, chance in zip(names, chances, strict=True)}
+            row = {"file": str(file), "predicted": best, "probabilities": by_name}
+            click.echo(json.dumps({**row, "explained": evidence, "picture": str(picture)}))
+        else:
+            click.echo(f"{file}  {best} {chances.max():.3f}  evidence for {evidence}: {picture}")
     return 1 if failed else 0

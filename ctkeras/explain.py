@@ -1,0 +1,221 @@
+"""Grad-CAM: where an exported model finds its evidence for a class, from the plain Keras file alone."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctkeras import images, overlay, runtime
+from ctkeras.config import UserError
+
+BATCH = 32  # images a pass
+Explainer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
+class Explained:
+    """One image's answer and where it comes from."""
+
+    shown: np.ndarray  # uint8 [H, W], the image in its own shape, as large as pictures show it
+    probabilities: np.ndarray  # float32 [C]
+    label: int  # of the class that the heat is evidence for
+    heat: np.ndarray  # float32 [h, w]
+
+
+def heat_maps(
+    model: Any, pixels: np.ndarray, classes: Sequence[int] | np.ndarray | None = None, *, batch_size: int = BATCH
+) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017) of images: how much each place of the last feature map speaks for a class.
+
+    The feature map's channels are weighted by the mean gradient of the class's logit, summed, and what speaks against the
+    class is set to 0. Under a head of global average pooling and one dense layer that is CAM (Zhou et al. 2016) over the
+    number of places.
+
+    Args:
+        model: from export.open_model.
+        pixels: uint8 or float32 [N, S, S, 3], RGB in 0..255, as the model takes them.
+        classes: int [N], what to find evidence for; None for each image's likeliest class.
+        batch_size: images a pass.
+
+    Returns:
+        float32 [N, h, w], not negative, in units of the logit.
+
+    Raises:
+        UserError: the model has no feature map, or Keras doesn't run on JAX.
+    """
+    explain = explainer(model)
+    wanted = np.full(len(pixels), -1) if classes is None else np.asarray(classes)
+    batch_size = min(batch_size, len(pixels))
+    maps = []
+    for start in range(0, len(pixels), batch_size):
+        batch = pixels[start : start + batch_size].astype(np.float32)
+        missing = batch_size - len(batch)  # filled up, so that no second program is compiled
+        batch = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        heat, _ = explain(batch, np.pad(wanted[start : start + batch_size], (0, missing)))
+        maps.append(heat[: batch_size - missing])
+    return np.concatenate(maps)
+
+
+def explainer(model: Any) -> Explainer:
+    """Compiles a model's Grad-CAM.
+
+    Args:
+        model: from export.open_model.
+
+    Returns:
+        A function from (float32 [B, S, S, 3], int [B], -1 for the likeliest class) to (heat float32 [B, h, w],
+        probabilities float32 [B, C]).
+
+    Raises:
+        UserError: as heat_maps.
+    """
+    import jax
+    import jax.numpy as jnp
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise UserError("Grad-CAM differentiates with JAX: set KERAS_BACKEND=jax, or unset it")
+    body, tail = _cut(model)
+    states = [
+        [[v.value for v in vs] for vs in (m.trainable_variables, m.non_trainable_variables)] for m in (body, tail)
+    ]
+
+    def heat(states: Any, pixels: Any, classes: Any) -> Any:
+        features, _ = body.stateless_call(*states[0], pixels, training=False)
+
+        def evidence(features: Any) -> Any:
+            (logits, answers), _ = tail.stateless_call(*states[1], features, training=False)
+            chosen = jnp.where(classes < 0, answers.argmax(-1), classes)
+            # Images don't touch each other in inference, so the sum's gradient is each image's own.
+            return jnp.take_along_axis(logits, chosen[:, None], axis=1).sum(), answers
+
+        slopes, answers = jax.grad(evidence, has_aux=True)(features)
+        return jax.nn.relu((slopes.mean((1, 2), keepdims=True) * features).sum(-1)), answers
+
+    compiled = jax.jit(heat)
+
+    def explain(pixels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found, answers = compiled(states, pixels, classes)
+        return np.asarray(found), np.asarray(answers)
+
+    return explain
+
+
+def explain_files(
+    model: Any, files: Sequence[Path], *, label: int | None = None, batch_size: int = BATCH
+) -> Iterator[tuple[Path, Explained | None, str]]:
+    """Yields (file, its answer and heat map or None, '' or why it could not be read), in order.
+
+    Args:
+        model: from export.open_model.
+        files: image files.
+        label: the class to find evidence for; None for each image's likeliest.
+        batch_size: images a pass.
+
+    Raises:
+        UserError: as heat_maps.
+    """
+    explain = explainer(model)
+    size = model.input.shape[1]
+    batch_size = min(batch_size, len(files))
+    wanted = np.full(batch_size, -1 if label is None else label)
+    for start in range(0, len(files), batch_size):
+        pixels = np.zeros((batch_size, size, size, 3), np.float32)
+        read: list[tuple[Path, np.ndarray | None, str]] = []
+        for i, file in enumerate(files[start : start + batch_size]):
+            try:
+                gray = images.decode_gray(_content(file), name=str(file))
+                pixels[i] = images.as_rgb(images.resize(gray, size))
+                read.append((file, overlay.fitted(gray), ""))
+            except UserError as error:
+                read.append((file, None, str(error)))
+        heat, answers = explain(pixels, wanted)
+        for i, (file, shown, reason) in enumerate(read):
+            chosen = int(answers[i].argmax()) if label is None else label
+            yield file, None if shown is None else Explained(shown, answers[i], chosen, heat[i]), reason
+
+
+def write_picture(explained: Explained, class_names: Sequence[str], path: Path, *, name: str) -> None:
+    """Writes image and heat side by side as a PNG, with what was predicted, a colour bar and what it is not for.
+
+    Args:
+        explained: from explain_files.
+        class_names: C names.
+        path: the PNG; its folder is made.
+        name: what to call the image.
+    """
+    best = int(explained.probabilities.argmax())
+    rows, columns = explained.heat.shape
+    picture = overlay.side_by_side(
+        explained.shown,
+        explained.heat,
+        title=f"predicted: {class_names[best]}, probability {explained.probabilities[best]:.3f}",
+        under_image=name,
+        under_heat=f"evidence for {class_names[explained.label]} ({explained.probabilities[explained.label]:.3f})",
+        foot=f"Grad-CAM, {columns}x{rows} places, scaled to this image's highest. Research only, not for diagnosis.",
+    )
+    with runtime.atomic(path) as partial:
+        picture.save(partial)
+
+
+def picture_paths(files: Sequence[Path], folder: Path) -> list[Path]:
+    """A picture's path for each file: <stem>_heat.png, numbered where stems are the same; never one of the files.
+
+    Args:
+        files: image files.
+        folder: where the pictures go.
+    """
+    taken = {file.resolve() for file in files}
+    paths = []
+    for file in files:
+        path, number = folder / f"{file.stem}_heat.png", 1
+        while path.resolve() in taken:
+            number += 1
+            path = folder / f"{file.stem}_heat_{number}.png"
+        taken.add(path.resolve())
+        paths.append(path)
+    return paths
+
+
+def _content(file: Path) -> bytes:
+    """A file's bytes."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror or error}") from error
+
+
+def _cut(model: Any) -> tuple[Any, Any]:
+    """Cuts a model at its last feature map: images to features [B, h, w, D], and features to logits and probabilities."""
+    import keras
+
+    pools = [layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
+    try:
+        maps = [layer.output for layer in model.layers[1:] if len(layer.output.shape) == 4]
+        if not pools and not maps:
+            raise ValueError("no layer of it answers with a feature map")
+        features = pools[-1].input if pools else maps[-1]
+        return keras.Model(model.input, features), keras.Model(features, [_logits(model), model.output])
+    except (ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"Grad-CAM needs a model whose head follows one last feature map; not this one ({reason})"
+        ) from error
+
+
+def _logits(model: Any) -> Any:
+    """What the model's closing softmax or sigmoid is taken of; the output itself, where there is none."""
+    import keras
+
+    last, closing = model.layers[-1], (keras.activations.softmax, keras.activations.sigmoid)
+    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) not in closing:
+        return last.input if isinstance(last, keras.layers.Softmax) else model.output
+    if isinstance(last, keras.layers.Activation):
+        return last.input
+    settings = {**last.get_config(), "activation": "linear", "name": f"{last.name}_logits"}
+    linear = type(last).from_config(settings)
+    logits = linear(last.input)
+    linear.set_weights(last.get_weights())
+    return logits
