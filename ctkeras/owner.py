@@ -4,10 +4,12 @@ import dataclasses
 import os
 import secrets
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 SILENT_SECONDS = 60.0  # without a new beat, a holder that can't be looked up, as on another machine, is taken for dead
+LOOK_SECONDS = 10.0  # at most this long can a single look vouch for
 BEAT_SECONDS = 10.0  # between two beats; several may be late before SILENT_SECONDS are over
 
 
@@ -31,27 +33,40 @@ class Owner:
         return dataclasses.asdict(self)
 
 
+class Awake:
+    """A clock of the time in which this process could look: being stopped, or waiting for a database, doesn't count."""
+
+    def __init__(self) -> None:
+        self.last, self.seconds = time.monotonic(), 0.0
+
+    def __call__(self) -> float:
+        """Seconds so far, of which at most LOOK_SECONDS since the last call."""
+        now = time.monotonic()
+        self.seconds += min(now - self.last, LOOK_SECONDS)
+        self.last = now
+        return self.seconds
+
+
 class Watch:
     """Tells which holders are gone, from what this process has seen of them so far; no clock but its own is used."""
 
     def __init__(self, me: Owner) -> None:
-        self.me = me
+        self.me, self.clock = me, Awake()
         self.beats: dict[int, tuple[Any, float]] = {}  # by trial: the last beat, and when it was first seen
 
-    def gone(self, owner: dict[str, Any] | None, *, trial: int, beat: Any, now: float) -> bool:
+    def gone(self, owner: dict[str, Any] | None, *, trial: int, beat: Any) -> bool:
         """Whether a trial's holder is gone.
 
         Args:
             owner: the holder as kept with the trial; None when it has given the trial back.
             trial: its number.
             beat: its last beat.
-            now: seconds, of a clock that never goes back.
         """
         if owner is None:
             return True
         if owner.get("space") == self.me.space:
             return not _lives(int(owner.get("pid", 0)), str(owner.get("start", "")))
-        signs = (owner.get("token"), beat)
+        now, signs = self.clock(), (owner.get("token"), beat)
         seen, since = self.beats.setdefault(trial, (signs, now))
         if seen != signs:
             self.beats[trial] = (signs, now)

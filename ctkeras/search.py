@@ -14,8 +14,7 @@ from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, parse_value
 from ctkeras.stopping import Stop
 from ctkeras.supervisor import Supervisor
 from ctkeras.trials import Search, Trials
-
-PATIENCE = 300.0  # seconds in which a worker that is well says or computes something
+from ctkeras.workers import Pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,13 @@ class _AtOnce(BaseException):
 
 
 def plan(
-    content: Mapping[str, Any], options: Mapping[str, Any], *, title: str, seed: int = 0, group: str = ""
+    content: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    title: str,
+    seed: int = 0,
+    group: str = "",
+    later: int = 0,
 ) -> Search:
     """What a sweep searches here, and the name its study is known by, on every machine with the same data.
 
@@ -41,6 +46,7 @@ def plan(
         title: stands in for the sweep's name.
         seed: of the sampler.
         group: at W&B; the study's name if not given.
+        later: trials that follow this search, for the time left.
 
     Raises:
         UserError: what the engine can't do, a value out of range, or no data.
@@ -50,29 +56,28 @@ def plan(
     sampling.require_supported(sweep)
     fixed = sweepfile.fixed(sweep)
     for name in sweepfile.PLACES:
-        if name not in places and name not in sweepfile.searched(sweep) and name not in _inside(sweep["parameters"]):
+        if name not in places and name not in _chosen(sweep["parameters"]):
             places[name] = fixed.get(name, FIELDS[name].default)
     if "data" in places:
         places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
     fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""
     name = sweepfile.study_name(sweep, title=title, more=[fingerprint, seed])
     job_type = str(sweep.get("name") or title)
-    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type)
+    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later)
 
 
-def _inside(parameters: Mapping[str, Any]) -> set[str]:
+def _chosen(parameters: Mapping[str, Any]) -> set[str]:
     """Names of parameters whose value a sweep chooses among several."""
     return {name for name, spec in parameters.items() if "value" not in spec}
 
 
-def run(search: Search, *, url: Any, workers: int = 1, patience: float = PATIENCE, stop: Stop | None = None) -> Outcome:
+def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Outcome:
     """Runs a search to its end, from where it stands.
 
     Args:
         search: from `plan`.
         url: the storage, from storage.address.
-        workers: processes.
-        patience: seconds without any sign after which a worker counts as hanging.
+        pool: the workers, which the caller ends.
         stop: a wish to stop, as Ctrl-C is one too; trials in flight keep their checkpoints.
 
     Raises:
@@ -83,12 +88,11 @@ def run(search: Search, *, url: Any, workers: int = 1, patience: float = PATIENC
     try:
         trials = Trials(opened, search, hurry=lambda: bool(stop.reason))
         with _on_signals(stop):
-            models = models_of(search.content)
-            supervisor = Supervisor(trials, workers=workers, patience=patience, stop=stop, models=models)
+            supervisor = Supervisor(trials, pool, stop=stop, models=models_of(search.content))
             try:
                 supervisor.run()
             finally:
-                supervisor.end()
+                supervisor.progress.close()
         return Outcome(trials.all(), stop.reason)
     except _AtOnce:
         return Outcome([], stop.reason)
@@ -115,14 +119,12 @@ def _on_signals(stop: Stop) -> Iterator[None]:
 
 def models_of(sweep: Mapping[str, Any]) -> list[str]:
     """The models whose ImageNet weights a sweep's trials may need."""
-    fixed = sweepfile.fixed(sweep)
-    if "pretrained" in fixed and not parse_value("pretrained", fixed["pretrained"]):
+    held = {"pretrained": RunConfig.pretrained, **sweepfile.fixed(sweep)}
+    if not parse_value("pretrained", held["pretrained"]):
         return []
-    named: set[str] = set()
-    for name, value in _values(sweep["parameters"]):
-        if name == "model_name":
-            named.add(str(value))
-    return [name for name in MODEL_NAMES if name in (named or {RunConfig.model_name})]
+    named = {value for name, value in _values(sweep["parameters"]) if name == "model_name"}
+    wanted = {held["model_name"]} if "model_name" in held else named or {RunConfig.model_name}
+    return [name for name in MODEL_NAMES if name in wanted]
 
 
 def _values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

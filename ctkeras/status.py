@@ -128,8 +128,7 @@ def _of_study(name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]
     metric = attrs.get("metric", "val_acc")
     ended = sum(trial.state.is_finished() for trial in trials)
     lines = [f"{name}: {ended} of {attrs.get('total', '?')} trials ended"]
-    names = [name for name in sweepfile.searched(attrs["sweep"]) if name not in sweepfile.fixed(attrs["sweep"])]
-    lines += table(trials, names, metric=metric)
+    lines += table(trials, sweepfile.varied(attrs["sweep"]), metric=metric)
     top = best(trials, maximize=maximize)
     if top is not None:
         lines.append(f"best: trial {top.number}, {metric} {top.value:.4f}, {top.user_attrs.get('folder', '')}")
@@ -148,7 +147,10 @@ def _last(trial: FrozenTrial) -> float | None:
 class Progress:
     """What a person sees while a search runs: lines that stay, and on a terminal one that is drawn over."""
 
-    def __init__(self, title: str, total: int, names: Sequence[str], *, metric: str, maximize: bool) -> None:
+    def __init__(
+        self, title: str, total: int, names: Sequence[str], *, metric: str, maximize: bool, later: int = 0
+    ) -> None:
+        self.later = later  # trials that follow
         self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
         self.live = sys.stderr.isatty()
         self.started = time.monotonic()
@@ -190,10 +192,11 @@ class Progress:
         """The best so far, and when all will be done."""
         parts = [f"best {self.best.value:.4f} (trial {self.best.number})"] if self.best is not None else []
         left = self.total - self.ended
-        if left and self.ended_here:
-            seconds = (time.monotonic() - self.started) / self.ended_here * left
-            at = (datetime.datetime.now() + datetime.timedelta(seconds=seconds)).strftime("%H:%M")
-            parts.append(f"{seconds_text(seconds)} left, until {at}")
+        if self.ended_here and left + self.later > 0:
+            each = (time.monotonic() - self.started) / self.ended_here
+            parts += [f"{seconds_text(each * left)} left"] if left else []
+            at = datetime.datetime.now() + datetime.timedelta(seconds=each * (left + self.later))
+            parts.append(f"{'all phases ' if self.later else ''}until {at:%H:%M}")
         return f"[{', '.join(parts)}]" if parts else ""
 
     def draw(self) -> None:

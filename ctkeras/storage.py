@@ -115,7 +115,7 @@ def faults(url: sqlalchemy.URL) -> Iterator[None]:
         problem = f"the storage {shown(url)} can't be used: {scrubbed(text, url)[:300].strip()}"
     else:
         return
-    raise UserError(problem)
+    raise UserError(problem) from None
 
 
 def shown(url: sqlalchemy.URL) -> str:

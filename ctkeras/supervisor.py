@@ -1,6 +1,5 @@
 """One process gives a search's trials to its workers, listens to them, and replaces those that die."""
 
-import selectors
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from ctkeras import owner, status
 from ctkeras.config import UserError
 from ctkeras.stopping import Stop
 from ctkeras.trials import FINISHED, Job, Trials
-from ctkeras.workers import Worker, environments
+from ctkeras.workers import Pool, Worker
 
 LOOK_SECONDS = 5.0  # between two looks for trials that others have left behind
 STOP_SECONDS = 60.0  # for workers to end their trials in order; a run takes up to 20
@@ -21,8 +20,8 @@ HOPELESS = 5  # trials that failed, and none that didn't: the rest would too
 class Supervisor:
     """Gives trials to workers, listens to them, and replaces those that die."""
 
-    def __init__(self, trials: Trials, *, workers: int, patience: float, stop: Stop, models: Sequence[str]) -> None:
-        self.trials, self.patience, self.stop, self.models = trials, patience, stop, models
+    def __init__(self, trials: Trials, pool: Pool, *, stop: Stop, models: Sequence[str]) -> None:
+        self.trials, self.pool, self.stop, self.models = trials, pool, stop, models
         search = trials.search
         self.progress = status.Progress(
             search.job_type,
@@ -30,10 +29,9 @@ class Supervisor:
             search.varied,
             metric=search.metric,
             maximize=search.maximize,
+            later=search.later,
         )
-        self.environments = environments(workers)
-        self.workers: list[Worker | None] = [None] * workers
-        self.jobs: list[Job | None] = [None] * workers
+        self.jobs: list[Job | None] = [None] * len(pool.workers)
         self.looked = self.beaten = 0.0
         self.failed_here = 0
         self.told = ""  # why workers were told to stop
@@ -63,10 +61,10 @@ class Supervisor:
         """Finds all weights the trials may need before any trial is spent on their absence."""
         if not self.models:
             return
-        worker = self._worker(0)
+        worker = self.pool.get(0)
         worker.send(weights={"models": self.models, "weights_dir": self.trials.search.places.get("weights_dir", "")})
         while not self.stop.reason:
-            self._wait(1.0)
+            self.pool.wait(1.0)
             for message in worker.messages():
                 if "refused" in message:
                     raise UserError(message["refused"])
@@ -74,15 +72,7 @@ class Supervisor:
                     return
                 self._hear_note(0, message)
             if worker.process.poll() is not None:
-                raise UserError(f"no worker can be started: {worker.trouble()}")
-
-    def _worker(self, place: int) -> Worker:
-        """The worker of a place, started when there is none."""
-        worker = self.workers[place]
-        if worker is None:
-            env, cores = self.environments[place]
-            worker = self.workers[place] = Worker(env, cores=cores, patience=self.patience)
-        return worker
+                raise UserError(f"no worker can be started: {worker.death()}")
 
     def _hand_out(self) -> None:
         """Gives each idle worker a trial, as long as there are any."""
@@ -112,7 +102,7 @@ class Supervisor:
             self.progress.say(f"trial {job.number} had been begun; going on with it")
         self.progress.running[job.number] = "starting"
         told = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
-        self._worker(place).send(trial={**told, "asks": self.trials.asks(job)})
+        self.pool.get(place).send(trial={**told, "asks": self.trials.asks(job)})
 
     def _all_ended(self) -> bool:
         """Whether nothing is left, here or elsewhere; says so when others still work."""
@@ -122,23 +112,20 @@ class Supervisor:
             self.progress.say(f"waiting for trials that other processes run, {left} at most", once=True)
         return left <= 0
 
-    def _wait(self, seconds: float) -> None:
-        """Waits until a worker says something."""
-        with selectors.DefaultSelector() as selector:
-            for worker in self.workers:
-                if worker is not None and worker.process.stdout is not None:
-                    selector.register(worker.process.stdout, selectors.EVENT_READ)
-            selector.select(seconds)
-
     def _listen(self, seconds: float) -> None:
         """Waits for messages, and does what they ask for."""
-        self._wait(seconds)
-        for place, worker in enumerate(self.workers):
-            for message in worker.messages() if worker is not None else []:
-                if "note" in message:
-                    self._hear_note(place, message)
-                elif self.jobs[place] is not None:
-                    self._hear(place, self.jobs[place], message)  # type: ignore[arg-type]
+        self.pool.wait(seconds)
+        for place in range(len(self.jobs)):
+            self._hear_all(place)
+
+    def _hear_all(self, place: int) -> None:
+        worker = self.pool.workers[place]
+        for message in worker.messages() if worker is not None else []:
+            job = self.jobs[place]
+            if "note" in message:
+                self._hear_note(place, message)
+            elif job is not None:
+                self._hear(place, job, message)
 
     def _hear_note(self, place: int, message: Mapping[str, Any]) -> None:
         """Shows what a worker says, once: every trial says the same, and the run's log keeps it."""
@@ -151,7 +138,7 @@ class Supervisor:
 
     def _hear(self, place: int, job: Job, message: Mapping[str, Any]) -> None:
         """Takes in a message about the trial in hand."""
-        worker = self.workers[place]
+        worker = self.pool.workers[place]
         assert worker is not None
         if rows := message.get("epochs"):
             metric = self.trials.search.metric
@@ -175,8 +162,7 @@ class Supervisor:
             if self.trials.fail(job, message["failed"]):
                 self._ended(job)
             if message.get("spoilt"):
-                worker.end(kill=True)
-                self.workers[place] = None
+                self.pool.drop(place)
 
     def _ended(self, job: Job) -> None:
         """Tells of a trial that has ended."""
@@ -198,21 +184,19 @@ class Supervisor:
                 if job is not None and not self.trials.beat(job):
                     self.progress.say(f"trial {job.number} was taken up by another process")
                     self._replace(place)
-        for place, worker in enumerate(self.workers):
-            job = self.jobs[place]
-            if worker is None or not (reason := worker.trouble()):
+        for place, worker in enumerate(self.pool.workers):
+            if worker is None:
                 continue
-            if worker.process.poll() is not None:
+            reason = worker.death()
+            if reason:
                 self._wait_if_killed(worker)
-                if self.stop.reason:
-                    continue
-                for message in worker.messages():  # said before it died
-                    if job is not None and "note" not in message:
-                        self._hear(place, job, message)
-                job = self.jobs[place]
-            self._replace(place)
-            if job is not None:
-                self._retry(place, job, reason)
+                self._hear_all(place)  # what it said before
+            job = self.jobs[place]
+            reason = reason or (worker.hang() if job is not None else "")
+            if reason and not self.stop.reason:
+                self._replace(place)
+                if job is not None:
+                    self._retry(place, job, reason)
 
     def _wait_if_killed(self, worker: Worker) -> None:
         """Gives a signal that was meant for this process too the time to arrive."""
@@ -230,10 +214,8 @@ class Supervisor:
 
     def _replace(self, place: int) -> None:
         """Ends a worker for good; its place's next trial gets another."""
-        worker = self.workers[place]
-        if worker is not None:
-            worker.end(kill=True)
-        self.workers[place] = self.jobs[place] = None
+        self.pool.drop(place)
+        self.jobs[place] = None
 
     def _stop_workers(self) -> None:
         """Has trials in flight end in order; they stay as they are for the next command."""
@@ -241,13 +223,13 @@ class Supervisor:
         if busy:
             numbers = ", ".join(map(str, busy))
             self.progress.say(f"{self.stop.reason}: stopping trial {numbers}; the same command goes on with it")
-        for worker in self.workers:
+        for worker in self.pool.workers:
             if worker is not None:
                 worker.send(stop=self.stop.reason)
         end = time.monotonic() + STOP_SECONDS
         while any(self.jobs) and time.monotonic() < end:
             self._listen(0.5)
-            for place, worker in enumerate(self.workers):
+            for place, worker in enumerate(self.pool.workers):
                 if worker is not None and worker.process.poll() is not None:
                     self._listen(0)
                     self._give_up(place)
@@ -259,10 +241,3 @@ class Supervisor:
         self._replace(place)
         if job is not None:
             self.trials.give_back(job)
-
-    def end(self) -> None:
-        """Ends all workers."""
-        self.progress.close()
-        for worker in self.workers:
-            if worker is not None:
-                worker.end(kill=True)

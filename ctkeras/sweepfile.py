@@ -257,6 +257,23 @@ def searched(sweep: Mapping[str, Any]) -> list[str]:
     return [name for name in FIELDS if name in names | {"model_name"} and name not in PLACES]
 
 
+def varied(sweep: Mapping[str, Any]) -> list[str]:
+    """The hyperparameters that differ between a sweep's runs: those searched that have more than one value."""
+    choices: dict[str, set[str]] = {}
+    held = fixed(sweep)
+
+    def collect(parameters: Mapping[str, Any]) -> None:
+        for name, spec in parameters.items():
+            if "parameters" in spec:
+                collect(spec["parameters"])
+            for value in spec.get("values", []):
+                for key, one in value.items() if isinstance(value, Mapping) else [(name, value)]:
+                    choices.setdefault(key, set()).add(repr(one))
+
+    collect(sweep.get("parameters", {}))
+    return [name for name in searched(sweep) if name not in held and len(choices.get(name, "..")) > 1]
+
+
 def _top_architectures(ranked: Sequence[Result], keys: Sequence[str]) -> list[Result]:
     """The best run of each of the two best architectures; with one architecture, its two best configurations."""
     best: dict[str, Result] = {}

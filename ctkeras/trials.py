@@ -33,6 +33,7 @@ class Search:
     places: dict[str, str]  # hyperparameters that belong to this machine: data, output_dir, weights_dir, project
     group: str
     job_type: str
+    later: int = 0  # trials that follow this search
 
     @property
     def metric(self) -> str:
@@ -42,8 +43,7 @@ class Search:
     @property
     def varied(self) -> list[str]:
         """The hyperparameters that differ between trials."""
-        held = sweepfile.fixed(self.content)
-        return [name for name in sweepfile.searched(self.content) if name not in held]
+        return sweepfile.varied(self.content)
 
     @property
     def maximize(self) -> bool:
@@ -139,7 +139,7 @@ class Trials:
         owner, beat = trial.user_attrs.get("owner"), trial.user_attrs.get("beat")
         if owner is not None and owner.get("token") == self.me.token:
             return True  # mine, but not in hand: the answer to an earlier claim was lost
-        return self.watch.gone(owner, trial=trial.number, beat=beat, now=time.monotonic())
+        return self.watch.gone(owner, trial=trial.number, beat=beat)
 
     def _taken_up(self, trial: FrozenTrial) -> Job:
         """A trial that somebody else began: to be gone on with, or only to be recorded."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import selectors
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from ctkeras import runtime
+from ctkeras.owner import Awake
 
-FIRST_EPOCH_SECONDS = (
-    3600.0  # a worker that computes may say nothing for this long: a first compile, a slow first epoch
+FIRST_EPOCH = (
+    12  # a worker that computes may say nothing for this many times the patience: a first compile, a slow epoch
 )
-EPOCHS_LATE = 10  # later it may take this many times the trial's slowest epoch so far
+LATER_EPOCH = 6  # and later for this many times, or for EPOCHS_LATE of the trial's slowest epoch so far
+EPOCHS_LATE = 10
 IDLE_CPU_SECONDS = 1.0  # less CPU time than this while nothing is said is standing still
 
 
@@ -38,13 +41,13 @@ class Worker:
         os.set_blocking(self.process.stdout.fileno(), False)
         self.patience, self.rest = patience, b""
         self.slowest = 0.0  # seconds of the trial's slowest epoch
-        self.heard = self.moved = self.epoch_ended = time.monotonic()
-        self.cpu = 0.0
+        self.clock = Awake()
+        self.heard = self.moved = self.cpu = 0.0  # when it last said, when it last computed something; CPU time then
 
     def send(self, **message: Any) -> None:
         """Sends a message; a worker that has died gets none."""
         if "trial" in message:
-            self.slowest, self.heard = 0.0, time.monotonic()
+            self.slowest, self.heard = 0.0, self.clock()
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -58,25 +61,30 @@ class Worker:
                 self.rest += part
         *lines, self.rest = self.rest.split(b"\n")
         if lines:
-            self.heard = time.monotonic()
+            self.heard = self.clock()
         found = [json.loads(line) for line in lines]
         for message in found:
             for row in message.get("epochs", []):
                 self.slowest = max(self.slowest, row["epoch_seconds"])
         return found
 
-    def trouble(self) -> str:
-        """Why the worker can't go on, '' while it can: it has ended, or it hangs."""
+    def death(self) -> str:
+        """How the process ended, '' while it lives."""
         code = self.process.poll()
-        if code is not None:
-            name = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return f"the worker {name}{self._last_words()}"
-        now, cpu = time.monotonic(), cpu_seconds(self.process.pid)
+        if code is None:
+            return ""
+        name = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"the worker {name}{self._last_words()}"
+
+    def hang(self) -> str:
+        """In what way the process hangs over a trial, '' while it goes on."""
+        now, cpu = self.clock(), cpu_seconds(self.process.pid)
         if cpu - self.cpu > IDLE_CPU_SECONDS:
             self.cpu, self.moved = cpu, now
         if now - max(self.heard, self.moved) > self.patience:
             return f"the worker hung: it said and computed nothing for {self.patience:.0f} s"
-        longest = max(self.patience, EPOCHS_LATE * self.slowest if self.slowest else FIRST_EPOCH_SECONDS)
+        usual = max(LATER_EPOCH * self.patience, EPOCHS_LATE * self.slowest)
+        longest = usual if self.slowest else FIRST_EPOCH * self.patience
         if now - self.heard > longest:
             return f"the worker hung: it computed for {longest:.0f} s without ending an epoch"
         return ""
@@ -103,6 +111,41 @@ class Worker:
             self.process.kill()
             self.process.wait()
         self.errors.close()
+
+
+class Pool:
+    """A fixed number of places for workers, each started when it is first needed and kept for all that follows."""
+
+    def __init__(self, count: int, *, patience: float) -> None:
+        self.environments, self.patience = environments(count), patience
+        self.workers: list[Worker | None] = [None] * count
+
+    def get(self, place: int) -> Worker:
+        """The worker of a place, started when there is none."""
+        worker = self.workers[place]
+        if worker is None:
+            env, cores = self.environments[place]
+            worker = self.workers[place] = Worker(env, cores=cores, patience=self.patience)
+        return worker
+
+    def wait(self, seconds: float) -> None:
+        """Waits until a worker says something or ends."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self.workers:
+                if worker is not None and worker.process.stdout is not None:
+                    selector.register(worker.process.stdout, selectors.EVENT_READ)
+            selector.select(seconds)
+
+    def drop(self, place: int) -> None:
+        """Ends a place's worker at once; another is started when it is needed."""
+        worker, self.workers[place] = self.workers[place], None
+        if worker is not None:
+            worker.end(kill=True)
+
+    def end(self) -> None:
+        """Ends all workers."""
+        for place in range(len(self.workers)):
+            self.drop(place)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -46,7 +46,7 @@ def create(file: Path, project: str, entity: str) -> None:
     loaded = sweepfile.load(file)
     for finding in sweepcheck.require_sound(loaded):
         click.echo(f"{file}, {finding}", err=True)
-    _require_login()
+    require_login()
     click.echo(tracking.create_sweep(loaded.content, project=project, entity=entity))
 
 
@@ -97,16 +97,22 @@ def run(
     """
     from ctkeras import search, sweepcheck, sweepfile
     from ctkeras.storage import address
+    from ctkeras.workers import Pool
 
     loaded = sweepfile.load(file)
     for finding in sweepcheck.require_sound(loaded):
         click.echo(f"{file}, {finding}", err=True)
     planned = search.plan(loaded.content, read_config(config_file, flags), title=file.stem, seed=search_seed)
     url = address(storage, planned.places.get("output_dir", "runs"))
-    return print_outcome(search.run(planned, url=url, workers=workers, patience=patience), planned)
+    pool = Pool(workers, patience=patience)
+    try:
+        outcome = search.run(planned, url=url, pool=pool)
+    finally:
+        pool.end()
+    return _print_outcome(outcome, planned)
 
 
-def print_outcome(outcome: Any, planned: Any) -> int:
+def _print_outcome(outcome: Any, planned: Any) -> int:
     """How a search stands, in lines whose last is the best model's path; returns the exit code."""
     from ctkeras import status
 
@@ -163,7 +169,7 @@ def agent(path: str, count: int | None, data: str | None) -> None:
     """Do a sweep's runs in one warm process: imports and compiled programs are paid once."""
     from ctkeras import tracking, trial
 
-    _require_login()
+    require_login()
     tracking.read_sweep(path)  # says what is wrong with the path before anything is started
     if data:
         os.environ["CTKERAS_DATA"] = data
@@ -181,7 +187,7 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
     """Write the next phase's sweep file from a sweep's results, with the reasons in its header."""
     from ctkeras import runtime, sweepfile, tracking
 
-    _require_login()
+    require_login()
     previous, results = tracking.read_sweep(path)
     content, reasons = sweepfile.next_phase(previous, results, phase, wide=wide)
     target = out or Path(f"phase{phase}.yaml")
@@ -201,7 +207,7 @@ def best(path: str, download: bool, out: Path | None) -> None:
     """Show a sweep's best run by val_acc, ties by val_loss."""
     from ctkeras import sweepfile, tracking
 
-    _require_login()
+    require_login()
     _, results = tracking.read_sweep(path)
     if not results:
         raise UserError(f"{path} has no finished run with a val_acc yet")
@@ -220,7 +226,7 @@ def best(path: str, download: bool, out: Path | None) -> None:
         click.echo(str(folder / "model.keras"))
 
 
-def _require_login() -> None:
+def require_login() -> None:
     """W&B's server is needed here."""
     from ctkeras import tracking
 

@@ -1,0 +1,112 @@
+"""The `study` verb."""
+
+import functools
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ctkeras.cli.sweep import engine_options, require_login
+from ctkeras.cli.train import config_options, read_config
+from ctkeras.config import UserError
+
+
+@click.command()
+@click.option("--trials", default="", metavar="N,N,N", help="of the three phases (default: 45,20,10)")
+@click.option(
+    "--budget", type=float, default=1.0, show_default=True, help="the share of these trials to do, rounded up"
+)
+@click.option("--models", default="", metavar="NAME,NAME", help="architectures that phase 1 chooses among")
+@click.option("--phase1", "file", type=click.Path(path_type=Path), default=None, help="another phase 1 to begin with")
+@click.option("--wide", is_flag=True, help="phase 2: also optimizer, scheduler, max_epochs and weight_decay")
+@click.option(
+    "--engine", type=click.Choice(["local", "wandb"]), default="local", show_default=True, help="what runs the phases"
+)
+@click.option("--entity", default="", help="with --engine wandb: team or user (default: yours)")
+@engine_options
+@config_options
+def study(
+    trials: str,
+    budget: float,
+    models: str,
+    file: Path | None,
+    wide: bool,
+    engine: str,
+    entity: str,
+    workers: int,
+    storage: str,
+    search_seed: int,
+    patience: float,
+    config_file: str | None,
+    **flags: Any,
+) -> int:
+    """Do all three phases, evaluate the best model once on test, and report; again goes on where it was.
+
+    Hyperparameters given as options are the same in all trials. The last line is the report's path.
+    """
+    from ctkeras import phases, report, runtime, sweepcheck, sweepfile
+    from ctkeras import study as studies
+    from ctkeras.storage import address, masked
+    from ctkeras.workers import Pool
+
+    if engine == "wandb":
+        require_login()
+    options = read_config(config_file, flags)
+    content = sweepfile.PHASE1
+    if file is not None:
+        loaded = sweepfile.load(file)
+        for finding in sweepcheck.require_sound(loaded):
+            click.echo(f"{file}, {finding}", err=True)
+        content = loaded.content
+    planned = studies.plan(
+        content,
+        options,
+        models=[name for name in models.split(",") if name],
+        trials=_numbers(trials),
+        budget=budget,
+        wide=wide,
+        seed=search_seed,
+        command=_command(),
+        storage=masked(storage),
+    )
+    pool = Pool(workers, patience=patience)
+    run: phases.Engine
+    if engine == "wandb":
+        run = functools.partial(phases.wandb, project=str(options.get("project") or ""), entity=entity)
+    else:
+        url = address(storage, str(planned.output_dir))
+        run = functools.partial(phases.local, url=url, pool=pool)
+    try:
+        found = studies.run(planned, run)
+    finally:
+        pool.end()
+    if found is None:
+        click.echo("Stopped; the same command goes on where it was.", err=True)
+        return 130
+    for line in studies.verdict(found):
+        click.echo(line)
+    with runtime.waiting("Writing the report"):
+        path = report.write_report(found.folder, data=str(options.get("data") or ""))
+    click.echo(str(path))
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    """Whole numbers between commas.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise UserError(f"--trials takes three whole numbers, as in 45,20,10; got {text!r}") from None
+
+
+def _command() -> str:
+    """The command that does the same again, without a password."""
+    from ctkeras.storage import masked
+
+    return masked(shlex.join(["python", "-m", "ctkeras", *sys.argv[1:]]))

@@ -1,0 +1,183 @@
+"""One phase of a study, on the local engine or through W&B, and the sweep file that a person can read and run again."""
+
+import dataclasses
+import functools
+import shlex
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctkeras import runfolder, runtime, search, status, storage, sweepfile, tracking, trial, trials
+from ctkeras.config import FIELDS, UserError
+from ctkeras.status import settings
+from ctkeras.sweepfile import Result
+from ctkeras.workers import Pool
+
+__all__ = ["Engine", "Phase", "Task", "local", "settings", "summary", "to_dict", "wandb", "write"]
+SWEEPS = "wandb.json"  # in the study's folder: which sweep at W&B each phase is
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A phase to be run."""
+
+    number: int
+    content: dict[str, Any]  # its sweep
+    options: dict[str, Any]  # hyperparameters that are the same in all trials, and places
+    seed: int  # of the search
+    group: str  # the study's name
+    folder: Path  # the study's
+    later: int  # trials of later phases
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A phase that has ended."""
+
+    number: int
+    sweep: str  # the study's name in the storage, or the sweep's path at W&B
+    results: list[Result]
+    failed: int
+    stopped: int  # by hyperband
+    epochs_saved: int
+    seconds: float  # of all its runs
+
+
+Engine = Callable[[Task], Phase | None]
+
+
+def write(
+    folder: Path, number: int, content: Mapping[str, Any], reasons: Sequence[str], options: Mapping[str, Any]
+) -> Path:
+    """Writes a phase's sweep file, with the commands that run it, unless it stands there already.
+
+    Args:
+        folder: the study's.
+        number: the phase.
+        content: its sweep.
+        reasons: why it holds what it holds.
+        options: of the study and its search; those that the sweep doesn't hold are given on the command line.
+    """
+    path = folder / f"phase{number}.yaml"
+    outside = {name: value for name, value in options.items() if name not in FIELDS or name in sweepfile.PLACES}
+    words = ["python", "-m", "ctkeras", "sweep", "run", str(path), *(f"--{n}={v}" for n, v in outside.items())]
+    header = [*reasons, f"  {shlex.join(words)}", f"  python -m ctkeras sweep create {shlex.quote(str(path))}"]
+    text = sweepfile.dump(content, header)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with runtime.atomic(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
+    """Runs a phase on this machine, or with others that share the storage; None when it was stopped.
+
+    Args:
+        task: the phase.
+        url: the storage.
+        pool: the workers.
+    """
+    planned = search.plan(
+        task.content, task.options, title=f"phase{task.number}", seed=task.seed, group=task.group, later=task.later
+    )
+    outcome = search.run(planned, url=url, pool=pool)
+    if outcome.stopped_by:
+        return None
+    results = trials.results(outcome.trials)
+    if not results:
+        raise UserError(f"no trial of phase {task.number} ended well; see: sweep status {storage.shown(url)}")
+    attrs = [one.user_attrs for one in outcome.trials]
+    return Phase(
+        task.number,
+        planned.name,
+        results,
+        failed=sum(one.value is None for one in outcome.trials),
+        stopped=sum(one.get("stopped_by") == "hyperband" for one in attrs),
+        epochs_saved=status.epochs_saved(outcome.trials),
+        seconds=sum(one.get("seconds") or 0.0 for one in attrs),
+    )
+
+
+def wandb(task: Task, *, project: str, entity: str) -> Phase | None:
+    """Runs a phase as a sweep at W&B, in one warm process; None when it was stopped.
+
+    Args:
+        task: the phase.
+        project: at W&B.
+        entity: at W&B.
+    """
+    path = task.folder / SWEEPS
+    known = runfolder.read_json(path) if path.exists() else {}
+    key = f"phase{task.number}"
+    if key not in known:
+        known[key] = tracking.create_sweep(task.content, project=project, entity=entity)
+        runfolder.write_json(path, known)
+    places = {name: value for name, value in task.options.items() if name in sweepfile.PLACES}
+    if _agent(known[key], functools.partial(trial.stoppable, places)):
+        return None
+    _, results = tracking.read_sweep(known[key])
+    if not results:
+        raise UserError(f"no run of phase {task.number} ended well; see the sweep {known[key]}")
+    here = [_metrics(task.folder / result.name) for result in results]
+    stopped = [metrics for metrics in here if metrics.get("stopped_by") in ("sigterm", "sweep")]
+    saved = sum(
+        int(result.config.get("max_epochs", 0)) - int(metrics["epochs"])
+        for result, metrics in zip(results, here, strict=True)
+        if metrics in stopped
+    )
+    seconds = sum(float(metrics.get("seconds_total") or 0.0) for metrics in here)
+    return Phase(task.number, known[key], results, failed=0, stopped=len(stopped), epochs_saved=saved, seconds=seconds)
+
+
+def _agent(path: str, function: Callable[[], None]) -> bool:
+    """Does a sweep's runs to its end; returns whether Ctrl-C came first, which W&B's agent keeps to itself."""
+    heard = []
+
+    def interrupt(*_: Any) -> None:
+        heard.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        tracking.agent(path, function, count=None)
+    except KeyboardInterrupt:
+        heard.append(True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return bool(heard)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """A run's metrics.json, empty where the run isn't on this machine."""
+    path = folder / "metrics.json"
+    return runfolder.read_json(path) if path.exists() else {}
+
+
+def summary(phase: Phase) -> str:
+    """A phase's outcome in a line."""
+    best = sweepfile.best_first(phase.results)[0]
+    parts = [
+        f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {status.seconds_text(phase.seconds)}"
+    ]
+    parts += [f"{phase.failed} failed"] if phase.failed else []
+    parts += [f"{phase.stopped} stopped early, {phase.epochs_saved} epochs saved"] if phase.stopped else []
+    parts.append(f"best val_acc {best.val_acc:.4f} ({best.config['model_name']}, run {best.name})")
+    return ", ".join(parts)
+
+
+def to_dict(phase: Phase) -> dict[str, Any]:
+    """For study.json."""
+    best = sweepfile.best_first(phase.results)[0]
+    return {
+        "phase": phase.number,
+        "sweep": phase.sweep,
+        "sweep_file": f"phase{phase.number}.yaml",
+        "trials": len(phase.results) + phase.failed,
+        "failed": phase.failed,
+        "stopped": phase.stopped,
+        "epochs_saved": phase.epochs_saved,
+        "seconds": phase.seconds,
+        "best": {"run": best.name, "val_acc": best.val_acc, "val_loss": best.val_loss},
+        "runs": [{"run": r.name, "val_acc": r.val_acc, "val_loss": r.val_loss} for r in phase.results],
+    }

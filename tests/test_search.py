@@ -1,0 +1,385 @@
+"""The local engine: each trial once, whoever dies; the same result as if nobody had; what the storage shows."""
+
+import dataclasses
+import json
+import multiprocessing
+import random
+
+import optuna
+import pytest
+import sweeps
+
+from ctkeras import owner, runfolder, runtime, search, status, storage, sweepfile
+from ctkeras.config import UserError
+
+
+def test_a_study_is_known_by_what_it_searches(tmp_path):
+    content = sweeps.sweep()
+    name = sweeps.planned(tmp_path, content).name
+    turned = {key: content[key] for key in reversed(content)}
+    turned["parameters"] = dict(reversed(content["parameters"].items()))
+    assert sweeps.planned(tmp_path / "elsewhere", turned, weights_dir="w").name == name
+    assert sweeps.planned(tmp_path, {**content, "run_cap": 60}).name == name  # a larger cap goes on with it
+    assert sweeps.planned(tmp_path, content, data="phantom:96").name != name
+    assert sweeps.planned(tmp_path, content, max_epochs="7").name != name
+    assert sweeps.planned(tmp_path, sweeps.sweep(dropout=0.2)).name != name
+    assert search.plan(content, {}, title="tiny", seed=1).name != name
+
+
+def test_a_copy_of_the_data_elsewhere_is_the_same_study(tmp_path, image_folder):
+    copied = tmp_path / "copy"
+    image_folder.rename(copied)
+    names = []
+    for place in (copied, tmp_path / "back"):
+        copied = copied.rename(place) if place != copied else copied
+        names.append(sweeps.planned(tmp_path, data=str(copied)).name)
+    assert names[0] == names[1]
+
+
+def test_options_win_over_the_sweep_nested_parameters_included(tmp_path):
+    nested = {"optimization": {"parameters": {"lr": {"min": 0.01, "max": 0.1}, "weight_decay": {"value": 0.5}}}}
+    content = sweeps.sweep()
+    content["parameters"] = {k: v for k, v in content["parameters"].items() if k != "lr"} | nested
+    found = sweeps.planned(tmp_path, content, lr="0.3")
+    assert sweepfile.fixed(found.content)["lr"] == 0.3
+    assert sweepfile.fixed(found.content)["weight_decay"] == 0.5
+    assert "lr" not in found.varied
+    trials = sweeps.opened(tmp_path, found)
+    assert trials.claim([]).config["lr"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "given", ["mysql://me:secret@host/db", "sqlite://", "postgresql+asyncpg://me:secret@host/db", "http://me:secret@h"]
+)
+def test_other_databases_are_refused_without_their_password(given):
+    with pytest.raises(UserError, match="postgresql://") as caught:
+        storage.address(given, "runs")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql://me:s%40cret%7Bx@127.0.0.1:1/db",
+        "postgres://me@127.0.0.1:1/db?password=s%40cret%7Bx",
+        "postgresql+psycopg://me:s%40cret%7Bx@127.0.0.1:1/db?connect_timeout=1",
+    ],
+)
+def test_a_password_is_in_no_message_and_in_no_exception_behind_it(given, capfd):
+    url = storage.address(given, "runs")
+    assert "cret" not in storage.shown(url)
+    with pytest.raises(UserError, match=r"can't be used|psycopg") as caught:
+        storage.open_storage(url)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__  # so that no traceback shows it
+    assert "cret" not in str(caught.value)
+    assert "cret" not in "".join(capfd.readouterr())
+    assert storage.scrubbed("FATAL: s@cret{x and s%40cret%7Bx", url) == "FATAL: *** and ***"
+
+
+def test_a_file_that_is_no_storage_is_refused_and_left_alone(tmp_path):
+    file = tmp_path / "notes.db"
+    file.write_text("my notes")
+    for text, create in ((str(file), True), (str(tmp_path / "none.db"), False), (str(tmp_path), True)):
+        with pytest.raises(UserError, match=r"notes\.db|none\.db|can't be used"):
+            storage.open_storage(storage.address(text, ""), create=create)
+    assert file.read_text() == "my notes"
+    assert not (tmp_path / "none.db").exists()
+
+
+def _work(folder, url, content, seed):
+    """One of several processes on a study."""
+    rng, seen = random.Random(seed), []
+    trials = sweeps.opened(folder, sweeps.planned(folder, content), url=url)
+    while (job := trials.claim([])) is not None:
+        seen.append(job.number)
+        for epoch in range(1, rng.randint(2, 4)):
+            trials.report(job, epoch, 0.5)
+        assert trials.finish(job, {"val_acc": 0.5, "val_loss": 1.0, "epochs": 3, "stopped_by": "max_epochs"})
+    (folder / f"{seed}.json").write_text(json.dumps(seen))
+
+
+def assert_no_double(folder, url="", *, processes=4, trials=24):
+    """Several processes on one storage: each trial is handed out once, and all of them are."""
+    content = sweeps.sweep(run_cap=trials, hyperband=False)
+    spawn = multiprocessing.get_context("spawn")
+    started = [spawn.Process(target=_work, args=(folder, url, content, n)) for n in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+        assert process.exitcode == 0
+    seen = [number for n in range(processes) for number in json.loads((folder / f"{n}.json").read_text())]
+    assert sorted(seen) == list(range(trials))
+    facts = sweeps.told(folder, url=url)
+    assert {state for _, state, *_ in facts} == {"COMPLETE"}
+    assert len(facts) == trials
+
+
+def test_four_processes_on_one_sqlite_file_never_take_the_same_trial(tmp_path):
+    assert_no_double(tmp_path)
+
+
+def test_a_trial_whose_holder_is_gone_is_taken_up_under_its_number_and_no_other(tmp_path):
+    found = sweeps.planned(tmp_path)
+    gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
+    lives = sweeps.opened(tmp_path, found, me=sweeps.somebody(alive=True))
+    first, second = gone.claim([]), lives.claim([])
+    assert (first.number, second.number) == (0, 0)
+    assert second.taken_up
+    assert second.config == first.config
+    third = sweeps.opened(tmp_path, found).claim([])
+    assert third.number == 1  # as trial 0's holder is alive now
+    assert not gone.beat(first)
+    assert lives.beat(second)
+    assert not gone.finish(first, {"val_acc": 0.5, "val_loss": 1.0, "epochs": 1, "stopped_by": "max_epochs"})
+
+
+def test_a_holder_on_another_machine_is_dead_once_it_has_been_silent(tmp_path, monkeypatch):
+    found = sweeps.planned(tmp_path, sweeps.sweep(run_cap=1))
+    other = sweeps.opened(tmp_path, found, me=sweeps.somebody(elsewhere=True))
+    mine = sweeps.opened(tmp_path, found)
+    clock = [0.0]
+    monkeypatch.setattr(owner.time, "monotonic", lambda: clock[0])
+    mine.watch.clock = owner.Awake()
+    job = other.claim([])
+    for beat in range(4):  # it lives as long as its beat changes, whatever the time between two looks
+        assert mine.claim([]) is None
+        clock[0] += 3600
+        monkeypatch.setattr(owner.time, "time", lambda beat=beat: beat)
+        assert other.beat(job)
+    looks = 0
+    while mine.claim([]) is None:
+        clock[0] += 5
+        looks += 1
+    assert 60 < looks * 5 < 75
+
+
+def test_a_released_trial_is_free_at_once(tmp_path):
+    found = sweeps.planned(tmp_path)
+    mine = sweeps.opened(tmp_path, found)
+    job = mine.claim([])
+    mine.give_back(job)
+    assert sweeps.opened(tmp_path, found).claim([]).number == job.number
+
+
+def test_a_run_that_finished_unrecorded_is_recorded_and_not_run_again(tmp_path):
+    found = sweeps.planned(tmp_path)
+    gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
+    job = gone.claim([])
+
+    def die():
+        if (job.folder / "metrics.json").exists():
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sweeps.pretend(gone, job, before=die)
+    trials = sweeps.opened(tmp_path, found)
+    again = trials.claim([])
+    assert again.number == job.number
+    assert again.metrics["stopped_by"] == "max_epochs"
+    assert trials.finish(again, again.metrics)
+    assert trials.all()[0].state.name == "COMPLETE"
+
+
+def test_a_crash_is_counted_and_the_second_is_the_last(tmp_path):
+    found = sweeps.planned(tmp_path)
+    trials = sweeps.opened(tmp_path, found)
+    job = trials.claim([])
+    assert trials.crashed(job, "the worker was killed by SIGKILL")
+    again = sweeps.opened(tmp_path, found, me=sweeps.somebody())
+    trials.give_back(job)
+    assert again.claim([]).tries == 1  # another process knows of it
+    taken = sweeps.opened(tmp_path, found)
+    job = taken.claim([])
+    assert not taken.crashed(job, "the worker was killed by SIGSEGV")
+    trial = taken.all()[0]
+    assert trial.state.name == "FAIL"
+    assert "SIGSEGV" in trial.user_attrs["failure"]
+    assert taken.claim([]).number == 1
+
+
+def test_a_value_out_of_range_fails_its_trial_with_a_reason_and_nothing_else(tmp_path):
+    content = sweeps.sweep(
+        method="random", run_cap=12, hyperband=False, dropout={"distribution": "normal", "mu": 0.9, "sigma": 0.2}
+    )
+    trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, content))
+    while (job := trials.claim([])) is not None:
+        if job.failure:
+            assert trials.fail(job, job.failure)
+        else:
+            sweeps.pretend(trials, job)
+    states = [trial.state.name for trial in trials.all()]
+    assert len(states) == 12
+    assert {"FAIL", "COMPLETE"} == set(states)
+    assert all("dropout" in t.user_attrs["failure"] for t in trials.all() if t.state.name == "FAIL")
+
+
+def _to_the_end(folder, found, *, rng=None):
+    """Does a search that trains nothing; with `rng`, its process dies again and again. Returns how often."""
+    deaths = 0
+    while True:
+        trials = sweeps.opened(folder, found, me=sweeps.somebody() if rng else None)
+
+        def die():
+            if rng is not None and rng.random() < 0.08:
+                raise InterruptedError
+
+        try:
+            while (job := trials.claim([])) is not None:
+                die()
+                if job.metrics is not None:
+                    assert trials.finish(job, job.metrics)
+                else:
+                    sweeps.pretend(trials, job, before=die)
+            return deaths
+        except InterruptedError:
+            deaths += 1
+        finally:
+            trials.storage.close()
+
+
+def test_a_search_whose_process_dies_again_and_again_ends_as_if_it_had_not(tmp_path):
+    content = sweeps.sweep(run_cap=14)
+    _to_the_end(tmp_path / "calm", sweeps.planned(tmp_path / "calm", content))
+    deaths = _to_the_end(tmp_path / "rough", sweeps.planned(tmp_path / "rough", content), rng=random.Random(3))
+    assert deaths >= 5
+    calm, rough = sweeps.told(tmp_path / "calm"), sweeps.told(tmp_path / "rough")
+    assert rough == calm
+    assert {"COMPLETE", "PRUNED"} == {state for _, state, *_ in calm}
+
+
+def test_a_larger_run_cap_goes_on_with_the_study(tmp_path):
+    for cap in (3, 5):
+        _to_the_end(tmp_path, sweeps.planned(tmp_path, sweeps.sweep(run_cap=cap)))
+        assert len(sweeps.told(tmp_path)) == cap
+
+
+def test_what_hyperband_stopped_is_pruned_counts_for_tpe_and_shows_in_the_status(tmp_path):
+    found = sweeps.planned(tmp_path, sweeps.sweep(run_cap=10))
+    _to_the_end(tmp_path, found)
+    trials = sweeps.opened(tmp_path, found)
+    pruned = [trial for trial in trials.all() if trial.state.name == "PRUNED"]
+    assert pruned
+    assert all(trial.value == trial.user_attrs["val_acc"] for trial in pruned)
+    assert all(len(trial.intermediate_values) == trial.user_attrs["epochs"] in (2, 4) for trial in pruned)
+    saved = sum(6 - len(trial.intermediate_values) for trial in pruned)
+    assert status.epochs_saved(trials.all()) == saved
+    text = "\n".join(status.report(trials.storage.trials))
+    assert f"hyperband stopped {len(pruned)} trials and saved {saved} epochs" in text
+    best = status.best(trials.all(), maximize=True)
+    assert best.value == max(trial.value for trial in trials.all())
+    assert f"best: trial {best.number}, val_acc {best.value:.4f}" in text
+    rows = [line for line in text.splitlines() if line[:1].isdigit()]
+    assert [line.split()[0] for line in rows] == [str(n) for n in range(10)]
+    assert "model_name" not in text  # all have the same
+
+
+def test_results_are_those_that_a_next_phase_takes(tmp_path):
+    found = sweeps.planned(tmp_path)
+    _to_the_end(tmp_path, found)
+    from ctkeras import trials as trials_
+
+    results = trials_.results(sweeps.opened(tmp_path, found).all())
+    assert len(results) == 6
+    content, _ = sweepfile.next_phase(found.content, results, 2)
+    top = sweepfile.best_first(results)[0]
+    assert content["parameters"]["candidate"]["values"][0]["lr"] == top.config["lr"]
+    again = sweepfile.load(_written(tmp_path, content)).content
+    assert sweeps.planned(tmp_path, again).name == sweeps.planned(tmp_path, content).name  # YAML changes no number
+
+
+def _written(folder, content):
+    path = folder / "next.yaml"
+    path.write_text(sweepfile.dump(content, ["next"]))
+    return path
+
+
+def test_a_status_of_nothing_says_so(tmp_path):
+    opened = storage.open_storage(storage.address("", str(tmp_path)))
+    with pytest.raises(UserError, match="no search"):
+        status.report(opened.trials)
+
+
+def test_the_models_whose_weights_are_needed():
+    assert search.models_of(sweeps.sweep()) == []
+    content = sweeps.sweep(pretrained=True, model_name={"values": ["resnet18", "mobilenet_v2"]})
+    assert search.models_of(content) == ["resnet18", "mobilenet_v2"]
+    assert search.models_of({"parameters": {"lr": {"value": 1}}}) == ["efficientnet_b0"]
+    candidate = {"values": [{"model_name": "resnet34", "lr": 0.1}]}
+    assert search.models_of({"parameters": {"candidate": candidate}}) == ["resnet34"]
+
+
+def test_the_trial_study_in_the_file_is_optunas_own(tmp_path):
+    """What optuna-dashboard reads: direction, params with distributions, states, intermediate values, our facts."""
+    found = sweeps.planned(tmp_path)
+    _to_the_end(tmp_path, found)
+    study = optuna.load_study(study_name=found.name, storage=f"sqlite:///{tmp_path}/study.db")
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert set(study.best_trial.params) == {"lr", "dropout"}
+    assert study.best_trial.distributions["lr"].log
+    assert study.best_trial.user_attrs["config"]["max_epochs"] == 6
+    assert study.best_trial.user_attrs["folder"] == str(tmp_path / f"{found.name}-{study.best_trial.number:03d}")
+    assert study.user_attrs["sweep"] == found.content
+
+
+def test_the_command_runs_goes_on_and_says_when_all_is_done(tmp_path):
+    command = sweeps.Command(tmp_path)
+    content = sweeps.sweep(method="grid", lr={"values": [0.01, 0.02]}, dropout=0.2, hyperband=False, max_epochs=2)
+    del content["run_cap"]
+    command.write(content)
+    first = command("sweep", "run", "sweep.yaml")
+    assert "trials" in first.stderr
+    model = tmp_path / first.stdout.splitlines()[-1]
+    assert model.name == "model.keras"
+    assert model.exists()
+    folder = model.parent
+    assert {"config.json", "history.csv", "metrics.json", "contract.json", "log.txt"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert "epoch   2/2" in (folder / "log.txt").read_text()
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+    assert [row["lr"] for row in (runfolder.read_json(p) for p in sorted(tmp_path.glob("runs/*/config.json")))] == [
+        0.01,
+        0.02,
+    ]
+    again = command("sweep", "run", "sweep.yaml")
+    assert "has finished" in again.stdout
+    assert again.stdout == first.stdout
+    shown = command("sweep", "status", "runs/study.db").stdout
+    assert "2 of 2 trials ended" in shown
+    refused = command("sweep", "run", "sweep.yaml", "--lr", "-1", code=2)
+    assert "lr must be" in refused.stderr
+
+
+def test_a_clock_that_counts_only_time_awake(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(owner.time, "monotonic", lambda: clock[0])
+    awake = owner.Awake()
+    clock[0] = 4
+    assert awake() == 4
+    clock[0] = 5000  # the process was stopped for an hour
+    assert awake() == 4 + owner.LOOK_SECONDS
+
+
+def test_a_lock_keeps_others_out(tmp_path):
+    opened = storage.open_storage(storage.address("", str(tmp_path)))
+    with opened.lock("any"), pytest.raises(BlockingIOError):
+        _try_lock(opened.file)
+    assert runtime.lock  # the same lock guards decoded data
+    _try_lock(opened.file)
+
+
+def _try_lock(file):
+    import fcntl
+
+    with open(file.with_name(f".{file.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_an_owner_is_told_from_a_later_process_of_the_same_number():
+    me = owner.Owner.me()
+    watch = owner.Watch(me)
+    assert not watch.gone(me.to_dict(), trial=0, beat=None)
+    assert watch.gone(dataclasses.replace(me, start="1").to_dict(), trial=0, beat=None)
+    assert watch.gone(None, trial=0, beat=None)
