@@ -59,6 +59,8 @@ def require(spec: Mapping[str, Any]) -> None:
     Raises:
         UserError: a missing or unknown key, or a value out of range; says which.
     """
+    if {"value", "values"} <= set(spec):
+        raise UserError("has value and values; one of them must go")
     kind = kind_of(spec)
     needed, optional = DISTRIBUTIONS[kind]
     if kind == "categorical_w_probabilities" and "values" in spec and "probabilities" not in spec:

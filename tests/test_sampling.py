@@ -615,7 +615,7 @@ def test_what_this_engine_cant_do_is_refused_by_name(changes, key):
         ({"mu": 1, "sigma": 2}, "distribution"),
         ({"min": 1, "max": 5, "q": 2}, "q means nothing to int_uniform"),
         ({"distribution": "normal", "min": 0, "max": 1}, "min means nothing to normal"),
-        ({"value": 1, "values": [1]}, "values means nothing to constant"),
+        ({"value": 1, "values": [1]}, "value and values"),
         ({"values": [1], "mn": 0}, "mn"),
         ({"values": []}, "values"),
         ({"values": 3}, "values"),
