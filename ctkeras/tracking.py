@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ctkeras import runtime
-from ctkeras.config import UserError
+from ctkeras.config import EPOCH_METRICS, UserError
 from ctkeras.sweepfile import Result
 
 DEFAULT_PROJECT = "ctkeras"
@@ -250,3 +250,32 @@ def teardown() -> None:
     import wandb
 
     wandb.teardown()
+
+
+def read_runs(path: str, *, histories: int = 50) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A sweep's configuration and all its runs, finished or not: name, state, config, metrics and history of each.
+
+    Args:
+        path: ENTITY/PROJECT/SWEEP_ID.
+        histories: of how many runs to fetch the epochs, the best first; each takes a request.
+
+    Raises:
+        UserError: no such sweep, or W&B can't be reached.
+    """
+    sweep = _sweep(path)
+    try:
+        runs = sorted(sweep.runs, key=lambda run: -_or_lowest(_number(run.summary.get("val_acc"))))
+        rows = []
+        for number, run in enumerate(runs):
+            wanted = number < histories and math.isfinite(_number(run.summary.get("val_acc")))
+            history = run.history(samples=10_000, pandas=False, keys=list(EPOCH_METRICS)) if wanted else []
+            facts = {"name": run.id, "state": run.state, "config": dict(run.config), "metrics": dict(run.summary)}
+            rows.append(facts | {"history": list(history)})
+    except Exception as error:  # as in _sweep
+        raise UserError(f"the runs of {path} can't be read: {' '.join(str(error).split())[:200]}") from error
+    return dict(sweep.config), rows
+
+
+def _or_lowest(value: float) -> float:
+    """The value, below all others where it is NaN."""
+    return value if math.isfinite(value) else -math.inf

@@ -9,7 +9,9 @@ import click
 
 from ctkeras import __version__
 from ctkeras.cli.data import data
-from ctkeras.cli.results import evaluate, predict
+from ctkeras.cli.report import app, report
+from ctkeras.cli.results import compare, evaluate, explain, predict
+from ctkeras.cli.study import study
 from ctkeras.cli.sweep import sweep
 from ctkeras.cli.train import train
 from ctkeras.config import UserError
@@ -86,5 +88,5 @@ def doctor() -> None:
         click.echo(f"{name:<22} {value}")
 
 
-for verb in (data, train, evaluate, predict, sweep):
+for verb in (data, train, evaluate, compare, predict, explain, study, sweep, report, app):
     cli.add_command(verb)

@@ -1,0 +1,35 @@
+"""The verbs that show results to people: report, app."""
+
+import re
+from pathlib import Path
+
+import click
+
+SWEEP = re.compile(r"[^/\\.~][^/\\]*/[^/\\]+/[^/\\]+")  # ENTITY/PROJECT/SWEEP_ID
+
+
+@click.command()
+@click.argument("place", metavar="DIR|ENTITY/PROJECT/SWEEP")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="file to write (default: DIR/report.html)")
+@click.option("--data", default="", help="the data set, if it is no longer where the runs found it")
+def report(place: str, out: Path | None, data: str) -> None:
+    """Write one HTML page on a run, a folder of runs, a study or a W&B sweep; the last line is its path."""
+    from ctkeras import report, tracking
+    from ctkeras.config import UserError
+
+    if Path(place).exists() or not SWEEP.fullmatch(place):
+        click.echo(str(report.write_report(Path(place), out, data=data)))
+        return
+    if not tracking.has_credentials():
+        raise UserError(f"{place} is no folder, and as a W&B sweep it needs a login: run wandb login")
+    click.echo(str(report.write_sweep_report(place, out, data=data)))
+
+
+@click.command()
+@click.argument("model", metavar="RUN_OR_MODEL", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one")
+def app(model: Path, port: int) -> None:
+    """Open a page on this machine to try a model on an image. Not for diagnosis."""
+    from ctkeras import app
+
+    app.serve(model, port=port)
