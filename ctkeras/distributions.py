@@ -41,7 +41,7 @@ def kind_of(spec: Mapping[str, Any]) -> str:
     """
     kind = spec.get("distribution")
     if "distribution" in spec:
-        if kind not in DISTRIBUTIONS:
+        if not isinstance(kind, str) or kind not in DISTRIBUTIONS:
             raise UserError(f"distribution {kind!r} is none of W&B's{near(kind, DISTRIBUTIONS)}")
         return "categorical_w_probabilities" if kind == "categorical" and "probabilities" in spec else str(kind)
     if "value" in spec:

@@ -610,6 +610,7 @@ def test_what_this_engine_cant_do_is_refused_by_name(changes, key):
         ({"distribution": "gaussian"}, "gaussian"),
         ({"distribution": "q_unifrom", "min": 1, "max": 2}, "q_uniform"),
         ({"distribution": None, "value": 1}, "None"),
+        ({"distribution": ["normal"]}, "none of W&B"),
         ({}, "value"),
         ({"min": 1}, "max"),
         ({"mu": 1, "sigma": 2}, "distribution"),
