@@ -2,12 +2,13 @@
 
 import dataclasses
 import hashlib
+import io
 import os
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path, PurePosixPath
 
 from ctkeras.config import UserError
@@ -84,21 +85,53 @@ def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
     Raises:
         UserError: a file has gone, or its bytes contradict the zip's checksum.
     """
-    entries = [entry for entry in source.entries if entry.split == split]
+    for entry, content in contents(source, split):
+        if isinstance(content, UserError):
+            raise content
+        yield entry, content
+
+
+def contents(
+    source: Source, split: str, *, only: Container[str] | None = None
+) -> Iterator[tuple[Entry, bytes | UserError]]:
+    """Yields the encoded images of one split, and in place of one that can't be read the reason.
+
+    Args:
+        source: what open_source returned; a generated one is drawn.
+        split: train, valid or test.
+        only: the files wanted; None for all.
+    """
+    entries = [entry for entry in source.entries if entry.split == split and (only is None or entry.file in only)]
     path = Path(source.path)
-    if path.is_dir():
+    if source.kind == "phantom":
+        yield from _drawn(source, split, only)
+    elif path.is_dir():
         for entry in entries:
             try:
                 yield entry, (path / entry.file).read_bytes()
             except OSError as error:
-                raise UserError(f"{path / entry.file} can't be read: {error.strerror or error}") from error
-        return
-    with zipfile.ZipFile(path) as archive:
-        for entry in entries:
-            try:
-                yield entry, archive.read(entry.file)
-            except Exception as error:  # as for the zip's directory
-                raise UserError(f"{entry.file} in {path} is damaged ({error}); get the zip again") from error
+                yield entry, UserError(f"{path / entry.file} can't be read: {error.strerror or error}")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            for entry in entries:
+                try:
+                    yield entry, archive.read(entry.file)
+                except Exception as error:  # as for the zip's directory
+                    yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); get the zip again")
+
+
+def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[tuple[Entry, bytes]]:
+    """The generated images of one split, as PNG."""
+    from PIL import Image
+
+    from ctkeras import phantom
+
+    for file, seed, label in phantom.split_items(source.images, split):
+        if only is not None and file not in only:
+            continue
+        content = io.BytesIO()
+        Image.fromarray(phantom.phantom_slice(seed, label)).save(content, "PNG")
+        yield Entry(split, phantom.CLASSES[label], file, content.tell(), 0), content.getvalue()
 
 
 def _phantom(spec: str) -> Source:
