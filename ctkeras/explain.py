@@ -132,6 +132,11 @@ def explain_files(
             except UserError as error:
                 read.append((file, None, str(error)))
         heat, answers = explain(pixels, wanted)
+        if start == 0 and heat[0].size == 1:
+            runtime.note(
+                f"Note: at {size} px this model's last feature map has one place, so its heat points nowhere; "
+                "train at a larger image_size."
+            )
         for i, (file, shown, reason) in enumerate(read):
             chosen = int(answers[i].argmax()) if label is None else label
             yield file, None if shown is None else Explained(shown, answers[i], chosen, heat[i]), reason
@@ -193,11 +198,12 @@ def _cut(model: Any) -> tuple[Any, Any]:
 
     pools = [layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
     try:
-        maps = [layer.output for layer in model.layers[1:] if len(layer.output.shape) == 4]
+        layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+        maps = [layer.output for layer in layers if len(getattr(layer.output, "shape", ())) == 4]
         if not pools and not maps:
             raise ValueError("no layer of it answers with a feature map")
         features = pools[-1].input if pools else maps[-1]
-        return keras.Model(model.input, features), keras.Model(features, [_logits(model), model.output])
+        return keras.Model(model.inputs, features), keras.Model(features, [_logits(model), model.outputs[0]])
     except (ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -206,16 +212,16 @@ def _cut(model: Any) -> tuple[Any, Any]:
 
 
 def _logits(model: Any) -> Any:
-    """What the model's closing softmax or sigmoid is taken of; the output itself, where there is none."""
+    """What the model's closing softmax or sigmoid is taken of; its output, where it closes with neither."""
     import keras
 
     last, closing = model.layers[-1], (keras.activations.softmax, keras.activations.sigmoid)
-    if isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) not in closing:
-        return last.input if isinstance(last, keras.layers.Softmax) else model.output
-    if isinstance(last, keras.layers.Activation):
+    closes = getattr(last, "activation", None) in closing
+    if isinstance(last, keras.layers.Softmax) or (closes and isinstance(last, keras.layers.Activation)):
         return last.input
-    settings = {**last.get_config(), "activation": "linear", "name": f"{last.name}_logits"}
-    linear = type(last).from_config(settings)
+    if not closes:
+        return keras.layers.Identity()(model.outputs[0])  # a tensor may be a model's output only once
+    linear = type(last).from_config({**last.get_config(), "activation": "linear", "name": f"{last.name}_logits"})
     logits = linear(last.input)
     linear.set_weights(last.get_weights())
     return logits

@@ -1,5 +1,6 @@
 """Heat maps as pictures: a palette, an image under its heat, and the two side by side with a legend. Pillow only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,13 @@ def fitted(gray: np.ndarray, side: int = SIDE) -> np.ndarray:
     return np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BILINEAR))
 
 
+def stretched(heat: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Interpolates a heat map bilinearly over a whole image: float [h, w] to float32 [H, W]."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(heat.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+
+
 def overlay(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Lays heat over an image: colour and opacity grow with it, no heat leaves the image as it is.
 
@@ -39,12 +47,8 @@ def overlay(gray: np.ndarray, heat: np.ndarray) -> np.ndarray:
     Returns:
         uint8 [H, W, 3].
     """
-    from PIL import Image
-
     top = float(heat.max())
-    scaled = heat.astype(np.float32) / top if top > 0 else np.zeros(heat.shape, np.float32)
-    smooth = Image.fromarray(scaled).resize(gray.shape[::-1], Image.Resampling.BILINEAR)
-    level = np.clip(np.asarray(smooth), 0, 1)
+    level = np.clip(stretched(heat / top if top > 0 else heat, gray.shape), 0, 1)
     share = _OPACITY * level[..., None]
     return np.rint((1 - share) * gray[..., None] + share * colours(level)).astype(np.uint8)
 

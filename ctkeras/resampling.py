@@ -47,8 +47,9 @@ def totals(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 def _draws(groups: np.ndarray):
     """Yields float64 [R, N] a few resamples at a time, RESAMPLES in all, the same for the same groups."""
     rng = np.random.default_rng(_SEED)
-    distinct, member = np.unique(groups, return_inverse=True)
-    count = len(distinct)
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    member = first.argsort().argsort()[member]  # numbered as they come, whatever the groups are called
+    count = len(first)
     rows = min(RESAMPLES, max(1, _ELEMENTS // len(groups)))
     bar = runtime.Bar("resampling", RESAMPLES)
     for start in range(0, RESAMPLES, rows):

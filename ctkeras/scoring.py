@@ -52,35 +52,38 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
     if split == "test" and not again and (stored := _stored(folder, identity)):
         return stored
-    valid = read_predictions(folder, "valid")
+    earlier = read_predictions(folder, "valid")
     runtime.configure()
     model, names = export.open_model(folder)
-    _check_classes(folder, names, source, valid)
+    _check_classes(folder, names, source, earlier)
     if source.fingerprint != trained_on:
         runtime.note("Note: these are other images than the run was trained on.")
-    chosen = evaluation.choose(valid.labels, valid.probabilities, names) if valid else None
-    try:
-        audited = audit.load(source)
-    except NotImplementedError:  # until audit.py is written
-        audited = audit.Audit((), {})
+    audited = audit.load(source)
     at = os.path.abspath(source.path) if source.kind != "phantom" else source.path
     facts = {"split": split, "data": at, **identity}
     if split == "test":
         facts |= _write_down(folder, {**identity, "data": at, "again": again})
     images = decoded.load_split(source, split, int(model.input.shape[1]))
-    probabilities = _probabilities(model, images, split)
-    runfolder.write_predictions(folder, prediction_rows(images, probabilities, split), split=split)
-    leaked = audited.leaked(split, USED_BEFORE[split]) if USED_BEFORE[split] and audited.images else None
-    metrics = facts | evaluation.three_ways(
-        images.labels,
-        probabilities,
-        names,
-        groups=copies(audited, images.files),
-        seen=None if leaked is None else np.array([file in leaked for file in images.files]),
-        chosen=chosen,
-    )
+    rows = prediction_rows(images, _probabilities(model, images, split), split)
+    runfolder.write_predictions(folder, rows, split=split)
+    metrics = facts | _metrics(folder, split, audited)
     runfolder.write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
+
+
+def _metrics(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
+    """A split's metrics, from predictions.csv alone, so that anyone can compute them again."""
+    own, valid = read_predictions(folder, split), read_predictions(folder, "valid")
+    assert own is not None  # for the type checker: it was written just now
+    leaked = audited.leaked(split, USED_BEFORE[split])
+    return evaluation.three_ways(
+        own.labels,
+        own.probabilities,
+        own.class_names,
+        groups=copies(audited, own.files),
+        seen=np.array([file in leaked for file in own.files]) if USED_BEFORE[split] else None,
+        chosen=evaluation.choose(valid.labels, valid.probabilities, valid.class_names) if valid else None,
+    )
 
 
 def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:
