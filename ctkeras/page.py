@@ -2,12 +2,15 @@
 
 import html
 import math
+import shlex
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 from ctkeras.charts import NARROW, WIDE
+
+COMMAND_WIDTH = 84  # letters of a command's line, as long as no value is over 20; a desktop's column holds 88
 
 
 class Html(str):
@@ -130,6 +133,21 @@ def small_figure(drawn: str, caption: Any, data: Html | None = None) -> Html:
 def _figure(caption: Any, data: Html | None, *drawn: Html) -> Html:
     table_below = [details("The same as a table", data)] if data is not None else []
     return tag("figure", tag("figcaption", caption), *drawn, *table_below)
+
+
+def command(text: str) -> Html:
+    """A command to copy; a long one is broken before its options, as a shell takes it."""
+    try:
+        words = [shlex.quote(word) for word in shlex.split(text)]
+    except ValueError:  # no command of ours: a quote without its end
+        words = [text]
+    lines: list[str] = []
+    for word in words:
+        if lines and not (word.startswith("-") and len(lines[-1]) + len(word) > COMMAND_WIDTH - 20):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}" if lines else word)
+    return tag("pre", tag("code", " \\\n".join(lines)), tabindex="0")
 
 
 def image(data_uri: str, *, alt: str, size: int) -> Html:

@@ -62,7 +62,7 @@ def _write(read: results.Results, out: Path, data: str) -> Path:
 
 def compose(found: Findings) -> str:
     """The page as text: the answer first, then the model, the search, the data, and how to do it again."""
-    from ctkeras import report_epochs, report_model, report_record, report_results, report_search
+    from ctkeras import report_data, report_epochs, report_model, report_record, report_results, report_search
 
     parts: list[tuple[str, Sequence[Section | None]]] = [
         (
@@ -77,6 +77,7 @@ def compose(found: Findings) -> str:
         (
             "The search",
             [
+                report_search.phases(found),
                 report_search.hyperparameters(found),
                 report_search.coordinates(found),
                 report_search.what_mattered(found),
@@ -89,7 +90,7 @@ def compose(found: Findings) -> str:
             "The model",
             [report_model.confusion(found), report_model.reliability(found), report_model.worst_errors(found)],
         ),
-        ("The data", [report_record.data_audit(found)]),
+        ("The data", [report_data.data_audit(found)]),
         (
             "The record",
             [report_record.reproduce(found), report_record.model_card(found), report_record.left_out(found)],

@@ -1,4 +1,4 @@
-"""The report's last part: the data's faults, how to do it all again, the model card, and what was left out."""
+"""The report's last part: how to do it all again, the model card, and which folders were left out."""
 
 import shlex
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from ctkeras.results import Run
 
 WARNING = "Not for diagnosis."
 LIMITS = (
-    "Trained and measured on one public set of single slices without patient identifiers; slices of one patient may stand in "
-    "several splits. It has not been tested on other scanners, protocols, populations or diseases, and it answers one of "
-    "its classes whatever it is shown."
+    "Trained and measured on the one data set named above, single slices without patient identifiers; slices of one "
+    "patient may stand in several splits. It has not been tested on other scanners, protocols, populations or diseases, "
+    "and it answers one of its classes whatever it is shown."
 )
 
 
@@ -43,7 +43,7 @@ def reproduce(found: Findings) -> Section:
         commands.insert(0, ("Do the whole study again", whole))
     blocks = []
     for words, command in commands:
-        blocks += [p(words, ":"), tag("pre", tag("code", command), tabindex="0")]
+        blocks += [p(words, ":"), page.command(command)]
     facts = [
         ["versions", run.metrics.get("versions")],
         ["data fingerprint", run.metrics.get("data_fingerprint")],
@@ -56,11 +56,6 @@ def reproduce(found: Findings) -> Section:
         page.table(["", ""], facts, caption="What the numbers hold for"),
         files=found.files("config.json", "metrics.json", runs=[run]),
     )
-
-
-def data_audit(found: Findings) -> Section:
-    """What is wrong with the data set."""
-    return page.section("data", "The data", p("Not shown: ", found.no_data))
 
 
 def contract_of(run: Run) -> dict[str, Any]:

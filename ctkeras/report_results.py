@@ -32,9 +32,10 @@ WAYS = (
 
 def described(run: Run) -> str:
     """A run in a few words: resnet18, fine-tuned."""
-    stage = f" from {run.config['unfreeze_from']}" if run.config.get("unfreeze_from") else ""
-    frozen = f"trained{stage}" if stage else "frozen" if run.config["freeze_backbone"] else "fine-tuned"
-    return f"{run.model_name}, {frozen}"
+    if not run.config["freeze_backbone"]:
+        return f"{run.model_name}, fine-tuned"
+    start = run.config["unfreeze_from"]
+    return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
 
 
 def won(found: Findings) -> Section:
@@ -46,7 +47,7 @@ def won(found: Findings) -> Section:
     if "acc" in found.test:
         low, high = found.test.get("acc_low"), found.test.get("acc_high")
         words = f"95% interval {page.number(low)}–{page.number(high)}, {found.test.get('n')} images"
-        tiles.append(_tile("Test accuracy", page.number(found.test["acc"]), words, lead=True))
+        tiles.append(_tile("Test accuracy", page.number(found.test["acc"]), words, key=True))
     else:
         tiles.append(_tile("Test accuracy", "not opened", "evaluate RUN --split test opens it, once"))
     seconds = [run.number("seconds_total") or 0.0 for run in runs]
@@ -81,10 +82,10 @@ def _over_seeds(found: Findings) -> str:
     return f" Over seeds its configuration averages {mean} ± {spread}; this is the best of them."
 
 
-def _tile(name: str, value: str, words: str, *, lead: bool = False) -> Html:
+def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
     """One large number."""
     parts = (tag("dt", name), tag("dd", value, class_="value"), tag("dd", words, class_="words"))
-    return tag("dl", *parts, class_="tile lead" if lead else "tile")
+    return tag("dl", *parts, class_="tile key" if key else "tile")
 
 
 def _interval_words(interval: verdict.Interval | None) -> str:
@@ -251,7 +252,7 @@ def test_numbers(found: Findings) -> Section:
     test, run = found.test, found.chosen
     if not test:
         place = run.folder or run.name
-        command = tag("pre", tag("code", f"python -m ctkeras evaluate {shlex.quote(str(place))} --split test"))
+        command = page.command(f"python -m ctkeras evaluate {shlex.quote(str(place))} --split test")
         words = "The test split has not been opened for this model. Open it once, when nothing is left to choose:"
         return page.section("test", "The test split", p(words), command)
     ways = [(prefix, name) for prefix, name in WAYS if f"{prefix}acc" in test]

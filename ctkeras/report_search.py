@@ -2,7 +2,7 @@
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras import charts, importance, page, parallel, results
@@ -20,6 +20,30 @@ ENDED = {
     "hyperband": "hyperband",
     "nan": "a loss no longer finite",
 }
+
+
+def phases(found: Findings) -> Section | None:
+    """What each phase of a study did, as its study.json says."""
+    told = found.results.study.get("phases")
+    rows = [phase for phase in told if isinstance(phase, Mapping)] if isinstance(told, list) else []
+    if not rows:
+        return None
+    lines = []
+    for phase in rows:
+        best = phase.get("best")
+        val_acc = best.get("val_acc") if isinstance(best, Mapping) else None
+        seconds = phase.get("seconds")
+        shown = page.duration(seconds) if isinstance(seconds, int | float) else "–"
+        counts = (phase.get(name) for name in ("trials", "failed", "stopped", "epochs_saved"))
+        lines.append([phase.get("phase"), *counts, page.number(val_acc), shown, tag("code", phase.get("sweep_file"))])
+    columns = ["phase", "trials", "failed", "stopped early", "epochs saved", "best val_acc", "time", "its search"]
+    return page.section(
+        "phases",
+        "Phases of the search",
+        page.table(columns, lines, caption="Phases of the search", numbers=range(1, 7), hidden_caption=True),
+        files=["study.json"],
+        short="Phases",
+    )
 
 
 def hyperparameters(found: Findings) -> Section:

@@ -104,22 +104,14 @@ class Page:
 def chromium():
     """An open page of a browser without a profile, which is gone afterwards."""
     to_read, to_write = os.pipe(), os.pipe()
-
-    def fds():  # the browser reads commands from 3 and writes answers to 4
-        kept = os.dup(to_read[0]), os.dup(to_write[1])
-        os.dup2(kept[0], 3)
-        os.dup2(kept[1], 4)
-
+    ends = to_read[0], to_write[1]
+    # The browser reads commands from 3 and writes answers to 4; a shell puts them there, as forking under JAX may hang.
+    shell = ["sh", "-c", f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}', "sh"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
         options += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"]
-        process = subprocess.Popen(
-            [program(), *options],
-            preexec_fn=fds,
-            close_fds=False,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([*shell, program(), *options], pass_fds=ends, **quiet)
         os.close(to_read[0])
         os.close(to_write[1])
         try:

@@ -235,6 +235,26 @@ STUDY = {
     "seeds": 5,
     "validation_images": 72,
     "inside_noise": True,
+    "phases": [
+        {
+            "phase": 1,
+            "trials": 45,
+            "failed": 2,
+            "stopped": 20,
+            "epochs_saved": 431,
+            "seconds": 3600,
+            "sweep_file": "phase1.yaml",
+        },
+        {
+            "phase": 2,
+            "trials": 20,
+            "failed": 0,
+            "stopped": 0,
+            "epochs_saved": 0,
+            "seconds": None,
+            "best": {"val_acc": 0.8123},
+        },
+    ],
 }
 
 
@@ -247,6 +267,7 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
     for text in ("Inside the noise", "0.712 ± 0.012", "0.012 behind", "up to 0.046", "5 seeds", "study.json"):
         assert text in " ".join(sections["won"].split()), text
     assert "python -m ctkeras study --data x.zip" in sections["reproduce"]
+    assert all(text in sections["phases"] for text in ("phase1.yaml", "431", "0.812", "60 min"))
     (tmp_path / "study.json").write_text(json.dumps(STUDY | {"inside_noise": False}))
     assert "More than noise" in Parsed(written(tmp_path)).sections["won"]
 
@@ -257,6 +278,7 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
         "{",
         "[]",
         '{"inside_noise": true}',
+        '{"phases": [1, {"best": 3, "seconds": "x"}, {"seconds": -1, "trials": {}}]}',
         '{"inside_noise": true, "winner": 3, "runner_up": [], "final": {"folder": 7}}',
         '{"inside_noise": false, "ahead": "x", "noise": null, "winner": {"mean_val_acc": {}}, "final": "nowhere"}',
     ],
