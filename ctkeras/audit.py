@@ -115,7 +115,7 @@ def examine(source: Source) -> Audit:
     Args:
         source: what open_source returned.
     """
-    with runtime.waiting(f"Checking {source.images:,} images for faults and duplicates"):
+    with runtime.waiting(f"Preparing the audit of {source.images:,} images"):
         found, unreadable, thumbnails = _read(source)
         pairs = near.pairs(np.array(thumbnails)) if len(thumbnails) > 1 else []
     together = _joined(len(thumbnails), pairs)

@@ -85,10 +85,10 @@ def sections(source: Source, audited: Audit, found: dict[str, Any]) -> list[tupl
     ]
     nothing = p("None.")
     faults = [
-        page.section("leaks", "Images in two splits", dropped, *(leak_parts or [nothing])),
-        page.section("conflicts", "One image, two labels", side_by_side(torn) if torn else nothing),
+        page.section("audit-leaks", "Images in two splits", dropped, *(leak_parts or [nothing])),
+        page.section("audit-conflicts", "One image, two labels", side_by_side(torn) if torn else nothing),
         page.section(
-            "alike",
+            "audit-alike",
             "Near-duplicates in one split",
             p(f"{len(alike):,} pairs of different files that show one picture; those least alike first."),
             side_by_side(alike),
@@ -180,7 +180,7 @@ def _balance(found: dict[str, Any]) -> Section:
         f"{found['near_groups']:,} when near-duplicates count as one."
     )
     table = page.table(["Class", *SPLITS], rows, caption="Images of each class in each split", numbers=(1, 2, 3))
-    return page.section("balance", "Classes", p(words), table)
+    return page.section("audit-balance", "Classes", p(words), table)
 
 
 def _files(found: dict[str, Any]) -> Section:
@@ -199,7 +199,7 @@ def _files(found: dict[str, Any]) -> Section:
     ]
     columns = ["Class", "Width, px", "Height, px", "Width / height", "Different sizes"]
     return page.section(
-        "files",
+        "audit-files",
         "Files",
         page.table(["Fault", "File", "Found"], faults, caption="Faulty files") if faults else p("No faulty file."),
         page.table(["Class", *kinds], modes, caption="Format and mode by class", numbers=range(1, len(kinds) + 1)),
@@ -227,13 +227,13 @@ def _told_by_file(told: dict[str, Any]) -> Section:
             "brought to gray and to a square."
         )
         content = [p(words), page.table(["Told by", "Right"], rows, caption="Class told by the file", numbers=(1,))]
-    return page.section("shortcuts", "Class told by the file alone", *content)
+    return page.section("audit-shortcuts", "Class told by the file alone", *content)
 
 
 def _method(found: dict[str, Any]) -> Section:
     """What the words mean."""
     return page.section(
-        "method",
+        "audit-method",
         "What counts as the same",
         p(
             "Equal: the same pixels once decoded to gray, whatever the file's format and mode. Nearly: laid over each "

@@ -49,10 +49,10 @@ def pairs(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
         (i, j, agreement) with i < j, in order; agreement is at least THRESHOLD, at most 1.
     """
     both, place = _candidates(thumbnails)
-    place, agreement = _compared(thumbnails, both, place, size=_FIRST_SIZE, blurs=(2.5, 1.2))
+    place, agreement = _compared(thumbnails, both, place, size=_FIRST_SIZE, blurs=(2.5,), steps=3)
     likely = agreement >= _FIRST_THRESHOLD
     both, place = both[likely], place[likely]
-    _, agreement = _compared(thumbnails, both, place, size=SIZE, blurs=(2.0, 1.0))
+    _, agreement = _compared(thumbnails, both, place, size=SIZE, blurs=(2.0, 1.0), steps=4)
     rows = zip(both.tolist(), agreement.tolist(), strict=True)
     return [(i, j, value) for (i, j), value in rows if value >= THRESHOLD]
 
@@ -134,7 +134,7 @@ def _unit(pictures: np.ndarray) -> np.ndarray:
 
 
 def _compared(
-    thumbnails: np.ndarray, both: np.ndarray, place: np.ndarray, *, size: int, blurs: tuple[float, ...]
+    thumbnails: np.ndarray, both: np.ndarray, place: np.ndarray, *, size: int, blurs: tuple[float, ...], steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits pairs at a size: where they lie, float32 [P, 4], and how far they agree, float32 [P]."""
     from scipy import ndimage
@@ -147,14 +147,14 @@ def _compared(
         fitted = place[done : done + len(part)]
         for blur in blurs:
             blurred = ndimage.gaussian_filter(pictures, (0, blur, blur), mode="nearest")
-            fitted = _fitted(blurred[0::2], blurred[1::2], fitted)
+            fitted = _fitted(blurred[0::2], blurred[1::2], fitted, steps)
         places.append(fitted)
         agreement.append(_agreement(fixed, moving, fitted))
         done += len(part)
     return np.concatenate(places), np.concatenate(agreement)
 
 
-def _fitted(fixed: np.ndarray, moving: np.ndarray, place: np.ndarray, *, steps: int = 6) -> np.ndarray:
+def _fitted(fixed: np.ndarray, moving: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
     """Improves where `moving` lies on `fixed`: Lucas and Kanade 1981, for shift, scale, gain and offset.
 
     Pixels that don't fit count less (Cauchy's weights), so that a stroke doesn't pull.
