@@ -18,6 +18,7 @@ from ctkeras.config import RunConfig, UserError
 from ctkeras.owner import Owner, Watch
 
 TRIES = 2  # a trial whose worker dies is run once more
+PAUSE_SECONDS = 5.0  # between two tries to reach it
 OUTAGE_SECONDS = 300.0  # a database that can't be reached is waited for; a server's restart takes less
 FINISHED = ("max_epochs", "early_stopping", "hyperband")  # as training has them, which is too heavy to import here
 
@@ -75,17 +76,23 @@ def _patient(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def call(self: "Trials", *args: Any, **options: Any) -> Any:
-        begun = time.monotonic()
+        begun, told = time.monotonic(), False
         while True:
             try:
-                return method(self, *args, **options)
+                result = method(self, *args, **options)
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
                 if time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
                     with storage.faults(self.storage.url):
                         raise
-                reason = storage.scrubbed(" ".join(str(error.__cause__ or error).split())[:160], self.storage.url)
-                runtime.note(f"The storage {self.storage.shown} doesn't answer ({reason}); trying again …")
-                time.sleep(5)
+                if not told:
+                    reason = storage.scrubbed(" ".join(str(error.__cause__ or error).split())[:160], self.storage.url)
+                    runtime.note(f"The storage {self.storage.shown} doesn't answer ({reason}); trying again …")
+                told = True
+                time.sleep(PAUSE_SECONDS)
+                continue
+            if told:
+                runtime.note(f"The storage {self.storage.shown} answers again.")
+            return result
 
     return call
 

@@ -1,9 +1,19 @@
 """The local engine: each trial once, whoever dies; the same result as if nobody had; what the storage shows."""
 
 import dataclasses
+import glob
 import json
 import multiprocessing
+import os
+import pathlib
+import pwd
 import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
 
 import optuna
 import pytest
@@ -383,3 +393,105 @@ def test_an_owner_is_told_from_a_later_process_of_the_same_number():
     assert not watch.gone(me.to_dict(), trial=0, beat=None)
     assert watch.gone(dataclasses.replace(me, start="1").to_dict(), trial=0, beat=None)
     assert watch.gone(None, trial=0, beat=None)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """A PostgreSQL server of its own on loopback, run by a user who isn't root: its address, and what stops and starts it."""
+    pytest.importorskip("psycopg", reason="psycopg isn't installed: pip install 'ctkeras[postgres]'")
+    found = [pathlib.Path(path).parent for path in glob.glob("/usr/lib/postgresql/*/bin/pg_ctl")]
+    found += [pathlib.Path(path).resolve().parent for path in [shutil.which("pg_ctl")] if path]
+    if not found:
+        pytest.skip("no pg_ctl: apt-get install postgresql")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="ctkeras-pg-"))
+    user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def server(*words):
+        command = [str(found[0] / words[0]), *words[1:]]
+        subprocess.run(
+            command,
+            user=user and user.pw_uid,
+            group=user and user.pw_gid,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    (folder / "password").write_text("s@cret{x")
+    (folder / "password").chmod(0o644)
+    where = str(folder / "data")
+    server("initdb", "-D", where, "-U", "me", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+
+    def start():
+        server("pg_ctl", "-D", where, "-w", "-l", str(folder / "log"), "-o", options, "start")
+
+    def stop():
+        server("pg_ctl", "-D", where, "-m", "immediate", "stop")
+
+    start()
+    yield f"postgresql://me:s%40cret%7Bx@127.0.0.1:{port}/postgres", stop, start
+    stop()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.integration
+def test_four_processes_on_postgresql_never_take_the_same_trial(tmp_path, postgres):
+    address, *_ = postgres
+    url = storage.address(address, "").render_as_string(hide_password=False)
+    content = sweeps.sweep(run_cap=24, hyperband=False)
+    assert_no_double(tmp_path, url)
+    opened = storage.open_storage(storage.address(address, ""), create=False)
+    text = "\n".join(status.report(opened.trials, study=sweeps.planned(tmp_path, content).name))
+    assert "24 of 24 trials ended" in text
+
+
+@pytest.mark.integration
+def test_a_search_waits_for_postgresql_while_it_restarts(tmp_path, postgres, monkeypatch, capfd):
+    address, stop, start = postgres
+    trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, lr=0.02), url=address)
+    job = trials.claim([])
+    monkeypatch.setattr("ctkeras.trials.PAUSE_SECONDS", 0.2)
+    stop()
+    restart = threading.Timer(2, start)
+    restart.start()
+    trials.report(job, 1, 0.5)
+    restart.join()
+    sweeps.pretend(trials, job)
+    assert trials.all()[0].state.name == "COMPLETE"
+    said = "".join(capfd.readouterr())
+    assert said.count("doesn't answer") == 1
+    assert "answers again" in said
+    assert "cret" not in said
+
+
+@pytest.mark.integration
+def test_the_command_on_postgresql_shows_its_password_to_nobody(tmp_path, postgres):
+    address, *_ = postgres
+    command = sweeps.Command(tmp_path, CTKERAS_STORAGE=address)
+    content = sweeps.sweep(method="grid", lr={"values": [0.01, 0.02]}, dropout=0.2, hyperband=False, max_epochs=2)
+    command.write(content)
+    seen = []
+    process = command.start("sweep", "run", "sweep.yaml", "--workers", "2")
+    while process.poll() is None:
+        shown = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        seen += [line for line in shown.splitlines() if "cret" in line and "pytest" not in line]
+        time.sleep(0.2)
+    assert process.returncode == 0
+    assert seen == []
+    log = (tmp_path / "log").read_text()
+    assert "postgresql://me:***@" in log
+    for text in (log, process.stdout.read(), command("sweep", "status", address).stdout):
+        assert "cret" not in text
+    wrong = address.replace("s%40cret", "other%40cret")
+    for more in ((), ("--debug",)):
+        refused = command("sweep", "run", "sweep.yaml", "--storage", wrong, *more, code=2)
+        assert "can't be used" in refused.stderr
+        assert "cret" not in refused.stderr
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"cret" not in path.read_bytes(), path
