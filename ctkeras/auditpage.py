@@ -3,7 +3,7 @@
 import base64
 import datetime
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def sections(source: Source, audited: Audit, found: dict[str, Any]) -> list[tupl
     alike = [(by_file[first], by_file[second]) for first, second, _ in sorted(audited.pairs, key=lambda row: row[2])]
     alike = [pair for pair in alike if pair[0].split == pair[1].split]
     shown = [*(pairs for _, pairs in leaking), torn, alike]
-    pictures = _pictures(source, {image for pairs in shown for pair in pairs[:PAIRS] for image in pair})
+    pictures = _pictures(source, [image.file for pairs in shown for pair in pairs[:PAIRS] for image in pair])
     agreement = _agreement(audited)
 
     def side_by_side(pairs: Sequence[Pair]) -> Html:
@@ -117,12 +117,11 @@ def _agreement(audited: Audit) -> dict[frozenset[int], float]:
     return {frozenset((twins[first], twins[second])): value for first, second, value in audited.pairs}
 
 
-def _pictures(source: Source, wanted: Iterable[Image]) -> dict[str, str]:
-    """File to its picture as a data URI, all of the best quality that fits; what can't be read any more is left out."""
+def _pictures(source: Source, shown: Sequence[str]) -> dict[str, str]:
+    """Files, each as often as it is shown, to pictures as data URIs, of the best quality that fits the page."""
     from PIL import Image as Pillow
 
-    files = {image.file for image in wanted}
-    small = {}
+    files, small = set(shown), {}
     for split in SPLITS:
         for entry, content in sources.contents(source, split, only=files):
             if isinstance(content, bytes):
@@ -132,7 +131,7 @@ def _pictures(source: Source, wanted: Iterable[Image]) -> dict[str, str]:
     encoded: dict[str, bytes] = {}
     for quality in QUALITIES:
         encoded = {file: _jpeg(picture, quality) for file, picture in small.items()}
-        if 2 * sum(map(len, encoded.values())) <= BYTES:  # a picture stands in two pairs or so
+        if sum(len(encoded.get(file, b"")) for file in shown) <= BYTES:
             break
     return {file: f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" for file, data in encoded.items()}
 

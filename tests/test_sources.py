@@ -344,6 +344,41 @@ def test_a_file_that_goes_before_it_is_read_is_named(tmp_path):
     assert len(list(sources.read(source, "train"))) == 6
 
 
+@both
+def test_what_can_not_be_read_is_told_in_its_place_and_the_rest_is_read(tmp_path, form):
+    place = either(tmp_path, form, TREE)
+    source = sources.open_source(place)
+    if form == "zip":
+        patched(tmp_path / "set.zip", LOCAL, 38, 0x55)  # the first member's data
+    else:
+        (tmp_path / "set/train/benign/0.png").unlink()
+    found = {entry.file: content for entry, content in sources.contents(source, "train")}
+    assert isinstance(found["train/benign/0.png"], UserError)
+    assert {name: content for name, content in found.items() if isinstance(content, bytes)} == {
+        name: content for name, content in TREE.items() if name.startswith("train/") and name != "train/benign/0.png"
+    }
+
+
+@both
+def test_only_the_files_wanted_are_read(tmp_path, form):
+    source = sources.open_source(either(tmp_path, form, TREE))
+    wanted = {"train/malignant/2.png", "valid/benign/0.png"}
+    assert [entry.file for entry, _ in sources.contents(source, "train", only=wanted)] == ["train/malignant/2.png"]
+
+
+def test_generated_images_are_read_like_files():
+    source = sources.open_source("phantom:12")
+    found = {entry.file: (entry, content) for split in sources.SPLITS for entry, content in sources.read(source, split)}
+    assert len(found) == 12
+    for file, (entry, content) in found.items():
+        assert file.split("/")[:2] == [entry.split, entry.class_name]
+        assert len(content) == entry.size
+        assert content.startswith(b"\x89PNG")
+    one = next(iter(found))
+    ((_, again),) = sources.contents(source, one.split("/")[0], only={one})
+    assert again == found[one][1]
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
 def test_a_file_without_permission_is_named(tmp_path):
     path = write_folder(tmp_path, TREE) / "valid/benign/1.png"

@@ -1,0 +1,184 @@
+"""data check: what it prints, its one JSON object, its exit code, and the page with the pairs side by side."""
+
+import html.parser
+import json
+
+import browser
+import numpy as np
+import pytest
+from conftest import write_images
+from PIL import Image
+from test_audit import as_jpeg, clean_set, write_set
+
+from ctkeras import audit, auditpage, auditsummary, cli, sources
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+FAULTY = {
+    "test/a/same.png": (0, "RGB"),
+    "test/a/near.jpg": as_jpeg(1),
+    "valid/a/<b>&.png": 2,
+    "train/b/torn.png": 2,
+    "train/a/bad.png": b"no image",
+    "test/b/bad.jpg": as_jpeg(3)[:500],
+    "train/b/really.png": as_jpeg(30),
+}
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    return write_set(tmp_path / "set", clean_set() | FAULTY)
+
+
+def run(capfd, *arguments):
+    """Exit code, standard output and standard error of a command."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(argument) for argument in arguments])
+    return end.value.code, *capfd.readouterr()
+
+
+class Parsed(html.parser.HTMLParser):
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def pictures(self):
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def test_everything_is_found_and_told_as_one_object(faulty, tmp_path, capfd):
+    code, out, err = run(capfd, "data", "check", "--data", faulty.path, "--json", "--html", tmp_path / "page.html")
+    assert code == 1
+    assert out.count("\n") == 1
+    assert "Error" not in err
+    found = json.loads(out)
+    assert (found["images"], found["distinct_images"], found["near_groups"]) == (15, 12, 11)
+    assert found["leaks"] == [
+        {"from": "test", "to": "train", "files": 1, "distinct": 1, "exact": True},
+        {"from": "test", "to": "train", "files": 1, "distinct": 1, "exact": False},
+        {"from": "valid", "to": "train", "files": 1, "distinct": 1, "exact": True},
+    ]
+    pairs = {frozenset(pair) for pair in found["conflicts"]}
+    assert pairs == {frozenset((other, "train/b/torn.png")) for other in ("train/a/2.png", "valid/a/<b>&.png")}
+    assert set(found["unreadable"]) == {"train/a/bad.png", "test/b/bad.jpg"}
+    assert found["contradicting_formats"] == {"train/b/really.png": "JPEG"}
+    assert found["balance"] == {"train": {"a": 3, "b": 5}, "valid": {"a": 2, "b": 1}, "test": {"a": 3, "b": 1}}
+    assert found["duplicates"] == [
+        ["test/a/same.png", "train/a/0.png"],
+        ["train/a/2.png", "train/b/torn.png", "valid/a/<b>&.png"],
+    ]
+    assert found["near_duplicates"] == [["test/a/near.jpg", "train/a/1.png"]]
+    assert found["train_left_out"] == {"leaks": 4, "conflicts": 0}  # 0, 1, 2 and torn, which stands in valid
+    assert found["page"] == str(tmp_path / "page.html")
+
+
+def test_the_same_in_words(faulty, capfd, own_cache):
+    code, out, _ = run(capfd, "data", "check", "--data", faulty.path)
+    assert code == 1
+    for line in (
+        "a           3       2       3",
+        "15 images, 12 of them distinct; 11 when near-duplicates count as one",
+        "LEAK: 1 test image (1 distinct) stands in train",
+        "LEAK: 1 test image (1 distinct) nearly stands in train",
+        "LEAK: 1 valid image (1 distinct) stands in train",
+        "can't be read: 2",
+        "  train/b/really.png is JPEG",
+    ):
+        assert line in out.splitlines()
+    path = out.splitlines()[-1].removeprefix("Pairs side by side: ")
+    assert path.startswith(str(own_cache))
+    assert path.endswith(".html")
+    assert "bad.png" in out
+    assert "bad.jpg" in out
+
+
+def test_a_set_without_leaks_exits_0_and_prepare_always(tmp_path, capfd):
+    clean = write_set(tmp_path / "clean", clean_set(train__b__copy=0))  # a conflict is no leak
+    assert run(capfd, "data", "check", "--data", clean.path)[0] == 0
+    leaking = write_set(tmp_path / "leaking", clean_set(test__a__same=0))
+    code, checked, _ = run(capfd, "data", "check", "--data", leaking.path)
+    assert code == 1
+    code, prepared, err = run(capfd, "data", "prepare", "--data", leaking.path)
+    assert code == 0
+    assert prepared.splitlines()[:-1] == checked.splitlines()[:-1]
+    assert "Preparing the audit" not in err  # check has stored it
+
+
+def test_prepare_stores_what_training_reads(tmp_path, capfd):
+    source = write_set(tmp_path / "set", clean_set(test__a__same=0))
+    assert run(capfd, "data", "prepare", "--data", source.path)[0] == 0
+    assert (audit.folder(source) / "training.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mention"),
+    [
+        (["--data", "no/such"], "no/such is no file or folder"),
+        ([], "no data given"),
+        (["--data", "phantom:12", "--html", "/dev/null/x.html"], "can't be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_2(capfd, arguments, mention):
+    code, out, err = run(capfd, "data", "check", *arguments)
+    (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert (code, out) == (2, "")
+    assert mention in line
+
+
+def test_pairs_stand_side_by_side_with_words_for_those_who_do_not_see_them(faulty, tmp_path, capfd):
+    run(capfd, "data", "check", "--data", faulty.path, "--html", tmp_path / "page.html")
+    page = Parsed(tmp_path / "page.html")
+    shown = [picture["alt"] for picture in page.pictures()]
+    assert len(shown) == 2 * (3 + 2)  # leaks, conflicts
+    assert shown[:4] == ["test/a/same.png, a", "train/a/0.png, a", "test/a/near.jpg, a", "train/a/1.png, a"]
+    assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in page.pictures())
+    assert "valid/a/<b>&.png" in page.text
+    assert "<b>&" not in (tmp_path / "page.html").read_text()
+    assert not [attributes for _, attributes in page.tags if str(attributes.get("src", "data:")).startswith("http")]
+
+
+def test_the_page_stays_under_10_mb_whatever_the_pictures(tmp_path, own_cache):
+    rng = np.random.default_rng(0)
+    folder = write_images(tmp_path / "set", classes=("a", "b"), counts={"train": 130, "valid": 1, "test": 1}, size=8)
+    for i in range(120):
+        noise = Image.fromarray(rng.integers(0, 256, (250, 250), dtype=np.uint8))
+        for place in ("train/a", "valid/a", "test/b"):
+            noise.save(folder / place / f"{i}.png")
+    source = sources.open_source(str(folder))
+    audited = audit.examine(source)
+    auditpage.write(source, audited, auditsummary.summary(audited), tmp_path / "page.html")
+    assert len(Parsed(tmp_path / "page.html").pictures()) > 200
+    assert (tmp_path / "page.html").stat().st_size < 10e6
+
+
+def test_a_generated_set_has_a_page_too(tmp_path, capfd):
+    code, out, _ = run(capfd, "data", "check", "--data", "phantom:12", "--html", tmp_path / "page.html")
+    assert code == 0
+    assert "no image stands in two splits" in out
+    assert Parsed(tmp_path / "page.html").pictures() == []
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(browser.program() is None, reason="needs Chromium: apt-get install chromium")
+def test_a_browser_draws_every_picture(faulty, tmp_path, capfd):
+    run(capfd, "data", "check", "--data", faulty.path, "--html", tmp_path / "page.html")
+    with browser.chromium() as shown:
+        for dark in (False, True):
+            for width in (1280, 360):
+                shown.open(tmp_path / "page.html", width=width, dark=dark)
+                assert shown.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+                assert shown.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        assert shown.complaints == []

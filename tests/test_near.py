@@ -1,0 +1,135 @@
+"""What counts as one picture: saved again, resized, cropped, drawn on. And what doesn't: another slice."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from ctkeras import images, near, phantom, sources
+
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def slices():
+    return [phantom.phantom_slice(seed, seed % 4, size=256) for seed in range(COUNT)]
+
+
+def found(pictures):
+    return {(i, j): agreement for i, j, agreement in near.pairs(np.stack([near.thumbnail(p) for p in pictures]))}
+
+
+def saved(gray, **options):
+    content = io.BytesIO()
+    Image.fromarray(gray).save(content, **options)
+    return np.asarray(Image.open(content).convert("L"))
+
+
+def resized(gray, width, height):
+    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def cropped(gray, left, top, right, bottom):
+    height, width = gray.shape
+    return gray[round(top * height) : round((1 - bottom) * height), round(left * width) : round((1 - right) * width)]
+
+
+def scribbled(gray):
+    picture = Image.fromarray(gray.copy())
+    ImageDraw.Draw(picture).line([(40, 30), (110, 120)], fill=255, width=3)
+    return np.asarray(picture)
+
+
+def bent(gray, seed, *, pixels):
+    """Content moved about smoothly, by so many pixels: what a neighbouring slice does to vessels and borders."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    moves = [ndimage.gaussian_filter(rng.normal(size=gray.shape), 8) for _ in range(2)]
+    grid = np.indices(gray.shape) + [pixels * move / move.std() for move in moves]
+    return ndimage.map_coordinates(gray, grid, order=1, mode="nearest")
+
+
+CHANGES = {
+    "jpeg of quality 75": lambda g: saved(g, format="JPEG", quality=75),
+    "jpeg of quality 30": lambda g: saved(g, format="JPEG", quality=30),
+    "half the size": lambda g: resized(g, 128, 128),
+    "twice the size": lambda g: resized(g, 512, 512),
+    "another aspect": lambda g: resized(g, 300, 200),
+    "a little cropped": lambda g: cropped(g, 0.02, 0.01, 0.0, 0.03),
+    "cropped at one side": lambda g: cropped(g, 0.08, 0.0, 0.0, 0.0),
+    "cropped all round": lambda g: cropped(g, 0.06, 0.05, 0.06, 0.04),
+    "cropped, saved and resized": lambda g: resized(
+        saved(cropped(g, 0.05, 0.0, 0.02, 0.05), format="JPEG", quality=50), 200, 180
+    ),
+    "darker": lambda g: np.uint8(g * 0.7 + 10),
+    "other gamma": lambda g: np.uint8(255 * (g / 255) ** 0.8),
+    "a stroke": scribbled,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_one_picture_is_known_again(slices, change):
+    pairs = found([*slices, *map(CHANGES[change], slices)])
+    assert set(pairs) == {(i, i + COUNT) for i in range(COUNT)}
+    assert all(near.THRESHOLD <= agreement <= 1 for agreement in pairs.values())
+
+
+def test_a_crop_is_known_whichever_comes_first(slices):
+    crops = [cropped(gray, 0.08, 0.0, 0.05, 0.06) for gray in slices]
+    assert set(found([*crops, *slices])) == {(i, i + COUNT) for i in range(COUNT)}
+
+
+def test_slices_of_different_patients_are_different(slices):
+    assert found(slices) == {}
+
+
+def test_a_slice_whose_every_vessel_moves_is_another_slice(slices):
+    smooth = [bent(gray, seed, pixels=0) for seed, gray in enumerate(slices)]
+    assert len(found([*slices, *smooth])) == COUNT  # that it was bent at all is not what tells
+    moved = [bent(gray, seed, pixels=2) for seed, gray in enumerate(slices)]
+    shown = [[near.thumbnail(gray).ravel() for gray in both] for both in zip(slices, moved, strict=True)]
+    correlation = [np.corrcoef(both)[0, 1] for both in shown]
+    assert min(correlation) > 0.9  # whole pictures correlate nevertheless
+    assert found([*slices, *moved]) == {}
+
+
+def test_where_nothing_shows_nothing_is_claimed():
+    black = np.zeros((64, 64), np.uint8)
+    dot = black.copy()
+    dot[10, 10] = 255
+    assert found([black, dot, black + 3]) == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_pictures(slices, count):
+    thumbnails = np.array([near.thumbnail(gray) for gray in slices[:count]]).reshape(-1, near.SIZE, near.SIZE)
+    assert near.pairs(thumbnails) == []
+
+
+def test_many_copies_hang_together(slices):
+    rng = np.random.default_rng(0)
+    copies = [cropped(slices[0], *rng.uniform(0, 0.05, 4)) for _ in range(12)]  # more than are compared with each
+    reached, before = {0}, 0
+    pairs = found([*copies, *slices[1:]])
+    while len(reached) > before:
+        before = len(reached)
+        reached |= {end for pair in pairs if reached & set(pair) for end in pair}
+    assert reached == set(range(12))
+
+
+@pytest.mark.slow
+def test_the_threshold_lies_in_a_gap_of_the_real_set(real_data, monkeypatch):
+    distinct = {}
+    source = sources.open_source(real_data)
+    for split in sources.SPLITS:
+        for entry, content in sources.contents(source, split):
+            gray = images.decode_gray(content, name=entry.file)
+            distinct.setdefault((gray.shape, gray.tobytes()), gray)
+    monkeypatch.setattr(near, "THRESHOLD", 0.7)
+    agreement = np.array(list(found(list(distinct.values())).values()))
+    low, high = agreement[agreement < 0.85].max(), agreement[agreement >= 0.85].min()
+    assert low < 0.81
+    assert high > 0.88
+    assert (agreement < 0.85).sum() > 10  # neighbouring slices are among those compared
