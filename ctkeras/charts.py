@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 FONT = 13  # px; the page draws charts at their own size, so this is what a reader sees
-LETTER = 7.4  # px; mean width of a bold letter at that size, a little over for safety
+LETTER, BOLD = 7.4, 8.3  # px; mean width of a letter at that size, in the widest of the fonts a system may show
 WIDE, NARROW = 760, 328  # px; of a desktop's column and of a 360 px phone's
 
 
@@ -151,8 +151,8 @@ def rows(
     ends = [value for row in data for value in (row.value, row.low, row.high, *row.others)]
     low, high = bounds or domain([*ends, 0.0] if bars else ends)
     low = min(low, 0.0) if bars else low
-    texts = max((len(row.text) for row in data), default=0) * LETTER
-    names = min(270.0, max((len(row.label) for row in data), default=0) * LETTER)
+    texts = max((len(row.text) * (BOLD if row.lead else LETTER) for row in data), default=0)
+    names = min(0.45 * width, max((len(row.label) * (BOLD if row.lead else LETTER) for row in data), default=0))
     left, right = (6.0, width - 6.0) if narrow else (names + 16, width - texts - 16)
     x, top, bottom = scale(low, high, left, right), 26, 26 + step * len(data)
     body = [label(left, 12, axis, class_="axis")]
@@ -182,15 +182,15 @@ def _row(row: Row, x: Any, y: float, *, bars: bool) -> list[str]:
 
 def _row_words(row: Row, left: float, right: float, y: float, *, width: float, narrow: bool) -> list[str]:
     """The label and the text of one line: beside it, or above it on a narrow page."""
-    bold = "strong" if row.lead else None
+    bold, cut = ("strong", LETTER / BOLD) if row.lead else (None, 1)
     if narrow:
-        room = width - 12 - len(row.text) * LETTER - 8
+        room = (width - 12 - len(row.text) * LETTER / cut - 8) * cut
         return [
             label(left, y - 13, row.label, class_=bold, room=room),
             label(right, y - 13, row.text, anchor="end", class_=bold),
         ]
     return [
-        label(left - 12, y + 4.5, row.label, anchor="end", class_=bold, room=left - 8),
+        label(left - 12, y + 4.5, row.label, anchor="end", class_=bold, room=(left - 8) * cut),
         label(right + 12, y + 4.5, row.text, class_=bold),
     ]
 

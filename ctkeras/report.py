@@ -62,7 +62,15 @@ def _write(read: results.Results, out: Path, data: str) -> Path:
 
 def compose(found: Findings) -> str:
     """The page as text: the answer first, then the model, the search, the data, and how to do it again."""
-    from ctkeras import report_data, report_epochs, report_model, report_record, report_results, report_search
+    from ctkeras import (
+        report_data,
+        report_epochs,
+        report_model,
+        report_record,
+        report_results,
+        report_search,
+        report_test,
+    )
 
     parts: list[tuple[str, Sequence[Section | None]]] = [
         (
@@ -71,7 +79,7 @@ def compose(found: Findings) -> str:
                 report_results.won(found),
                 report_results.architectures(found),
                 report_results.seeds(found),
-                report_results.test_numbers(found),
+                report_test.test_numbers(found),
             ],
         ),
         (

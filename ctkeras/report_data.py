@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from ctkeras import page
+from ctkeras import audit, page
 from ctkeras.findings import Findings
 from ctkeras.page import Html, Section, p, tag
 from ctkeras.sources import SPLITS
@@ -36,7 +36,10 @@ def data_audit(found: Findings) -> Section:
         _left_out(found),
         p("The pairs, side by side:"),
         page.command(f"python -m ctkeras data check --data {shlex.quote(found.source.path)}"),
-        files=["the data set's audit, as data check writes it", *found.files("metrics.json", runs=[found.chosen])],
+        files=[
+            f"audit/{audit.folder(found.source).name}/audit.json in the cache",
+            *found.files("metrics.json", runs=[found.chosen]),
+        ],
     )
 
 

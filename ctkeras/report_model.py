@@ -142,7 +142,11 @@ def reliability(found: Findings) -> Section:
         "div",
         page.small_figure(svg, words, data),
         page.table(
-            ["", "with 95% interval" if "ece" in found.test else ""], facts, caption="Calibration", hidden_caption=True
+            ["", "with 95% interval" if "ece" in found.test else ""],
+            facts,
+            caption="Calibration",
+            numbers=(1,),
+            hidden_caption=True,
         ),
         class_="beside",
     )

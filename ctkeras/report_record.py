@@ -46,7 +46,7 @@ def reproduce(found: Findings) -> Section:
         blocks += [p(words, ":"), page.command(command)]
     facts = [
         ["versions", run.metrics.get("versions")],
-        ["data fingerprint", run.metrics.get("data_fingerprint")],
+        ["data fingerprint", tag("code", run.metrics.get("data_fingerprint"), class_="wrap")],
         ["seed", run.config["seed"]],
     ]
     return page.section(

@@ -1,33 +1,16 @@
-"""The report's first part: what won, whether that is more than noise, all architectures, seeds, the test split's numbers."""
+"""The report's first part: what won, whether that is more than noise, all architectures, seeds."""
 
 import functools
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras import charts, page, parallel, results, verdict
+from ctkeras.config import FIELDS
 from ctkeras.findings import Findings
 from ctkeras.page import Html, Section, p, tag
 from ctkeras.results import Run
-
-# Names of metrics in metrics_test.json that are shown three ways, and what a reader calls them.
-SHOWN = {
-    "acc": "accuracy",
-    "balanced_acc": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "auc": "AUC, mean over classes",
-    "ap": "average precision, mean over classes",
-    "ece": "calibration error (ECE)",
-    "against_normal_auc": "AUC, cancer against normal",
-    "sensitivity_at_specificity_90": "sensitivity at specificity 0.90",
-    "sensitivity_at_specificity_95": "sensitivity at specificity 0.95",
-}
-WAYS = (
-    ("", "all test images"),
-    ("clean_", "without those that also stand in train or valid"),
-    ("distinct_", "each distinct image once"),
-)
+from ctkeras.sweepfile import PLACES
 
 
 def described(run: Run) -> str:
@@ -47,12 +30,15 @@ def won(found: Findings) -> Section:
     if "acc" in found.test:
         low, high = found.test.get("acc_low"), found.test.get("acc_high")
         words = f"95% interval {page.number(low)}–{page.number(high)}, {found.test.get('n')} images"
+        if "clean_acc" in found.test:
+            words += f"; {page.number(found.test['clean_acc'])} without those that also stand in train or valid"
         tiles.append(_tile("Test accuracy", page.number(found.test["acc"]), words, key=True))
     else:
         tiles.append(_tile("Test accuracy", "not opened", "evaluate RUN --split test opens it, once"))
     seconds = [run.number("seconds_total") or 0.0 for run in runs]
     tiles.append(_tile("Search", page.plural(len(runs), "run"), f"{page.duration(sum(seconds))} of training in all"))
-    lead = [tag("strong", described(chosen)), " is the model to take: it was right on "]
+    take = " is the model to take: it was right on " if len(runs) > 1 else " was right on "
+    lead = [tag("strong", described(chosen)), take]
     lead += [_share(interval, chosen), " of validation."]
     if found.results.study:
         lead.append(_over_seeds(found))
@@ -132,12 +118,14 @@ def _study_noise(found: Findings) -> tuple[str, list[str]]:
     """The same, as the study found it over its seeds; study.json says how."""
     study = found.results.study
     inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
-    config = other.get("config", {}) if isinstance(other, Mapping) else {}
+    first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
+    told = "the runner-up"
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        told += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
     behind, noise_ = page.number(study.get("ahead")), page.number(study.get("noise"))
     chance = f"other seeds and other {images} validation images" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, the runner-up ({config.get('model_name', 'unknown')}, "
-        f"lr {parallel.worded(config.get('lr', 'unknown'))}) is {behind} behind on average; "
+        f"Over {study.get('seeds', 'its')} seeds, {told} is {behind} behind on average; "
         f"{chance} would move that by up to {noise_} (95%)."
     )
     return ("noise" if inside else "more"), [sentence]
@@ -209,7 +197,9 @@ def seeds(found: Findings) -> Section | None:
     for number, group in enumerate(groups):
         values = [run.val_acc for run in group]
         mean, spread = statistics.fmean(values), statistics.stdev(values)
-        name = f"{described(group[0])}, lr {group[0].config['lr']:.2g}"
+        name = _apart(group[0].config, [other[0].config for other in groups if other is not group], most=2)
+        shared = len({described(other[0]) for other in groups}) == 1
+        name = name if shared and name else ", ".join(part for part in (described(group[0]), name) if part)
         text = f"{mean:.3f} ± {spread:.3f}"
         rows.append(charts.Row(name, mean, mean - spread, mean + spread, text, tuple(values), lead=number == 0))
         lines.append([name, len(group), page.number(mean), page.number(spread), _listed(values), _names(group)])
@@ -239,41 +229,17 @@ def seeds(found: Findings) -> Section | None:
     )
 
 
+def _apart(config: Mapping[str, Any], others: Sequence[Mapping[str, Any]], most: int = 3) -> str:
+    """What sets a configuration apart from others: dropout 0.5, mixup_alpha 0; at most so many of it."""
+    left_out = ("model_name", "freeze_backbone", "seed", *PLACES)  # the first two are said anyway
+    names = [name for name in FIELDS if name not in left_out and name in config]
+    differing = [name for name in names if any(other.get(name) != config[name] for other in others)]
+    return ", ".join(f"{name} {parallel.worded(config[name])}" for name in differing[:most])
+
+
 def _listed(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
 def _names(group: Sequence[Run]) -> str:
     return ", ".join(run.name for run in group)
-
-
-def test_numbers(found: Findings) -> Section:
-    """The test split's numbers three ways, or that it is closed."""
-    test, run = found.test, found.chosen
-    if not test:
-        place = run.folder or run.name
-        command = page.command(f"python -m ctkeras evaluate {shlex.quote(str(place))} --split test")
-        words = "The test split has not been opened for this model. Open it once, when nothing is left to choose:"
-        return page.section("test", "The test split", p(words), command)
-    ways = [(prefix, name) for prefix, name in WAYS if f"{prefix}acc" in test]
-    columns = ["", *(f"{name} (n = {test.get(f'{prefix}n', '–')})" for prefix, name in ways)]
-    lines = []
-    for metric, name in SHOWN.items():
-        if metric in test:
-            lines.append([name, *(page.three(test, f"{prefix}{metric}") for prefix, _ in ways)])
-    opened = test.get("opened")
-    times = test.get("openings", 1)
-    when = f"It was opened on {opened}" if opened else "It was opened"
-    again = f", for time {times}: what is chosen by test numbers needs another test set."
-    when += ", for the first time." if times == 1 else again
-    return page.section(
-        "test",
-        "The test split, three ways",
-        p(
-            when,
-            " Images of one patient, and copies, may stand in several splits; the second column leaves copies out.",
-        ),
-        page.table(columns, lines, caption="Test metrics with 95% intervals", numbers=range(1, len(columns))),
-        p("95% intervals: bootstrap over distinct images, 10,000 resamples.", class_="fine"),
-        files=found.files("metrics_test.json", runs=[run]),
-    )

@@ -212,10 +212,13 @@ def best_by_architecture(runs: Sequence[Run]) -> list[Run]:
 
 
 def by_configuration(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that differ by nothing but their seed, two or more together; the group with the best mean val_acc first."""
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
+    """Runs that differ by nothing but their seed, two or more together; the group with the best mean val_acc first.
+
+    Of runs with one seed, as when a phase repeats what an earlier one found, the last by name stands for all.
+    """
+    groups: dict[tuple, dict[int, Run]] = {}
+    for run in sorted(runs, key=lambda run: run.name):
         key = tuple(run.config[name] for name in FIELDS if name not in {*PLACES, "seed", "log_model"})
-        groups.setdefault(key, []).append(run)
-    several = [group for group in groups.values() if len({run.config["seed"] for run in group}) > 1]
+        groups.setdefault(key, {})[run.config["seed"]] = run
+    several = [list(group.values()) for group in groups.values() if len(group) > 1]
     return sorted(several, key=lambda group: -sum(run.val_acc for run in group) / len(group))

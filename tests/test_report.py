@@ -373,7 +373,7 @@ def test_seeds_of_one_configuration_are_shown_together(tmp_path):
         edit(path / "metrics.json", val_acc=(0.70, 0.72, 0.77)[seed])
     section = Parsed(written(tmp_path)).sections["seeds"]
     assert "0.730 ± 0.036" in section
-    assert "0.770 0.720 0.700" in section
+    assert "0.700 0.720 0.770" in section
 
 
 def test_the_command_trains_the_same_run_again(runs):
@@ -527,6 +527,54 @@ def test_a_sweep_needs_a_login(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 2
     assert "wandb login" in done.stderr
+
+
+TRAIN = """
+import wandb
+run = wandb.init()
+best = 0.5 + 0.1 * (run.config["model_name"] == "resnet18") - run.config["lr"]
+names = ("epoch", "train_acc", "train_loss", "val_acc", "val_loss", "lr", "epoch_seconds", "memory_bytes")
+for epoch in range(1, 4):
+    run.log(dict(zip(names, (epoch, 0.9, 0.4, best * epoch / 3, 1.0, run.config["lr"], 2.0, 1e8))))
+run.summary.update({"val_acc": best, "val_loss": 0.7, "best_epoch": 3, "epochs": 3, "stopped_by": "max_epochs",
+                    "params_total": 11.2e6, "seconds_total": 8.0, "memory_bytes": 1e8})
+run.finish(exit_code=1 if run.config["lr"] > 0.2 else 0)
+"""
+
+
+@pytest.mark.integration
+def test_a_wandb_sweep_is_reported(tmp_path):
+    from wandb_server import WandbServer
+
+    (tmp_path / "train.py").write_text(TRAIN)
+    parameters = {"model_name": {"values": ["resnet18", "resnet34"]}, "lr": {"values": [0.1, 0.2, 0.3]}}
+    sweep = {
+        "program": "train.py",
+        "command": ["${env}", "python", "${program}"],
+        "method": "grid",
+        "parameters": parameters,
+    }
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
+    with WandbServer(seed=1) as server:
+        env = server.env(tmp_path)
+
+        def run(*words):
+            words = [sys.executable, "-m", *words]
+            return subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+        assert run("wandb", "sweep", "--project", "p", "sweep.yaml").returncode == 0
+        name = f"tester/p/{next(iter(server.sweeps.values())).name}"
+        run("wandb", "agent", name)
+        done = run("ctkeras", "report", name, "--out", "sweep.html")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "sweep.html"
+        sections = Parsed((tmp_path / "sweep.html").read_text(encoding="utf-8")).sections
+        assert "resnet18" in sections["won"] and "0.500" in sections["won"]
+        assert f"the W&B sweep {name}" in sections["architectures"]
+        assert sections["skipped"].count("it is failed") == 2
+        assert sections["curves"].count("Epochs of") == 4
+        assert f"python -m ctkeras sweep best {name} --download" in sections["reproduce"]
+        assert run("ctkeras", "report", "tester/p/nothing").returncode == 2
 
 
 def test_data_that_is_not_at_hand_leaves_a_sentence(runs):
