@@ -35,7 +35,7 @@ def evaluate(
         chosen: what `choose` found on validation, to be applied here.
 
     Returns:
-        n, n_distinct, confusion_matrix (rows by true class), what was chosen, and of these what is defined:
+        n, n_distinct, class_names, confusion_matrix (rows by true class), what was chosen, and of these what is defined:
         acc, balanced_acc, macro_f1, loss; auc and ap (average precision), the mean over classes;
         by class, against the rest, under the name `class_key` makes: precision, recall, specificity, f1, auc, ap;
         ece, with reliability_count, reliability_confidence and reliability_accuracy by bin (see calibration). Resampling
@@ -54,7 +54,12 @@ def evaluate(
     if len(np.unique(labels)) < len(class_names):  # of fewer classes, these means would be other metrics
         points |= {"auc": np.array([np.nan]), "ap": np.array([np.nan])}
     plain = {name: _plain(point[0]) for name, point in points.items()}
-    values = {"n": len(labels), "n_distinct": len(np.unique(groups)), **(chosen or {})}
+    values = {
+        "n": len(labels),
+        "n_distinct": len(np.unique(groups)),
+        "class_names": list(class_names),
+        **(chosen or {}),
+    }
     values |= {name: number for name, number in plain.items() if number is not None}
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -98,7 +103,8 @@ def three_ways(
         part = {"n": 0, "n_distinct": 0}
         if kept.any():
             part = evaluate(labels[kept], probabilities[kept], class_names, groups=groups[kept])
-        names = ["n", "n_distinct", *(f"{name}{end}" for name in MAIN for end in ("", "_low", "_high"))]
+        names = ["n", "n_distinct", "confusion_matrix"]
+        names += [f"{name}{end}" for name in MAIN for end in ("", "_low", "_high")]
         values |= {f"{prefix}_{name}": part[name] for name in names if name in part}
     return values
 

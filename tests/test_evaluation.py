@@ -115,7 +115,7 @@ def test_copies_of_all_images_change_no_number_when_they_are_known_as_copies():
     twice = (np.tile(labels, 3), np.tile(probabilities, (3, 1)), CANCER)
     known = evaluation.evaluate(*twice, groups=np.tile(np.arange(60), 3))
     assert (known["n"], known["n_distinct"]) == (180, 60)
-    for name in once.keys() - {"n", "confusion_matrix", "reliability_count"}:
+    for name in once.keys() - {"n", "class_names", "confusion_matrix", "reliability_count"}:
         assert known[name] == pytest.approx(once[name], abs=1e-9), name
     unknown = evaluation.evaluate(*twice)
     assert unknown["acc_high"] - unknown["acc_low"] < 0.7 * (once["acc_high"] - once["acc_low"])

@@ -45,9 +45,9 @@ def linear_head():
     return keras.layers.Dropout(0.5), keras.layers.Dense(3), keras.layers.Softmax()
 
 
-def features_and_rest(network):
-    """What comes before and after the pooling, as functions of arrays."""
-    pool = next(layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D))
+def features_of(network):
+    """What comes before the last pooling (squeeze-and-excitation pools too), as a function of arrays."""
+    pool = [layer for layer in network.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)][-1]
     body = keras.Model(network.input, pool.input)
     return lambda batch: np.asarray(body.predict_on_batch(batch.astype(np.float32)), np.float64)
 
@@ -61,7 +61,7 @@ def reopened(network, folder):
 
 def test_under_a_pooled_linear_head_it_is_cam(tmp_path):
     network = reopened(tiny(*linear_head()), tmp_path)
-    features = features_and_rest(network)(pixels())
+    features = features_of(network)(pixels())
     kernel = np.array(network.layers[-2].kernel, np.float64)
     for label in range(3):
         cam = np.maximum(features @ kernel[:, label], 0)
@@ -82,7 +82,7 @@ def test_by_default_it_explains_the_likeliest_class():
 def test_gradients_are_finite_differences():
     hidden = keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(3), keras.layers.Softmax()
     network = tiny(*hidden)
-    features = features_and_rest(network)(pixels(1))[0]
+    features = features_of(network)(pixels(1))[0]
     weights = [np.array(w, np.float64) for layer in network.layers[-3:-1] for w in layer.weights]
 
     def logit(feature_map):
@@ -152,7 +152,7 @@ def test_every_backbone_as_exported_is_explained(name):
     exported = export.core_model(built.model, kernels.core)
     batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     found = explain.heat_maps(exported, batch, [0, 1])
-    features = features_and_rest(exported)(batch)
+    features = features_of(exported)(batch)
     assert found.shape == features.shape[:3] == (2, 2, 2)
     cam = np.maximum(np.einsum("nhwd,dn->nhw", features, np.array(exported.layers[-2].kernel)[:, :2]), 0)
     np.testing.assert_allclose(found, cam / 4, rtol=1e-3, atol=1e-4 * cam.max())

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import write_images
+from PIL import Image
 
 from ctkeras import cli, decoded, evaluation, export, images, runfolder, scoring, sources
 from ctkeras.config import RunConfig, UserError
@@ -229,3 +230,14 @@ def test_unless_asked_for_the_test_split_stays_closed(run, capfd):
     assert code == 0
     assert "metrics_valid.json" in out
     assert not (run / "test_opened.json").exists()
+
+
+def test_the_verb_says_which_class_has_few_images_left(run, data, capfd):
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(data / f"test/left/more{i}.png")
+    _, out, _ = invoke(capfd, run, "--split", "test")
+    assert [line.partition(";")[0] for line in out.splitlines() if "few" in line] == [
+        "all images: few of right (7)",
+        "not in train or valid: few of right (5)",
+        "each image once: few of left (8), right (7)",
+    ]

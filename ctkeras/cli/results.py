@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 SPLITS = click.Choice(["train", "valid", "test"])
+FEW = 10  # images of a class; its recall then moves by a tenth with each
 DATA_HELP = "the data set, if it is no longer where the run found it"
 
 
@@ -28,6 +29,11 @@ def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> Non
         cells = [_with_bounds(metrics, f"{prefix}{name}") for prefix in ways]
         click.echo(f"{name:<14}" + "".join(f"{cell:<25}" for cell in cells).rstrip())
     click.echo(f"{'images':<14}" + "".join(f"{metrics[f'{prefix}n']:<25}" for prefix in ways).rstrip())
+    for prefix, title in ways.items():
+        counts = map(sum, metrics.get(f"{prefix}confusion_matrix", ()))
+        few = [f"{name} ({n})" for name, n in zip(metrics.get("class_names", ()), counts, strict=False) if n < FEW]
+        if few:
+            click.echo(f"{title}: few of {', '.join(few)}; balanced_acc, macro_f1 and auc rest on them")
     click.echo(f"95% intervals by distinct image; all metrics: {run_folder / f'metrics_{split}.json'}")
 
 
