@@ -31,6 +31,10 @@ MODEL_NAMES = (
 )
 
 
+# Where training can begin: at the input, at the head, or at the stage whose features are a 4th to a 32nd of the image's side.
+CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
+
+
 class UserError(ValueError):
     """Something the user can put right: the CLI prints the message on one line and exits with 2."""
 
@@ -66,7 +70,7 @@ class RunConfig:
     pretrained: bool = _param(True, "start from ImageNet weights")
     weights_dir: str = _param("", "folder searched for weight files before any download")
     freeze_backbone: bool = _param(True, "train the head only; false fine-tunes everything")
-    unfreeze_from: str = _param("", "frozen backbone: the stage training begins at, 'stage1' to 'stage4'; '' the head")
+    unfreeze_from: str = _param("head", "frozen backbone: where training begins all the same", choices=CUTS[1:])
     head_epochs: int = _param(0, "when fine-tuning, first train the head alone for this many epochs", low=0)
     freeze_batch_norm: bool = _param(True, "when fine-tuning ImageNet weights, keep BatchNorm in inference mode")
     feature_cache: bool = _param(True, "frozen backbone: compute its features once and keep them; false: every epoch")
@@ -113,6 +117,11 @@ class RunConfig:
         for name in values:
             check_name(name)
         return cls(**values)
+
+    @property
+    def cut(self) -> str:
+        """Where training begins, one of CUTS; what comes before is frozen."""
+        return self.unfreeze_from if self.freeze_backbone else "input"
 
     def to_dict(self) -> dict[str, Any]:
         """All values by name, in the order of declaration."""

@@ -1,6 +1,5 @@
 """model.keras and contract.json: a file that plain Keras opens on any backend, proved by reloading it; and prediction."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -39,11 +38,13 @@ def export(
     """
     import keras
 
-    exported = core_model(trained, kind)
     path = folder / "model.keras"
     with runtime.atomic(path) as partial:
-        exported.save(partial)
-        _prove(trained, exported, keras.saving.load_model(partial, compile=False, safe_mode=True))
+        with runtime.without("tensorflow"):
+            exported = core_model(trained, kind)
+            exported.save(partial)
+            reloaded = keras.saving.load_model(partial, compile=False, safe_mode=True)
+        _prove(trained, exported, reloaded)
     size = trained.input.shape[1]
     contract = {
         "model_name": model_name,
@@ -139,10 +140,9 @@ def open_model(path: Path) -> tuple[Any, list[str]]:
     path = path / "model.keras" if os.path.isdir(path) else path
     if not os.path.isfile(path):
         raise UserError(f"{path} is not there; give a model.keras, which training writes into its run folder")
-    with contextlib.suppress(ImportError):  # Keras imports it on loading, and not as quietly
-        runtime.configure_tensorflow()
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with runtime.without("tensorflow"):
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
         size = model.input.shape
         answers = model.output.shape
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own

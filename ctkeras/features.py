@@ -6,11 +6,11 @@ A view depends on nothing of a trial: not its seed, batch size or learning rate.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ctkeras import backbones, pipeline, runtime
+from ctkeras import pipeline, runtime
 from ctkeras.decoded import Split
 from ctkeras.pipeline import Batch, Recipe
 from ctkeras.steps import Programs
@@ -19,7 +19,9 @@ CACHE_BYTES = 10 * 2**30  # bytes; a view of 1,000 images takes 5 MB at 1,280 fe
 BATCH = 32  # images a pass of the prefix; of no influence on the values kept
 
 
-def load(programs: Programs, split: Split, *, name: str, views: int, augmentation: float, precision: str) -> np.ndarray:
+def load(
+    programs: Programs, split: Split, *, name: str, views: int, weights: str, augmentation: float, precision: str
+) -> list[np.ndarray]:
     """Returns a split's features, computing the views that are not kept yet.
 
     Args:
@@ -27,13 +29,13 @@ def load(programs: Programs, split: Split, *, name: str, views: int, augmentatio
         split: decoded images.
         name: the split's name, for the line before the wait.
         views: V; view 0 is not augmented.
+        weights: fingerprint of the prefix's; keys the features.
         augmentation: strength of the other views.
         precision: of the prefix; keys the features.
 
     Returns:
-        float32 [V, N, D].
+        V memory-mapped arrays, float32 [N, D], or [N, h, w, D] before a stage.
     """
-    weights = backbones.fingerprint(programs.prefix.variables)
     pixels = hashlib.sha256(np.ascontiguousarray(split.images).data).hexdigest()
     versions = [runtime.version(package) for package in ("keras", "jaxlib", "keras-cv")]
     folder = runtime.cache_dir("features")
@@ -50,11 +52,11 @@ def load(programs: Programs, split: Split, *, name: str, views: int, augmentatio
             runtime.bound(folder, CACHE_BYTES, keep=path)
         loaded.append(np.load(path, mmap_mode="r"))
         os.utime(path)  # used last now, so deleted last
-    return np.stack(loaded)
+    return loaded
 
 
 def _compute(programs: Programs, split: Split, *, view: int, augmentation: float) -> np.ndarray:
-    """One view's features: float32 [N, D]."""
+    """One view's features: float32 [N, …]."""
     batches = pipeline.view_batches(split, view=view, augmentation=augmentation, batch_size=BATCH)
     total = -(-len(split.files) // BATCH)
     bar = runtime.Bar("features", total)
@@ -66,11 +68,11 @@ def _compute(programs: Programs, split: Split, *, view: int, augmentation: float
     return np.concatenate(outputs)[: len(split.files)]
 
 
-def train_batches(features: np.ndarray, split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+def train_batches(features: Sequence[np.ndarray], split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     """Yields an epoch's batches of features: each image in one of its views, then mixup, then class weights.
 
     Args:
-        features: float32 [V, N, D].
+        features: from load.
         split: for its labels.
         recipe: as for pixels.
         epoch: from 0.
@@ -80,11 +82,20 @@ def train_batches(features: np.ndarray, split: Split, recipe: Recipe, epoch: int
     weights = pipeline.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
     one_hot = np.eye(classes, dtype=np.float32)
     for indices in pipeline.epoch_order(split.labels, recipe, epoch):
-        inputs = features[rng.integers(len(features), size=len(indices)), indices]
+        inputs = _gather(features, rng.integers(len(features), size=len(indices)), indices)
         labels = one_hot[split.labels[indices]]
         if recipe.mixup_alpha:
             inputs, labels = mixup(inputs, labels, alpha=recipe.mixup_alpha, rng=rng)
         yield Batch(inputs, labels, (labels @ weights).astype(np.float32))
+
+
+def _gather(features: Sequence[np.ndarray], views: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Each image in its view: float32 [B, …]."""
+    gathered = np.empty((len(indices), *features[0].shape[1:]), np.float32)
+    for view in np.unique(views):
+        chosen = views == view
+        gathered[chosen] = features[view][indices[chosen]]
+    return gathered
 
 
 def mixup(
@@ -93,17 +104,18 @@ def mixup(
     """Mixup (Zhang et al. 2018) as keras-cv's layer draws it: a share an example, from Beta(alpha, alpha).
 
     Args:
-        inputs: float32 [B, D].
+        inputs: float32 [B, …].
         labels: float32 [B, C].
         alpha: above 0.
         rng: draws pairs and shares.
     """
     pairs = rng.permutation(len(inputs))
     share = rng.beta(alpha, alpha, size=(len(inputs), 1)).astype(np.float32)
-    return share * inputs + (1 - share) * inputs[pairs], share * labels + (1 - share) * labels[pairs]
+    wide = share.reshape(-1, *[1] * (inputs.ndim - 1))
+    return wide * inputs + (1 - wide) * inputs[pairs], share * labels + (1 - share) * labels[pairs]
 
 
-def eval_batches(features: np.ndarray, split: Split, batch_size: int) -> Iterator[Batch]:
+def eval_batches(features: Sequence[np.ndarray], split: Split, batch_size: int) -> Iterator[Batch]:
     """Yields view 0 in order, the last batch padded and masked by weight 0."""
     one_hot = np.eye(len(split.class_names), dtype=np.float32)[split.labels]
     ones = np.ones(len(one_hot), np.float32)

@@ -1,6 +1,5 @@
 """One run's epochs: what is carried from step to step and from epoch to epoch, saved, and taken up again."""
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -45,7 +44,7 @@ class Data:
 class Progress:
     """Where a run stands after an epoch; with the arrays beside it, all that a checkpoint holds."""
 
-    frozen: bool  # whether the arrays are those of the head alone
+    cut: str  # where the training of this phase begins, one of config.CUTS; the arrays are those behind it
     epoch: int = 0  # epochs done
     best_epoch: int = 0
     best_acc: float = -1.0
@@ -75,6 +74,8 @@ class Loop:
     programs: steps.Programs
     state: steps.State
     feed: Feed
+    weights: str  # the frozen weights' fingerprint
+    compiled: dict[str, int]  # runtime.compile_counts at the start
     best: list[np.ndarray] = dataclasses.field(default_factory=list)  # weights, on the host
     best_logits: np.ndarray = dataclasses.field(
         default_factory=lambda: np.zeros((0, 0))
@@ -90,7 +91,7 @@ class Loop:
         Returns:
             The epoch's row of EPOCH_METRICS; None when it was stopped half-way, and nothing of it counts.
         """
-        if self._frozen_at(self.progress.epoch) != self.progress.frozen:
+        if cut_at(self.config, self.progress.epoch) != self.progress.cut:
             self._unfreeze()
         begun, compiled = time.perf_counter(), self.programs.compile_seconds
         lr = self._train_epoch(stop)
@@ -178,25 +179,28 @@ class Loop:
 
     def _kept_weights(self) -> list[Any]:
         """The Keras weights that the whole run may change."""
-        return self.programs.suffix.weights if self.config.freeze_backbone else self.built.model.weights
+        return programs_of(self.built, self.config, self.config.cut).suffix.weights
 
-    def _frozen_at(self, epoch: int) -> bool:
-        return frozen_at(self.config, epoch)
+    def compile_counts(self) -> dict[str, int]:
+        """What this process has compiled for the run: train programs, and hits and misses of JAX's cache."""
+        names = ("train_programs_compiled", "cache_hits", "cache_misses")
+        return {name: runtime.compile_counts[name] - self.compiled.get(name, 0) for name in names}
 
     def _unfreeze(self) -> None:
         """Goes from training the head to training everything; the optimizer starts anew, as its variables are others."""
         self.programs.store(self.state)
-        self.progress.frozen = False
-        self.programs = programs_of(self.built, self.config, frozen=False)
+        self.progress.cut = self.config.cut
+        self.programs = programs_of(self.built, self.config, self.config.cut)
         self.state = self.programs.start()
-        self.feed = feed_of(self.programs, self.config, self.data)
-        runtime.note("The head is trained; training the whole network now.")
+        self.weights = weights_of(self.programs)
+        self.feed = feed_of(self.programs, self.config, self.data, weights=self.weights)
+        runtime.note(f"The head is trained; training from {self.config.cut} on now.")
 
     def save(self, folder: Path) -> None:
         """Writes history.csv and the checkpoint."""
         progress = self.progress
         runfolder.write_history(folder, progress.history)
-        facts = dataclasses.asdict(progress) | {"start": start_facts(self.programs, self.data)}
+        facts = dataclasses.asdict(progress) | {"start": [self.data.fingerprint, self.weights]}
         state = {
             key: [np.asarray(a) for a in getattr(self.state, key)]
             for key in ("trainable", "non_trainable", "optimizer")
@@ -224,11 +228,9 @@ def build(config: RunConfig, *, classes: int, weights: Path | None) -> model.Cla
         classes=classes,
         precision=config.precision,
         weights=weights,
-        freeze_batch_norm=config.freeze_batch_norm and config.pretrained and not config.freeze_backbone,
+        freeze_batch_norm=config.freeze_batch_norm and config.pretrained and config.cut != "head",
     )
-    with runtime.waiting(f"Building {config.model_name}"):
-        with contextlib.suppress(ImportError):  # Keras imports it as soon as it serializes a layer, and not as quietly
-            runtime.configure_tensorflow()
+    with runtime.waiting(f"Building {config.model_name}"), runtime.without("tensorflow", "tensorflow_text"):
         built = steps.classifier(structure)
         model.initialise(built, seed=config.seed, dropout=config.dropout)
     return built
@@ -246,41 +248,45 @@ def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Pat
     Raises:
         UserError: the checkpoint belongs to other data or other weights.
     """
+    compiled = dict(runtime.compile_counts)
     checkpoint = runfolder.load_checkpoint(folder)
     facts = dict(checkpoint.facts) if checkpoint else {}
-    frozen = facts.get("frozen", frozen_at(config, 0))
-    programs = programs_of(built, config, frozen=frozen)
-    progress = Progress(frozen)
+    cut = facts.get("cut", cut_at(config, 0))
+    programs = programs_of(built, config, cut)
+    weights = weights_of(programs)
+    progress = Progress(cut)
     state, best, best_logits = programs.start(), [], np.zeros((0, 0))
     if checkpoint:
-        if facts.pop("start") != start_facts(programs, data):
+        if facts.pop("start") != [data.fingerprint, weights]:
             raise UserError(f"{folder} was started on other images or other weights; it can only go on with the same")
         progress = Progress(**{**facts, "plateau": Plateau(**facts["plateau"])})
         state = programs.place(
             steps.State(**{k: checkpoint.arrays.get(k, []) for k in state._fields[:3]}, totals=steps.new_totals())
         )
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
-    return Loop(config, data, built, progress, programs, state, feed_of(programs, config, data), best, best_logits)
+    feed = feed_of(programs, config, data, weights=weights)
+    return Loop(
+        config, data, built, progress, programs, state, feed, weights, dict(runtime.compile_counts), best, best_logits
+    )
 
 
-def frozen_at(config: RunConfig, epoch: int) -> bool:
-    """Whether the head alone is trained in an epoch, from 0."""
-    return config.freeze_backbone or epoch < config.head_epochs
+def cut_at(config: RunConfig, epoch: int) -> str:
+    """Where training begins in an epoch, from 0."""
+    return "head" if epoch < config.head_epochs else config.cut
 
 
-def start_facts(programs: steps.Programs, data: Data) -> list[str]:
-    """What a resumed run must find unchanged: the data and the frozen weights."""
-    prefix = backbones.fingerprint(programs.prefix.variables) if programs.prefix is not None else ""
-    return [data.fingerprint, prefix]
+def weights_of(programs: steps.Programs) -> str:
+    """Tells the frozen weights from others; '' when nothing is frozen."""
+    return backbones.fingerprint(programs.prefix.variables) if programs.prefix is not None else ""
 
 
-def programs_of(built: model.Classifier, config: RunConfig, *, frozen: bool) -> steps.Programs:
+def programs_of(built: model.Classifier, config: RunConfig, cut: str) -> steps.Programs:
     """The programs of a phase of the run."""
-    on_features = frozen and config.feature_cache
-    return steps.programs(built, frozen=frozen, on_features=on_features, optimizer=config.optimizer)
+    on_features = cut != "input" and config.feature_cache
+    return steps.programs(built, cut=cut, on_features=on_features, optimizer=config.optimizer)
 
 
-def feed_of(programs: steps.Programs, config: RunConfig, data: Data) -> Feed:
+def feed_of(programs: steps.Programs, config: RunConfig, data: Data, *, weights: str) -> Feed:
     """The batches of a phase: cached features where the prefix is frozen, else images."""
     recipe = pipeline.Recipe(
         config.batch_size, config.seed, config.class_weighting, config.mixup_alpha, config.augmentation
@@ -291,7 +297,9 @@ def feed_of(programs: steps.Programs, config: RunConfig, data: Data) -> Feed:
             lambda: pipeline.eval_batches(data.valid, config.batch_size),
         )
     views = config.feature_views if config.augmentation else 1
-    load = functools.partial(features.load, programs, augmentation=config.augmentation, precision=config.precision)
+    load = functools.partial(
+        features.load, programs, weights=weights, augmentation=config.augmentation, precision=config.precision
+    )
     train = load(data.train, name="training", views=views)
     valid = load(data.valid, name="validation", views=1)
     return Feed(

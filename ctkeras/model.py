@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from ctkeras import backbones, kernels, runtime
+from ctkeras.config import UserError
 
 # PyTorch's default, momentum 0.1 in its terms. keras.applications has up to 0.999, with which the ~600 steps of a study's
 # run would leave the statistics of a network trained from scratch near their start.
@@ -43,25 +44,52 @@ class Classifier:
     pretrained: list[np.ndarray]  # the backbone's loaded weights, for the next run in this process; [] without any
     programs: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def pooled(self) -> Any:
-        """The tensor before dropout and head: [B, D]."""
-        return self.model.get_layer("pool").output
-
-    def split(self, *, frozen: bool) -> tuple[Any, Any]:
+    def split(self, cut: str) -> tuple[Any, Any]:
         """Cuts the graph where training begins.
 
         Args:
-            frozen: cut before the head; else at the input.
+            cut: one of config.CUTS.
 
         Returns:
             (prefix, suffix): the prefix is None when everything is trained.
+
+        Raises:
+            UserError: the backbone has no such stage at this image size.
         """
-        if not frozen:
+        if cut == "input":
             return None, self.model
+        tensor = self.model.get_layer("pool").output if cut == "head" else _stage_input(self.model, cut)
         # Named, as the name keys kept features and Keras would number unnamed models by their order in the process.
-        prefix = keras.Model(self.model.input, self.pooled, name=f"{self.model_name}_prefix")
-        return prefix, keras.Model(self.pooled, self.model.output, name=f"{self.model_name}_head")
+        prefix = keras.Model(self.model.input, tensor, name=f"{self.model_name}_to_{cut}")
+        return prefix, keras.Model(tensor, self.model.output, name=f"{self.model_name}_from_{cut}")
+
+
+def _stage_input(model: Any, stage: str) -> Any:
+    """The tensor where a stage begins: the narrowest behind the last block of the stage before.
+
+    Stage k works on features of a side 2^(k+1) times smaller than the image's, so it begins behind the last features twice
+    as large. A tensor can be cut at when no later layer reads anything before it.
+    """
+    size = -(-model.input.shape[1] // 2 ** int(stage[-1]))
+    operations = model.operations
+    producer = {id(operation.output): place for place, operation in enumerate(operations)}
+    parents = [{producer[id(tensor)] for tensor in keras.tree.flatten(operation.input)} for operation in operations]
+    last_reader = list(range(len(operations)))
+    for place, read in enumerate(parents):
+        last_reader = [place if before in read else last for before, last in enumerate(last_reader)]
+    chain: list[Any] = []  # since two branches last met, as a cut inside a block would part its layers
+    reach = 0
+    for place, operation in enumerate(operations):
+        alone, reach = reach <= place, max(reach, last_reader[place])
+        if len(operation.output.shape) != 4 or operation.output.shape[1] != size:
+            continue
+        if len(parents[place]) > 1:
+            chain = []
+        if alone:
+            chain.append(operation.output)
+    if not chain:
+        raise UserError(f"unfreeze_from {stage}: {model.name} has no such stage at image_size {model.input.shape[1]}")
+    return min(reversed(chain), key=lambda tensor: tensor.shape[-1])
 
 
 def build(

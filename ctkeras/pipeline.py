@@ -96,9 +96,12 @@ def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     import tensorflow as tf
 
     seeds = np.random.default_rng([recipe.seed, epoch, 1]).integers(2**31 - 1, size=(len(order), 2), dtype=np.int32)
-    batch_of = _batch_function(split, recipe)
+    batch_of = _batch_function(split, recipe.class_weighting, bool(recipe.augmentation), bool(recipe.mixup_alpha))
+    numbers = (tf.constant(recipe.augmentation, tf.float32), tf.constant(recipe.mixup_alpha, tf.float32))
     dataset = tf.data.Dataset.from_tensor_slices((order, seeds))
-    dataset = dataset.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(
+        lambda indices, seed: batch_of(indices, seed, *numbers), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
     for batch in dataset.prefetch(2).as_numpy_iterator():  # 2: one in use, one ready
         yield Batch(*batch)
 
@@ -125,7 +128,7 @@ def view_batches(split: Split, *, view: int, augmentation: float, batch_size: in
         gray = padded(np.asarray(split.images[start : start + batch_size]), batch_size)
         if view and augmentation:
             seed = np.random.default_rng([view, start]).integers(2**31 - 1, size=2, dtype=np.int32)
-            yield _view_function(augmentation)(gray[..., None], seed).numpy()
+            yield _view_function()(gray[..., None], seed, np.float32(augmentation)).numpy()
         else:
             yield images.as_rgb(gray)
 
@@ -146,42 +149,42 @@ def padded(array: np.ndarray, length: int) -> np.ndarray:
     return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
-@functools.lru_cache(maxsize=2)
-def _batch_function(split: Split, recipe: Recipe) -> Callable:
-    """A traced function from (indices [B], seed [2]) to a batch; kept, so that only a run's first epoch traces it."""
+@functools.lru_cache(maxsize=4)
+def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) -> Callable:
+    """A traced function from (indices [B], seed [2], strength, alpha) to a batch, for all runs whose numbers differ only."""
     import tensorflow as tf
 
     classes = len(split.class_names)
     pixels, labels = tf.constant(split.images), tf.constant(split.labels)
-    weights = class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes, np.float32)
+    weights = class_weights(split.labels, classes) if weighting == "loss" else np.ones(classes, np.float32)
 
-    def batch_of(indices: Any, seed: Any) -> tuple[Any, Any, Any]:
+    def batch_of(indices: Any, seed: Any, strength: Any, alpha: Any) -> tuple[Any, Any, Any]:
         gray = tf.gather(pixels, indices)[..., None]
         soft = tf.one_hot(tf.gather(labels, indices), classes)
-        if recipe.augmentation:
-            gray = _augment(gray, seed, recipe.augmentation)
-        if recipe.mixup_alpha:
-            gray, soft = _mixup(tf.cast(gray, tf.float32), soft, seed, recipe.mixup_alpha)
+        if augmented:
+            gray = _augment(gray, seed, strength)
+        if mixed:
+            gray, soft = _mixup(tf.cast(gray, tf.float32), soft, seed, alpha)
         # After mixup, on the soft label: a mixture weighs what its classes weigh.
         return tf.repeat(gray, 3, axis=-1), soft, tf.linalg.matvec(soft, weights)
 
     return tf.function(batch_of)
 
 
-def _uniform(seed: Any, which: int, half_width: float, shape: tuple) -> Any:
+def _uniform(seed: Any, which: int, half_width: Any, shape: tuple) -> Any:
     """Stateless draws from -half_width..half_width; `which` keeps one batch's draws apart."""
     import tensorflow as tf
 
     return tf.random.stateless_uniform(shape, seed=seed + [0, which], minval=-half_width, maxval=half_width)
 
 
-def _augment(gray: Any, seed: Any, strength: float) -> Any:
+def _augment(gray: Any, seed: Any, strength: Any) -> Any:
     """Augments a batch with keras-cv's layers, given draws of our own since theirs can't be seeded by step.
 
     Args:
         gray: uint8 [B, S, S, 1].
         seed: int32 [2].
-        strength: factor on the ranges above.
+        strength: factor on the ranges above, a scalar.
 
     Returns:
         float32 [B, S, S, 1], within 0..255.
@@ -199,15 +202,15 @@ def _augment(gray: Any, seed: Any, strength: float) -> Any:
     fill = {"fill_mode": "constant", "fill_value": 0.0}  # air, as outside the scanner's circle
     out = tf.cast(gray, tf.float32)
     for layer, draws in (
-        (layers.RandomRotation(turn, **fill), {"angles": _uniform(seed, 4, 2 * np.pi * turn, (size,))}),
-        (layers.RandomTranslation(shift, shift, **fill), shifts),
-        (layers.RandomZoom(zoom, **fill), {"height_zooms": zooms, "width_zooms": zooms}),
+        (layers.RandomRotation(0.5, **fill), {"angles": _uniform(seed, 4, 2 * np.pi * turn, (size,))}),
+        (layers.RandomTranslation(1.0, 1.0, **fill), shifts),
+        (layers.RandomZoom(0.5, **fill), {"height_zooms": zooms, "width_zooms": zooms}),
         (
-            layers.RandomContrast((0, 255), CONTRAST * strength),
+            layers.RandomContrast((0, 255), 0.5),
             1.0 + _uniform(seed, 5, CONTRAST * strength, (size, 1, 1, 1)),
         ),
         (
-            layers.RandomBrightness(BRIGHTNESS * strength),
+            layers.RandomBrightness(0.5),
             _uniform(seed, 6, 255 * BRIGHTNESS * strength, (size, 1, 1, 1)),
         ),
     ):
@@ -221,16 +224,16 @@ def _given(draws: Any, *_: Any, **__: Any) -> Any:
     return draws
 
 
-@functools.lru_cache(maxsize=2)
-def _view_function(strength: float) -> Callable:
-    """A traced function from (gray [B, S, S, 1], seed [2]) to the augmented batch."""
+@functools.cache
+def _view_function() -> Callable:
+    """A traced function from (gray [B, S, S, 1], seed [2], strength) to the augmented batch."""
     runtime.configure_tensorflow()
     import tensorflow as tf
 
-    return tf.function(lambda gray, seed: tf.repeat(_augment(gray, seed, strength), 3, axis=-1))
+    return tf.function(lambda gray, seed, strength: tf.repeat(_augment(gray, seed, strength), 3, axis=-1))
 
 
-def _log_gamma_draw(seed: Any, which: int, alpha: float, shape: Any) -> Any:
+def _log_gamma_draw(seed: Any, which: int, alpha: Any, shape: Any) -> Any:
     """Stateless draws of log Gamma(alpha), float32 (Marsaglia & Tsang 2000, note on alpha below 1)."""
     import tensorflow as tf
 
@@ -239,29 +242,27 @@ def _log_gamma_draw(seed: Any, which: int, alpha: float, shape: Any) -> Any:
     return tf.math.log(boosted) + tf.math.log(uniform) / alpha
 
 
-def _mixup(batch: Any, labels: Any, seed: Any, alpha: float) -> tuple[Any, Any]:
+def _mixup(batch: Any, labels: Any, seed: Any, alpha: Any) -> tuple[Any, Any]:
     """keras-cv's MixUp with its two draws, the pairs and the shares, taken from `seed`.
 
     Args:
         batch: float32 [B, S, S, 1].
         labels: float32 [B, C].
         seed: int32 [2].
-        alpha: of Beta(alpha, alpha), above 0.
+        alpha: of Beta(alpha, alpha), above 0, a scalar.
     """
     import keras_cv
     import tensorflow as tf
 
     class SeededMixUp(keras_cv.layers.MixUp):
-        def _sample_from_beta(self, alpha: float, beta: float, shape: Any) -> Any:
-            # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws underflow to one and the same number.
-            logs = [_log_gamma_draw(seed, which, alpha, shape) for which in (7, 8)]
-            return tf.sigmoid(logs[0] - logs[1])
-
         def _mixup(self, images: Any) -> tuple[Any, Any, Any]:
-            pairs = tf.argsort(tf.random.stateless_uniform(tf.shape(images)[:1], seed + [0, 9]))
-            shares = self._sample_from_beta(self.alpha, self.alpha, tf.shape(images)[:1])
+            count = tf.shape(images)[:1]
+            pairs = tf.argsort(tf.random.stateless_uniform(count, seed + [0, 9]))
+            # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws underflow to one and the same number.
+            logs = [_log_gamma_draw(seed, which, alpha, count) for which in (7, 8)]
+            shares = tf.sigmoid(logs[0] - logs[1])
             share = tf.reshape(shares, [-1, 1, 1, 1])
             return share * images + (1.0 - share) * tf.gather(images, pairs), shares, pairs
 
-    mixed = SeededMixUp(alpha)({"images": batch, "labels": labels})
+    mixed = SeededMixUp()({"images": batch, "labels": labels})
     return mixed["images"], mixed["labels"]

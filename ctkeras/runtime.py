@@ -1,5 +1,6 @@
 """The process a run lives in: caches, XLA flags, devices, memory, progress on the terminal."""
 
+import collections
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -17,6 +18,10 @@ FLAGS_VERIFIED_ON = ("0.10.2",)
 # The default fusion is 3x slower for convolutions' weight gradients on CPU (benchmarks/RESULTS.md).
 CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)
 COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
+
+
+# What this process has compiled so far: train_programs_compiled, and JAX's cache_hits and cache_misses.
+compile_counts: collections.Counter[str] = collections.Counter()
 
 
 def cache_dir(part: str = "") -> Path:
@@ -46,12 +51,25 @@ def configure() -> None:
         os.environ["XLA_FLAGS"] = with_cpu_flags(os.environ.get("XLA_FLAGS", ""))
     import jax
 
+    with without("sklearn", "tensorflow"):
+        import keras  # noqa: F401
+
+    if "listening" not in compile_counts:  # once a process
+        compile_counts["listening"] = 1
+        jax.monitoring.register_event_listener(_count_compilation)
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
         jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
     # JAX's thresholds leave out small and quick programs, of which a start-up is full.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _count_compilation(event: str, **_: object) -> None:
+    """Counts JAX's look-ups in the compile cache."""
+    name = event.rpartition("/")[2]
+    if name in ("cache_hits", "cache_misses"):
+        compile_counts[name] += 1
 
 
 def with_cpu_flags(flags: str) -> str:
@@ -64,6 +82,21 @@ def with_cpu_flags(flags: str) -> str:
     return " ".join([flags, *mine]).strip()
 
 
+@contextlib.contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Lets imports of modules fail meanwhile, where they are not imported yet; to make or load models in, not to run them.
+
+    Keras imports TensorFlow to ask whether a setting is of a type of its, and scikit-learn for wrappers: seconds for nothing.
+    """
+    absent = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None makes an import raise ImportError
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
 def cpu_kernels() -> bool:
     """Whether training on CPU uses kernels.py's layers: unless CTKERAS_CPU_KERNELS=off."""
     import jax
@@ -71,7 +104,7 @@ def cpu_kernels() -> bool:
     return jax.default_backend() == "cpu" and os.environ.get("CTKERAS_CPU_KERNELS", "on") != "off"
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
     """Options that a program is compiled with: on CPU, those that make optimization barriers of kernels.py count.
 
     XLA's CPU backend drops them before it fuses; without the pass that drops them they are kept, and cost nothing.

@@ -118,7 +118,7 @@ class Programs:
         return self._call(self._eval_step, (state.trainable, state.non_trainable), frozen, batch.inputs)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
-        """The frozen prefix's output for a batch of images: float32 [B, D]."""
+        """The frozen prefix's output for a batch of images: float32 [B, D], or [B, h, w, D] before a stage."""
         variables = [variable.value for variable in self.prefix.variables]
         return self._call(self._prefix_step, variables, inputs)
 
@@ -131,7 +131,10 @@ class Programs:
             distribution = keras.distribution.distribution()
             placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
             lowered = jax.jit(function, donate_argnums=donate, **placed).lower(*args)
+            hits = runtime.compile_counts["cache_hits"]
             program = lowered.compile(runtime.compiler_options())
+            if function == self._train_step and runtime.compile_counts["cache_hits"] == hits:
+                runtime.compile_counts["train_programs_compiled"] += 1
             self.compiled[key] = program
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[key](*args)
@@ -184,23 +187,23 @@ def new_totals() -> dict[str, Any]:
     return {"loss": zero, "correct": zero, "examples": zero, "steps": np.int32(0), "bad_step": np.int32(-1)}
 
 
-def programs(built: model.Classifier, *, frozen: bool, on_features: bool, optimizer: str) -> Programs:
+def programs(built: model.Classifier, *, cut: str, on_features: bool, optimizer: str) -> Programs:
     """The programs of a classifier, made once and kept with it.
 
     Args:
         built: the model.
-        frozen: only the head is trained.
+        cut: where training begins, one of config.CUTS.
         on_features: batches hold the prefix's output instead of images.
         optimizer: adam, adamw or sgd.
     """
-    key = (frozen, on_features, optimizer)
+    key = (cut, on_features, optimizer)
     if key not in built.programs:
         built.programs[key] = _programs(built, *key)
     return built.programs[key]
 
 
-def _programs(built: model.Classifier, frozen: bool, on_features: bool, optimizer: str) -> Programs:
-    prefix, suffix = built.split(frozen=frozen)
+def _programs(built: model.Classifier, cut: str, on_features: bool, optimizer: str) -> Programs:
+    prefix, suffix = built.split(cut)
     sgd = functools.partial(keras.optimizers.SGD, momentum=MOMENTUM)
     adam = functools.partial(keras.optimizers.Adam, epsilon=1e-8)  # PyTorch's epsilon; Keras' default is 1e-7
     instance = (sgd if optimizer == "sgd" else adam)(1.0)  # the rate comes in as data

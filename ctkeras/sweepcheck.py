@@ -7,29 +7,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ctkeras import distributions
 from ctkeras.config import EPOCH_METRICS, FIELDS, RunConfig, UserError, describe, parse_value
 from ctkeras.sweepfile import CANDIDATE, SweepFile
 
 TOP_KEYS = (
     *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "description"),
-    *("entity", "project", "controller", "prior_runs"),
+    *("entity", "project", "controller", "apiVersion", "kind"),
 )
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
-# W&B's distributions and the keys each needs; bounds of the log forms without _values are exponents of e.
-DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
-    "constant": ("value",),
-    "categorical": ("values",),
-    "categorical_w_probabilities": ("values", "probabilities"),
-    **dict.fromkeys(("int_uniform", "uniform", "q_uniform"), ("min", "max")),
-    **dict.fromkeys(("log_uniform", "q_log_uniform", "inv_log_uniform"), ("min", "max")),
-    **dict.fromkeys(("log_uniform_values", "q_log_uniform_values", "inv_log_uniform_values"), ("min", "max")),
-    **dict.fromkeys(("normal", "q_normal", "log_normal", "q_log_normal", "beta", "q_beta"), ()),
-}
 PARAMETER_KEYS = (
     *("value", "values", "min", "max", "distribution", "probabilities", "q", "mu", "sigma", "a", "b", "parameters"),
 )
-CONTINUOUS = ("uniform", "log_uniform", "log_uniform_values", "inv_log_uniform", "inv_log_uniform_values")
+METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
 HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 LOWER_IS_BETTER = ("train_loss", "val_loss", "epoch_seconds", "memory_bytes")
 AGENT_WORDS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_boolean_flags}")
@@ -112,8 +103,9 @@ def _of_metric(content: dict[str, Any]) -> Found:
     if not isinstance(metric, dict):
         yield ("metric",), "must be a mapping, as in {name: val_acc, goal: maximize}", True
         return
-    for key in set(metric) - {"name", "goal", "target"}:
-        yield ("metric", str(key)), f"is no key of a metric{_near(key, ('name', 'goal', 'target'))}", True
+    for key in metric:
+        if key not in METRIC_KEYS:
+            yield ("metric", str(key)), f"is no key of a metric{_near(key, METRIC_KEYS)}", True
     name, goal = metric.get("name"), metric.get("goal", "minimize")
     if goal not in GOALS:
         yield ("metric", "goal"), f"must be maximize or minimize; got {goal!r}", True
@@ -179,17 +171,69 @@ def _of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method:
         if not isinstance(spec, dict):
             yield place, f"must be a mapping with value, values or min and max; got {spec!r}", True
             continue
-        for key in spec:
-            if key not in PARAMETER_KEYS:
-                yield (*place, str(key)), f"is no key of a parameter{_near(key, PARAMETER_KEYS)}", True
-        if "parameters" in spec and isinstance(spec["parameters"], dict):
-            yield from _of_parameters(spec["parameters"], (*place, "parameters"), method)
-        elif name == CANDIDATE:
-            yield from _of_candidate(spec, place)
+        if "parameters" in spec:
+            yield from _of_nested(spec, place, method)
+            continue
+        found = [
+            ((*place, str(key)), f"is no key of a parameter{_near(key, PARAMETER_KEYS)}", True)
+            for key in spec
+            if key not in PARAMETER_KEYS
+        ]
+        if name == CANDIDATE:
+            found += _of_candidate(spec, place)
         elif name not in FIELDS:
-            yield place, f"is no hyperparameter{_near(name, (*FIELDS, CANDIDATE))}", True
+            found.append((place, f"is no hyperparameter{_near(name, (*FIELDS, CANDIDATE))}", True))
         else:
-            yield from _of_parameter(str(name), spec, place, method)
+            found += _of_parameter(str(name), spec, place)
+        yield from found
+        if not any(error for _, _, error in found):
+            yield from _of_distribution(str(name), spec, place, method)
+
+
+def _of_nested(spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
+    inner = spec["parameters"]
+    if len(spec) > 1:
+        yield place, "has nested parameters, and nothing else may stand beside them", True
+    elif not isinstance(inner, dict) or not inner:
+        yield (*place, "parameters"), "must map hyperparameters to values, as in 'lr: {min: 0.0001, max: 0.01}'", True
+    else:
+        yield from _of_parameters(inner, (*place, "parameters"), method)
+
+
+def _of_distribution(name: str, spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
+    """What W&B's schema says of a parameter, and whether what it draws suits the hyperparameter."""
+    try:
+        distributions.require(spec)
+    except UserError as error:
+        yield place, str(error), True
+        return
+    kind = distributions.kind_of(spec)
+    if method == "grid" and kind not in distributions.GRID:
+        yield place, f"is {kind}, which a grid can't enumerate: give values, or use method random or bayes", True
+    if "values" in spec:
+        if spec.get("distribution") == "categorical" and "probabilities" in spec:
+            text = "W&B wants categorical_w_probabilities beside probabilities, or no distribution"
+            yield (*place, "distribution"), text, False
+    elif kind != "constant":
+        yield from _of_drawn(name, kind, spec, place)
+
+
+def _of_drawn(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
+    """The ends of what a distribution draws: of a range, or all but the outermost of 100 where it has none."""
+    field, q = FIELDS[name].type, distributions.number(spec, "q") if kind.startswith("q_") else None
+    if field not in (int, float):
+        yield place, f"{name} must be {describe(name)}, so it has values, and no distribution", True
+        return
+    if field is int and kind != "int_uniform" and (q is None or q != int(q)):
+        text = f"{name} is a whole number; use int_uniform or a q_ distribution with a whole q, or give values"
+        yield place, text, True
+        return
+    bounded = "min" in spec
+    ends = distributions.bounds(kind, spec) if bounded else map(distributions.quantiles(kind, spec), (0.01, 0.99))
+    for key, end in zip(("min", "max"), ends, strict=True):
+        value = end if q is None else distributions.rounded(end, q)
+        for where, text, _ in _of_value(name, int(value) if field is int and value == int(value) else value, place):
+            yield (*where, key) if bounded else where, text if bounded else f"{text}; such runs are refused", bounded
 
 
 def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
@@ -207,17 +251,11 @@ def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
                 yield from _of_value(name, one, inner)
 
 
-def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
-    distribution = spec.get("distribution")
-    if distribution is not None and distribution not in DISTRIBUTIONS:
-        yield (*place, "distribution"), f"{distribution!r} is none of W&B's{_near(distribution, DISTRIBUTIONS)}", True
-        return
-    needs = DISTRIBUTIONS.get(str(distribution), ())
-    if missing := [key for key in needs if key not in spec]:
-        yield place, f"{distribution} needs {' and '.join(missing)}", True
-        return
-    if not distribution and not ({"value", "values"} & set(spec) or {"min", "max"} <= set(spec)):
-        yield place, "needs value, values, or min and max", True
+def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
+    known = distributions.DISTRIBUTIONS
+    if "distribution" in spec and str(spec["distribution"]) not in known:
+        got = spec["distribution"]
+        yield (*place, "distribution"), f"{got!r} is none of W&B's{_near(got, known)}", True
         return
     if "values" in spec:
         yield from _of_values(name, spec, place)
@@ -225,8 +263,6 @@ def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...], metho
         yield from _of_value(name, spec["value"], (*place, "value"))
     if "min" in spec and "max" in spec:
         yield from _of_bounds(name, spec, place)
-    if method == "grid" and _is_continuous(spec):
-        yield place, "is continuous, which a grid can't enumerate: give values, or use method random or bayes", True
 
 
 def _of_values(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
@@ -255,23 +291,17 @@ def _of_bounds(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found
     if not low < high:
         yield (*place, "min"), f"must be below max; got min {low:g} and max {high:g}", True
         return
-    field = FIELDS[name].type
-    if field not in (int, float):
-        yield place, f"{name} must be {describe(name)}, so it has values, not min and max", True
-        return
-    if field is int and _is_continuous(spec):
-        yield place, f"{name} is a whole number; use int_uniform or q_uniform, or give values", True
-        return
-    if kind in ("log_uniform", "q_log_uniform", "inv_log_uniform"):
-        if low > 0 and high < 1 and name in ("lr", "weight_decay"):  # values meant, the usual mistake
-            text = f"{kind} takes exponents of e, so this is {math.exp(low):.4g} to {math.exp(high):.4g}; use {kind}_values"
-            yield (*place, "distribution"), text, True
-            return
-        low, high = (math.exp(min(bound, 700.0)) for bound in (low, high))
-    for key, bound in (("min", low), ("max", high)):
-        value: Any = int(bound) if field is int and bound == int(bound) else bound
-        for where, text, error in _of_value(name, value, (*place, key)):
-            yield where, text, error
+    for key in ("min", "max"):
+        if isinstance(spec[key], str):
+            yield (
+                (*place, key),
+                f"{spec[key]} is text to YAML, which W&B refuses; write it with a point, as 1.0e-5",
+                False,
+            )
+    exponents = kind in ("log_uniform", "q_log_uniform", "inv_log_uniform")
+    if exponents and low > 0 and high < 1 and name in ("lr", "weight_decay"):  # values meant, the usual mistake
+        text = f"{kind} takes exponents of e, so this is {math.exp(low):.4g} to {math.exp(high):.4g}; use {kind}_values"
+        yield (*place, "distribution"), text, True
 
 
 def _of_value(name: str, value: Any, place: tuple[str, ...]) -> Found:
@@ -282,49 +312,60 @@ def _of_value(name: str, value: Any, place: tuple[str, ...]) -> Found:
 
 
 def _of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> Found:
-    stopper = content.get("early_terminate")
-    if stopper is None:
+    if "early_terminate" not in content:
         return
+    stopper, key = content["early_terminate"], "early_terminate"
     if not isinstance(stopper, dict) or stopper.get("type") != "hyperband":
-        yield ("early_terminate",), "must be {type: hyperband, min_iter: 5, eta: 3}; W&B knows no other", True
+        yield (key,), "must be {type: hyperband, min_iter: 5, eta: 3}; W&B knows no other", True
         return
-    for key in stopper:
-        if key not in HYPERBAND_KEYS:
-            yield ("early_terminate", str(key)), f"is no key of hyperband{_near(key, HYPERBAND_KEYS)}", True
-    if "min_iter" not in stopper and "max_iter" not in stopper:
-        yield ("early_terminate",), "needs min_iter or max_iter, in epochs", True
-    for key, least in (("min_iter", 1), ("max_iter", 1), ("s", 1), ("eta", 2)):
-        value = stopper.get(key, least)
-        if isinstance(value, bool) or not _is_number(value) or float(value) < least:
-            yield ("early_terminate", key), f"must be a number from {least}; got {value!r}", True
+    for name in stopper:
+        if name not in HYPERBAND_KEYS:
+            yield (key, str(name)), f"is no key of hyperband{_near(name, HYPERBAND_KEYS)}", True
+    for name in ("min_iter", "max_iter", "s"):
+        if name in stopper and (not distributions.is_whole(stopper[name]) or stopper[name] < 1):
+            yield (key, name), f"must be a whole number from 1; got {stopper[name]!r}", True
             return
-    epochs = _most_epochs(parameters)
-    least_epochs = float(stopper["min_iter"]) if "min_iter" in stopper else 1.0
-    if least_epochs > epochs:
-        text = f"{least_epochs:g} is above max_epochs, {epochs:g}, so that no run is ever stopped"
-        yield ("early_terminate", "min_iter"), text, True
+    eta = stopper.get("eta", 3)
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 1 < eta < math.inf:
+        yield (key, "eta"), f"must be a number above 1; got {eta!r}", True
+        return
+    if not isinstance(stopper.get("strict", False), bool):
+        yield (key, "strict"), f"must be true or false; got {stopper['strict']!r}", True
+    if ("min_iter" in stopper) == ("max_iter" in stopper):
+        yield (key,), "needs min_iter, or max_iter and s, in epochs, and not both", True
+    elif "min_iter" in stopper:
+        yield from _of_first_band((key, "min_iter"), stopper["min_iter"], parameters)
+    elif "s" not in stopper:
+        yield (key, "s"), "is missing; max_iter needs it, the number of bands below max_iter", True
+    elif stopper["max_iter"] < eta:
+        yield (key, "max_iter"), f"must be at least eta, {eta:g}, or there is no epoch to stop at", True
+    else:
+        bands = [stopper["max_iter"] / eta ** (n + 1) for n in range(min(stopper["s"], 100))]
+        yield from _of_first_band((key, "max_iter"), int(min(band for band in bands if band >= 1)), parameters)
 
 
-def _most_epochs(parameters: dict[str, Any]) -> float:
-    """The largest max_epochs that a sweep's runs may have."""
-    found = []
+def _of_first_band(place: tuple[str, ...], band: int, parameters: dict[str, Any]) -> Found:
+    epochs = max(_max_epochs(parameters), default=RunConfig.max_epochs)
+    if band > epochs:
+        yield place, f"stops runs from epoch {band}, above max_epochs, {epochs:g}, so that none is ever stopped", True
+
+
+def _max_epochs(parameters: dict[str, Any]) -> list[float]:
+    """What a sweep's runs may have for max_epochs, as far as it says."""
+    found: list[Any] = []
     for name, spec in parameters.items():
         if not isinstance(spec, dict):
             continue
-        if name == "max_epochs":
-            found += [v for v in (spec.get("value"), spec.get("max"), *(spec.get("values") or [])) if _is_number(v)]
-        for value in spec.get("values") or []:
-            if isinstance(value, dict) and _is_number(value.get("max_epochs")):
-                found.append(value["max_epochs"])
-    return float(max(map(float, found))) if found else float(RunConfig.max_epochs)
-
-
-def _is_continuous(spec: dict[str, Any]) -> bool:
-    """Whether a parameter has no list of values, by its distribution or the one W&B infers from min and max."""
-    kind = spec.get("distribution")
-    if kind is None and "min" in spec and "max" in spec:
-        return not (isinstance(spec["min"], int) and isinstance(spec["max"], int))
-    return kind in CONTINUOUS or kind in ("normal", "log_normal", "beta")
+        if isinstance(spec.get("parameters"), dict):
+            found += _max_epochs(spec["parameters"])
+        given = [spec[key] for key in ("value", "max") if key in spec]
+        given += spec["values"] if isinstance(spec.get("values"), list) else []
+        found += (
+            given
+            if name == "max_epochs"
+            else [v["max_epochs"] for v in given if isinstance(v, dict) and "max_epochs" in v]
+        )
+    return [float(value) for value in found if _is_number(value)]
 
 
 def _is_number(value: Any) -> bool:

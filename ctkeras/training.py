@@ -270,6 +270,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str) -> dict[str, Any]:
         "params_trainable": sum(int(np.prod(v.shape)) for v in run.programs.suffix.trainable_variables),
         "seconds_total": progress.seconds,
         "seconds_compile": progress.compile_seconds,
+        **run.compile_counts(),
         "memory_bytes": runtime.memory_bytes(),
         "data_fingerprint": run.data.fingerprint,
         "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {runtime.version(p)}" for p in VERSIONED)]),

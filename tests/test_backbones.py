@@ -151,7 +151,9 @@ def test_each_form_of_the_weights_is_normalised_for_once_and_as_the_library_does
 def test_features_of_raw_images_are_the_librarys_of_preprocessed_ones(name, upstream):
     path, library, _ = upstream(name)
     built = model.build(name, SIZE, classes=2, weights=path)
-    check_as_the_library(library, keras.Model(built.model.input, built.pooled), APPLICATIONS[name][1])
+    check_as_the_library(
+        library, keras.Model(built.model.input, built.model.get_layer("pool").output), APPLICATIONS[name][1]
+    )
 
 
 def test_real_weights_give_the_librarys_features(real_weights):
@@ -159,7 +161,7 @@ def test_real_weights_give_the_librarys_features(real_weights):
     library = from_library("mobilenet_v2", weights=None)
     library.load_weights(path)
     built = model.build("mobilenet_v2", SIZE, classes=2, weights=path)
-    (got,) = outputs(keras.Model(built.model.input, built.pooled), images())
+    (got,) = outputs(keras.Model(built.model.input, built.model.get_layer("pool").output), images())
     (expected,) = outputs(library, APPLICATIONS["mobilenet_v2"][1](images().copy()))
     assert relative_error(got, expected) < 1e-4
 
@@ -172,7 +174,7 @@ def test_timm_weights_give_pytorchs_features(name, tmp_path):
     expected = timm_reference.reference_features(folder, images(64))
     assert backbones.find_weights(name, str(tmp_path)) == folder
     built = model.build(name, 64, classes=2, weights=folder)
-    (got,) = outputs(keras.Model(built.model.input, built.pooled), images(64))
+    (got,) = outputs(keras.Model(built.model.input, built.model.get_layer("pool").output), images(64))
     error = relative_error(got, expected)
     print(f"{name}: {error:.1e}")
     assert error < 1e-4

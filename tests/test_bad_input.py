@@ -202,7 +202,7 @@ def make_runs(at):
     (make("spoilt_predictions") / "predictions.csv").write_text("file;split\na;valid\n")
     (make("text_checkpoint") / runfolder.CHECKPOINT).write_text("hello")
     np.savez(make("foreign_checkpoint") / runfolder.CHECKPOINT, weights=np.ones(3))
-    facts = {"frozen": True, "epoch": 1, "plateau": {}, "start": ["other images", "other weights"]}
+    facts = {"cut": "head", "epoch": 1, "plateau": {}, "start": ["other images", "other weights"]}
     runfolder.save_checkpoint(make("other_data"), runfolder.Checkpoint({"best": [np.ones(3)]}, facts))
 
 

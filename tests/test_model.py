@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ctkeras import backbones, model, steps
+from ctkeras.config import CUTS, UserError
 from ctkeras.pipeline import Batch
 
 SIZE, CLASSES = 32, 3
@@ -59,7 +60,7 @@ def batch(count=8):
 
 def train(built, *, frozen, count=3, optimizer="sgd"):
     """Trains some steps and puts the result into the model."""
-    programs = steps.programs(built, frozen=frozen, on_features=False, optimizer=optimizer)
+    programs = steps.programs(built, cut="head" if frozen else "input", on_features=False, optimizer=optimizer)
     state, kept = programs.start(), programs.place(programs.frozen_variables())
     for _ in range(count):
         state = programs.train_step(state, kept, programs.place_batch(batch()), HYPER)
@@ -81,7 +82,7 @@ def changed(before, after):
 def test_the_frozen_split_composes_to_the_whole():
     built = fresh()
     train(built, frozen=False)  # statistics and weights away from their start
-    prefix, suffix = built.split(frozen=True)
+    prefix, suffix = built.split("head")
     inputs = images()
     expected = built.model.predict_on_batch(inputs)
     assert np.ptp(expected) > 0.01
@@ -93,7 +94,7 @@ def test_the_frozen_split_composes_to_the_whole():
 
 def test_unfrozen_the_suffix_is_the_model():
     built = fresh()
-    prefix, suffix = built.split(frozen=False)
+    prefix, suffix = built.split("input")
     assert prefix is None
     assert suffix is built.model
 
@@ -143,7 +144,7 @@ def test_a_frozen_step_on_images_is_the_step_on_their_features():
     train(built, frozen=False)
     model.initialise(built, seed=0, dropout=0.3)
     on_images, on_features = (
-        steps.programs(built, frozen=True, on_features=choice, optimizer="sgd") for choice in (False, True)
+        steps.programs(built, cut="head", on_features=choice, optimizer="sgd") for choice in (False, True)
     )
     frozen = on_images.place(on_images.frozen_variables())
     one = on_images.train_step(on_images.start(), frozen, on_images.place_batch(batch()), HYPER)
@@ -311,3 +312,29 @@ def test_random_weights_have_the_published_scales():
     limit = np.sqrt(6 / sum(head.shape))
     assert 0.98 * limit < np.abs(head).max() <= limit
     assert not np.array(built.model.get_layer("logits").bias).any()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", pytest.param("densenet121", marks=pytest.mark.slow)])
+def test_each_stage_cuts_the_network_in_two_that_make_the_whole(name):
+    """Later stages train fewer layers, and prefix and suffix in turn give the whole network's logits."""
+    built = model.build(name, 64, classes=3)
+    model.initialise(built, seed=0, dropout=0.0)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    whole = built.model.predict_on_batch(images)
+    trained = []
+    for number, stage in enumerate(CUTS[1:-1], start=1):
+        prefix, suffix = built.split(stage)
+        assert prefix.output.shape[1] == 64 // 2**number
+        trained.append(len(suffix.trainable_variables))
+        assert not {id(v) for v in prefix.variables} & {id(v) for v in suffix.variables}
+        assert len(prefix.variables) + len(suffix.variables) == len(built.model.variables)
+    np.testing.assert_allclose(suffix.predict_on_batch(prefix.predict_on_batch(images)), whole, rtol=1e-4, atol=1e-5)
+    assert trained == sorted(trained, reverse=True)
+    assert len(set(trained)) == 4
+
+
+def test_a_network_too_small_for_a_stage_says_so():
+    image = keras.Input((8, 8, 3))
+    small = keras.Model(image, keras.layers.Conv2D(2, 3, strides=2)(image), name="small")
+    with pytest.raises(UserError, match="small has no such stage"):
+        model._stage_input(small, "stage4")

@@ -158,7 +158,7 @@ FACTS = {
     "epoch": 3,
     "best_acc": 0.1 + 0.2,
     "best_loss": math.inf,
-    "frozen": True,
+    "cut": "head",
     "start": ["a", "größe"],
     "history": [],
 }

@@ -24,7 +24,7 @@ def linear(optimizer, seed=0):
     rng = np.random.default_rng(seed)
     head.kernel.assign(rng.standard_normal(head.kernel.shape))
     head.bias.assign(rng.standard_normal(CLASSES))
-    return steps.programs(built, frozen=False, on_features=False, optimizer=optimizer)
+    return steps.programs(built, cut="input", on_features=False, optimizer=optimizer)
 
 
 def linear_batch(seed=0):
@@ -226,9 +226,9 @@ def step(programs, batch, numbers):
     return programs.train_step(programs.start(), frozen, programs.place_batch(batch), numbers)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_other_numbers_run_the_same_program_and_count(built, frozen):
-    programs = steps.programs(built, frozen=frozen, on_features=False, optimizer="adamw")
+@pytest.mark.parametrize("cut", ["head", "stage2", "input"])
+def test_other_numbers_run_the_same_program_and_count(built, cut):
+    programs = steps.programs(built, cut=cut, on_features=False, optimizer="adamw")
     plain = {"lr": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "dropout": 0.3, "seed": 0}
     changes = [{}, {"lr": 0.01}, {"weight_decay": 0.5}, {"label_smoothing": 0.4}, {"dropout": 0.8}, {"seed": 1}]
     seen = []
@@ -246,7 +246,7 @@ def test_other_numbers_run_the_same_program_and_count(built, frozen):
 
 
 def test_another_shape_is_another_program(built):
-    programs = steps.programs(built, frozen=True, on_features=False, optimizer="sgd")
+    programs = steps.programs(built, cut="head", on_features=False, optimizer="sgd")
     step(programs, image_batch(), hyper())
     step(programs, Batch(*(part[:4] for part in image_batch())), hyper())
     assert len(programs.compiled) == 2
@@ -257,7 +257,7 @@ def test_biases_and_batch_norm_do_not_decay(built, optimizer):
     rng = np.random.default_rng(0)
     for weight in built.model.trainable_variables:
         weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    programs = steps.programs(built, frozen=False, on_features=False, optimizer=optimizer)
+    programs = steps.programs(built, cut="input", on_features=False, optimizer=optimizer)
     before = {variable.path: np.array(variable.value) for variable in built.model.trainable_variables}
     state = step(programs, image_batch(weight=0.0), hyper(0.1, weight_decay=0.5))  # no gradient: decay alone
     kernels = 0
@@ -274,7 +274,7 @@ def test_biases_and_batch_norm_do_not_decay(built, optimizer):
 
 
 def test_eval_is_in_inference_mode_and_changes_nothing(built):
-    programs = steps.programs(built, frozen=False, on_features=False, optimizer="sgd")
+    programs = steps.programs(built, cut="input", on_features=False, optimizer="sgd")
     state = step(programs, image_batch(), hyper())
     one, other = (np.array(programs.eval_step(state, [], image_batch())) for _ in range(2))
     np.testing.assert_array_equal(one, other)  # no dropout, statistics at rest
@@ -288,7 +288,7 @@ def test_a_process_keeps_its_models_and_programs(monkeypatch):
     one, again = steps.classifier(structure), steps.classifier(structure._replace(image_size=SIZE))
     assert one is again
     assert steps.classifier(structure._replace(classes=2)) is not one
-    options = {"frozen": True, "on_features": True}
+    options = {"cut": "head", "on_features": True}
     kept = steps.programs(one, optimizer="adam", **options)
     assert steps.programs(again, optimizer="adam", **options) is kept
     assert steps.programs(again, optimizer="adamw", **options) is not kept

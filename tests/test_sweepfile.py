@@ -90,7 +90,7 @@ FAULTS = {
     "unknown parameter": ("  dropout:", "  droput:", "parameters.droput", 8, "dropout"),
     "unknown parameter key": ("{value: true}", "{valu: true}", "parameters.freeze_backbone.valu", 9, "value"),
     "min_iter": ("min_iter: 5", "min_iter: 50", "early_terminate.min_iter", 4, "max_epochs"),
-    "eta": ("eta: 3", "eta: 1", "early_terminate.eta", 4, "from 2"),
+    "eta": ("eta: 3", "eta: 1", "early_terminate.eta", 4, "above 1"),
     "another stopper": ("type: hyperband", "type: median", "early_terminate", 4, "hyperband"),
     "flag of another tool": ("train,", 'train, "--learning_rate=1",', "command.5", 5, "no option"),
     "flag out of range": ("train,", 'train, "--dropout=2",', "command.5", 5, "dropout < 1"),
@@ -116,9 +116,66 @@ def test_a_fault_is_named_by_key_and_line(tmp_path, name, capsys):
     assert f"line {line}: {key}" in capsys.readouterr().err
 
 
+# a parameter, or early_terminate; the key of the finding; a word of what would be right
+SCHEMA_FAULTS = {
+    "q without a distribution": ("batch_size: {min: 16, max: 64, q: 16}", "batch_size", "int_uniform"),
+    "text by beta": ("model_name: {distribution: beta}", "model_name", "values"),
+    "whole number by normal": ("batch_size: {distribution: normal, mu: 32}", "batch_size", "whole number"),
+    "whole number in halves": (
+        "batch_size: {distribution: q_uniform, min: 8, max: 64, q: 0.5}",
+        "batch_size",
+        "whole q",
+    ),
+    "rounds to 0": ("batch_size: {distribution: q_uniform, min: 1, max: 64, q: 16}", "batch_size.min", "got 0"),
+    "q of 0": ("dropout: {distribution: q_uniform, min: 0.1, max: 0.5, q: 0}", "dropout", "above 0"),
+    "sigma": ("dropout: {distribution: normal, sigma: -1}", "dropout", "sigma"),
+    "two kinds": ("dropout: {value: 0.1, values: [0.1]}", "dropout", "values"),
+    "bounds of a normal": ("lr: {distribution: log_normal, mu: -7, min: 1}", "lr", "min"),
+    "values from 0": ("weight_decay: {distribution: log_uniform_values, min: 0, max: 0.1}", "weight_decay", "above 0"),
+    "inverse exponents": ("dropout: {distribution: inv_log_uniform, min: -3, max: -0.5}", "dropout.min", "dropout < 1"),
+    "nested beside": ("inner: {parameters: {seed: {value: 1}}, value: 3}", "inner", "nested"),
+    "candidates' chances": ("candidate: {values: [{lr: 0.1}, {lr: 0.2}], probabilities: [1]}", "candidate", "add up"),
+    "max_iter alone": ("max_iter: 27", "s", "bands"),
+    "both iters": ("max_iter: 27, s: 2, min_iter: 3", "", "not both"),
+    "no band": ("max_iter: 2, s: 1", "max_iter", "eta"),
+    "late band": ("max_iter: 100, s: 1", "max_iter", "max_epochs"),
+    "part of an epoch": ("min_iter: 2.5", "min_iter", "whole number"),
+    "strict": ("min_iter: 5, strict: maybe", "strict", "true or false"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMA_FAULTS)
+def test_what_wandbs_schema_refuses_is_named(tmp_path, name):
+    text, key, word = SCHEMA_FAULTS[name]
+    base = "method: random\nrun_cap: 4\nmetric: {name: val_acc, goal: maximize}\ncommand: [ctkeras, train]\n"
+    if ": {" in text:
+        content, key = f"{base}parameters: {{{text}}}\n", f"parameters.{key}"
+    else:
+        content = f"{base}parameters: {{lr: {{value: 0.1}}}}\nearly_terminate: {{type: hyperband, {text}}}\n"
+        key = f"early_terminate.{key}".rstrip(".")
+    found = {finding.key: finding.text for finding in errors(tmp_path, content)}
+    assert word in found[key]
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "dropout: {distribution: inv_log_uniform, min: 0.7, max: 3}",
+        "lr: {distribution: log_normal, mu: -7, sigma: 0.5}",
+        "batch_size: {distribution: q_log_uniform_values, min: 8, max: 64, q: 8}",
+        "seed: {min: 0, max: 9}",
+        "inner: {parameters: {lr: {min: 0.001, max: 0.1}}}",
+    ],
+)
+def test_every_use_of_a_distribution_that_suits_is_sound(tmp_path, parameter):
+    assert (
+        errors(tmp_path, f"method: random\nrun_cap: 4\ncommand: [ctkeras, train]\nparameters: {{{parameter}}}\n") == []
+    )
+
+
 def test_a_grid_over_a_range_is_refused(tmp_path):
     text = SOUND.replace("method: bayes", "method: grid")
-    assert [finding.key for finding in errors(tmp_path, text)] == ["parameters.lr"]
+    assert [finding.key for finding in errors(tmp_path, text)] == ["parameters.lr", "parameters.dropout"]
 
 
 def test_the_faults_of_the_pytorch_original_are_named(tmp_path):

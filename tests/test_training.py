@@ -20,6 +20,7 @@ FULL = TINY | {
     "max_epochs": 4,
 }
 FROZEN = TINY | {"freeze_backbone": True, "mixup_alpha": 0.4, "max_epochs": 4, "feature_views": 2}
+STAGE = FROZEN | {"unfreeze_from": "stage4"}
 HEAD_FIRST = FULL | {"head_epochs": 2, "optimizer": "sgd", "lr": 0.01}
 
 
@@ -114,6 +115,8 @@ def test_parameters_are_counted(finished):
     [
         pytest.param(FULL, 2, id="full"),
         pytest.param(FROZEN, 2, id="frozen"),
+        pytest.param(STAGE, 2, id="stage"),
+        pytest.param(STAGE | {"head_epochs": 2}, 2, id="between_head_and_stage", marks=pytest.mark.slow),
         pytest.param(HEAD_FIRST, 2, id="between_head_and_all", marks=pytest.mark.slow),
         pytest.param(HEAD_FIRST, 3, id="after_head", marks=pytest.mark.slow),
     ],
@@ -156,6 +159,47 @@ def test_nan_ends_the_run_with_its_step_and_a_hint(tmp_path):
     with pytest.raises(training.TrainingFailed, match=r"epoch 1, step \d+.*lower lr"):
         training.train(config(tmp_path, **FROZEN | {"lr": 1e38, "optimizer": "sgd"}), run_id="nan")
     assert json.loads((tmp_path / "nan" / "metrics.json").read_text())["stopped_by"] == "nan"
+
+
+@pytest.mark.parametrize("values", [FROZEN, STAGE], ids=["frozen", "stage"])
+def test_other_numbers_compile_nothing(tmp_path, values):
+    """Nor do they load a compiled program again; structural settings do."""
+    training.train(config(tmp_path, **values))
+    numbers = {"lr": 0.01, "weight_decay": 0.01, "dropout": 0.1, "label_smoothing": 0.2, "mixup_alpha": 0.7, "seed": 5}
+    metrics = training.train(config(tmp_path, **values | numbers | {"scheduler": "step"})).metrics
+    assert [metrics[name] for name in ("train_programs_compiled", "cache_hits", "cache_misses")] == [0, 0, 0]
+    other = training.train(config(tmp_path, **values | {"batch_size": 7, "max_epochs": 1})).metrics
+    assert other["train_programs_compiled"] + other["cache_hits"] > 0
+
+
+def test_a_second_process_finds_the_compiled_programs(tmp_path):
+    import subprocess
+    import sys
+
+    flags = [f"--{name}={value}" for name, value in (STAGE | {"max_epochs": 1, "batch_size": 9}).items()]
+    for number in range(2):
+        command = [sys.executable, "-m", "ctkeras", "train", f"--output_dir={tmp_path / str(number)}", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (folder,) = (tmp_path / str(number)).iterdir()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["train_programs_compiled"] == 1 - number
+        assert (metrics["cache_misses"] == 0) == bool(number)
+
+
+def test_before_a_stage_nothing_changes_and_behind_it_all_does(tmp_path):
+    import keras
+
+    result = training.train(config(tmp_path, **STAGE | {"freeze_batch_norm": False, "lr": 0.01}), run_id="stage")
+    training.train(config(tmp_path, **FROZEN), run_id="head")
+    stage, head = (keras.saving.load_model(tmp_path / name / "model.keras") for name in ("stage", "head"))
+    changed = [
+        not np.array_equal(one.value, other.value) for one, other in zip(stage.weights, head.weights, strict=True)
+    ]
+    first = changed.index(True)
+    assert 0.3 * len(changed) < first < len(changed) - 2  # stage4 is the last third of MobileNetV2's layers
+    assert all(changed[first:])
+    assert result.metrics["params_trainable"] < result.metrics["params_total"]
 
 
 def test_early_stopping_waits_its_epochs(tmp_path):
