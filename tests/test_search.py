@@ -11,6 +11,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ import optuna
 import pytest
 import sweeps
 
+from ctkeras import config as config_
 from ctkeras import owner, runfolder, runtime, search, status, storage, sweepfile
 from ctkeras.config import UserError
 
@@ -495,3 +497,80 @@ def test_the_command_on_postgresql_shows_its_password_to_nobody(tmp_path, postgr
         assert "cret" not in refused.stderr
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"cret" not in path.read_bytes(), path
+
+
+@pytest.fixture
+def wandb_server():
+    from wandb_server import WandbServer
+
+    with WandbServer(seed=0) as running:
+        yield running
+        assert running.unknown == []
+
+
+def _offline(env):
+    """An environment with the server's account, in which W&B's mode is left to us."""
+    return {name: value for name, value in env.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
+
+
+def _synced(command, server, *, runs):
+    """The server's runs after `wandb sync` of all that was kept offline."""
+    assert server.runs == {}
+    folders = sorted(str(path) for path in command.folder.glob("runs/*/wandb/offline-run-*"))
+    assert len(folders) == runs  # one a run, however often it was begun
+    wandb = pathlib.Path(sys.executable).with_name("wandb")
+    subprocess.run([wandb, "sync", *folders], cwd=command.folder, env=command.env, check=True, capture_output=True)
+    return server.runs
+
+
+def _facts(run):
+    """What a run at W&B says of its trial: hyperparameters, names logged every epoch, numbers in the summary."""
+    config = {name: run.config.get(name) for name in config_.FIELDS if name not in sweepfile.PLACES}
+    logged = [tuple(sorted(name for name in row if not name.startswith("_"))) for row in run.history]
+    summary = sorted(name for name, value in run.summary.items() if isinstance(value, int | float) and name[0] != "_")
+    return json.dumps(config, sort_keys=True), logged, summary, run.exitcode
+
+
+@pytest.mark.integration
+def test_smoke_under_both_engines_gives_the_same_trials_and_the_same_names(tmp_path):
+    from wandb_server import WandbServer
+
+    smoke = pathlib.Path(__file__).parent.parent / "sweep_yaml" / "smoke.yaml"
+    found = []
+    for engine in ("local", "wandb"):
+        (tmp_path / engine).mkdir()
+        with WandbServer(seed=0) as server:
+            env = server.env(tmp_path / engine)
+            command = sweeps.Command(tmp_path / engine, **(_offline(env) if engine == "local" else env))
+            if engine == "local":
+                command("sweep", "run", str(smoke))
+                runs = _synced(command, server, runs=4)
+                name = next(iter(runs)).rpartition("-")[0]
+                assert {(run.group, run.job_type) for run in runs.values()} == {(name, "smoke")}
+            else:
+                path = command("sweep", "create", str(smoke), "--project", "ctkeras").stdout.split()[-1]
+                command("sweep", "agent", path)
+                runs = server.runs
+            assert server.unknown == []
+            found.append(sorted((_facts(run) for run in runs.values()), key=str))
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
+    assert {names for _, logged, *_ in found[0] for names in logged} == {tuple(sorted(config_.EPOCH_METRICS))}
+
+
+@pytest.mark.integration
+def test_a_run_that_was_killed_and_gone_on_with_syncs_whole(tmp_path, wandb_server):
+    command = sweeps.Command(tmp_path, **_offline(wandb_server.env(tmp_path)))
+    content = sweeps.sweep(method="grid", lr={"values": [0.01, 0.02]}, dropout=0.2, hyperband=False, max_epochs=150)
+    command.write(content)
+    process = command.start("sweep", "run", "sweep.yaml")
+    while len(list(tmp_path.glob("runs/*/checkpoint.npz"))) < 1:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    command("sweep", "run", "sweep.yaml")
+    runs = _synced(command, wandb_server, runs=2)
+    for run in runs.values():
+        assert [row["epoch"] for row in run.history] == list(range(1, 151))
+        assert (run.state, run.exitcode) == ("finished", 0)
