@@ -221,9 +221,9 @@ def _told_by_file(told: dict[str, Any]) -> Section:
         rows += [["always the most frequent class", f"{told['majority']:.3f}"]]
         words = (
             f"A decision tree that sees no pixel, cross-validated on the {told['images']:,} training images in "
-            f"{told['folds']} parts with copies kept together. Above {told['chance']:.3f} is more than chance: then a "
-            "model that sees mode, size or aspect can be right for the wrong reason. Here it can't: every image is "
-            "brought to gray and to a square."
+            f"{told['folds']} parts with copies kept together. Above {told['chance']:.3f} is more than chance: what is "
+            "told so can stand in for what is seen. Training sees every image in gray and at one size, which hides the "
+            "mode; a file's size still shows in sharpness, and its aspect in how the body is stretched."
         )
         content = [p(words), page.table(["Told by", "Right"], rows, caption="Class told by the file", numbers=(1,))]
     return page.section("audit-shortcuts", "Class told by the file alone", *content)

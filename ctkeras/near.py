@@ -77,24 +77,35 @@ def _candidates(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     middle = _averages(_MARGIN, 1 - _MARGIN)
     middles = [_unit(_sketched(part, middle)) for part in _batches(thumbnails, "sketching")]
     known = np.concatenate(middles or [np.zeros((0, _CELLS**2), np.float32)])
-    found = [np.zeros((0, 4))]
-    done = 0
+    found, done = [np.zeros((0, 4))], 0
     for part in _batches(thumbnails, "looking for near-duplicates"):
-        cropped = _sketched(part, crops).reshape(-1, len(sides), _CELLS, len(sides), _CELLS)
-        cropped = cropped.transpose(1, 3, 0, 2, 4)
-        best, crop = np.full((len(known), len(part)), -1.0, np.float32), np.zeros((len(known), len(part)), np.int8)
-        for number, description in enumerate(cropped.reshape(-1, len(part), _CELLS, _CELLS)):
-            correlation = known @ _unit(description).T
-            better = correlation > best
-            best[better], crop[better] = correlation[better], number
-        columns = np.arange(len(part))
-        best[done + columns, columns] = -1  # itself
-        rows = np.argsort(-best, axis=0)[:_MOST]
-        row, column = rows.ravel(), np.broadcast_to(columns, rows.shape).ravel()
-        table = np.stack([row, done + column, crop[row, column], best[row, column]], axis=1, dtype=np.float64)
-        found.append(table[table[:, 3] >= _CANDIDATE])
+        sketches = _sketched(part, crops).reshape(-1, len(sides), _CELLS, len(sides), _CELLS)
+        sketches = _unit(sketches.transpose(1, 3, 0, 2, 4).reshape(-1, _CELLS, _CELLS))
+        found.append(_likest(known, sketches.reshape(len(sides) ** 2, len(part), -1), done))
         done += len(part)
     return _once(np.concatenate(found), np.array(sides))
+
+
+def _likest(known: np.ndarray, sought: np.ndarray, first: int) -> np.ndarray:
+    """Rows of (i, j, crop, correlation): for each picture j, the few i whose middle one of its crops is likest.
+
+    Args:
+        known: float32 [N, D], middles.
+        sought: float32 [crops, P, D], of pictures first, first + 1, …
+        first: the number of the first of these.
+    """
+    columns = np.arange(sought.shape[1])
+    best = np.full((len(known), len(columns)), -1, np.float32)
+    correlation = np.empty_like(best)
+    for crop in sought:
+        np.maximum(best, np.matmul(known, crop.T, out=correlation), out=best)
+    best[first + columns, columns] = -1  # itself
+    most = min(_MOST, len(known))
+    rows = np.argpartition(-best, most - 1, axis=0)[:most]
+    row, column = rows.ravel(), np.tile(columns, most)
+    number = np.einsum("cpd,pd->pc", sought[:, column], known[row]).argmax(1)
+    table = np.stack([row, first + column, number, best[row, column]], axis=1, dtype=np.float64)
+    return table[table[:, 3] >= _CANDIDATE]
 
 
 def _once(found: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
