@@ -7,8 +7,17 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 
+# The browser reads commands from 3 and writes answers to 4. Put there by another process: forking under JAX may hang.
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -105,13 +114,12 @@ def chromium():
     """An open page of a browser without a profile, which is gone afterwards."""
     to_read, to_write = os.pipe(), os.pipe()
     ends = to_read[0], to_write[1]
-    # The browser reads commands from 3 and writes answers to 4; a shell puts them there, as forking under JAX may hang.
-    shell = ["sh", "-c", f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}', "sh"]
+    start = [sys.executable, "-S", "-c", START, *map(str, ends), program()]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
         options += ["--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([*shell, program(), *options], pass_fds=ends, **quiet)
+        process = subprocess.Popen([*start, *options], pass_fds=ends, **quiet)
         os.close(to_read[0])
         os.close(to_write[1])
         try:
