@@ -69,7 +69,7 @@ def compose(found: Findings) -> str:
         report_record,
         report_results,
         report_search,
-        report_test,
+        report_threeways,
     )
 
     parts: list[tuple[str, Sequence[Section | None]]] = [
@@ -79,7 +79,7 @@ def compose(found: Findings) -> str:
                 report_results.won(found),
                 report_results.architectures(found),
                 report_results.seeds(found),
-                report_test.test_numbers(found),
+                report_threeways.test_numbers(found),
             ],
         ),
         (
