@@ -95,5 +95,5 @@ def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
         if fingerprint and source.fingerprint != fingerprint:
             return None, None, f"{spec} holds other images than the runs were trained on"
         return source, audit.load(source), ""
-    except (UserError, OSError, NotImplementedError, json.JSONDecodeError) as error:
+    except (UserError, OSError, json.JSONDecodeError) as error:
         return None, None, " ".join(str(error).split()) or type(error).__name__

@@ -108,6 +108,15 @@ def hyperband(found: Findings) -> Section | None:
     )
 
 
+def _compiled(found: Findings) -> str:
+    """How many programs were compiled for how many runs; '' where the runs don't say."""
+    counts = [run.metrics.get("train_programs_compiled") for run in found.runs]
+    known = [count for count in counts if isinstance(count, int)]
+    if not known:
+        return ""
+    return f" {page.plural(sum(known), 'training program was', 'training programs were')} compiled for {len(known):,} runs."
+
+
 def time_saved(found: Findings) -> Section | None:
     """Where the time went, and what caches and pruning saved."""
     parts = [spent for run in found.runs if (spent := savings.spent(run)) is not None]
@@ -124,7 +133,7 @@ def time_saved(found: Findings) -> Section | None:
     rows = [charts.Row(f"spent: {n}", v / unit, text=page.duration(v)) for n, v in spent_rows]
     rows += [charts.Row(f"saved: {n}", v / unit, text=page.duration(v), lead=True) for n, v in saved_rows]
     spent, saved = sum(v for _, v in spent_rows), sum(v for _, v in saved_rows)
-    said = f"{page.duration(spent)} were spent, at least about {page.duration(saved)} were not."
+    said = f"{page.duration(spent)} were spent, at least about {page.duration(saved)} were not.{_compiled(found)}"
     draw = functools.partial(
         charts.rows,
         rows,

@@ -44,7 +44,7 @@ def reproduce(found: Findings) -> Section:
     blocks = []
     for words, command in commands:
         blocks += [p(words, ":"), page.command(command)]
-    facts = [
+    facts: list[list[Any]] = [
         ["versions", run.metrics.get("versions")],
         ["data fingerprint", tag("code", run.metrics.get("data_fingerprint"), class_="wrap")],
         ["seed", run.config["seed"]],
