@@ -133,7 +133,7 @@ def time_saved(found: Findings) -> Section | None:
     rows = [charts.Row(f"spent: {n}", v / unit, text=page.duration(v)) for n, v in spent_rows]
     rows += [charts.Row(f"saved: {n}", v / unit, text=page.duration(v), lead=True) for n, v in saved_rows]
     spent, saved = sum(v for _, v in spent_rows), sum(v for _, v in saved_rows)
-    said = f"{page.duration(spent)} were spent, at least about {page.duration(saved)} were not.{_compiled(found)}"
+    said = f"{page.duration(spent)} were spent, about {page.duration(saved)} were not needed.{_compiled(found)}"
     draw = functools.partial(
         charts.rows,
         rows,
@@ -153,7 +153,7 @@ def time_saved(found: Findings) -> Section | None:
         numbers=(1, 2, 3, 4),
     )
     method = (
-        "An estimate from below: of runs that share a program (or images and features), the first, by name, is taken as "
+        "An estimate: of runs that share a program (or images and features), the first, by name, is taken as "
         "what each would have cost; what later ones spent less was saved. Epochs not trained count at the run's own median."
     )
     return page.section(
