@@ -88,7 +88,7 @@ def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Ou
     try:
         trials = Trials(opened, search, hurry=lambda: bool(stop.reason))
         with _on_signals(stop):
-            supervisor = Supervisor(trials, pool, stop=stop, models=models_of(search.content))
+            supervisor = Supervisor(trials, pool, stop=stop, shared=shared(search))
             try:
                 supervisor.run()
             finally:
@@ -115,6 +115,18 @@ def _on_signals(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def shared(search: Search) -> dict[str, Any]:
+    """What a search's trials share and can be readied before them; image_size is None where it is searched."""
+    sweep, places = search.content, search.places
+    size = parse_value("image_size", sweepfile.fixed(sweep).get("image_size", RunConfig.image_size))
+    return {
+        "models": models_of(sweep),
+        "weights_dir": places.get("weights_dir", ""),
+        "data": places.get("data", ""),
+        "image_size": None if "image_size" in sweepfile.searched(sweep) else size,
+    }
 
 
 def models_of(sweep: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ctkeras import owner, status
@@ -20,8 +20,8 @@ HOPELESS = 5  # trials that failed, and none that didn't: the rest would too
 class Supervisor:
     """Gives trials to workers, listens to them, and replaces those that die."""
 
-    def __init__(self, trials: Trials, pool: Pool, *, stop: Stop, models: Sequence[str]) -> None:
-        self.trials, self.pool, self.stop, self.models = trials, pool, stop, models
+    def __init__(self, trials: Trials, pool: Pool, *, stop: Stop, shared: Mapping[str, Any]) -> None:
+        self.trials, self.pool, self.stop, self.shared = trials, pool, stop, shared
         search = trials.search
         self.progress = status.Progress(
             search.job_type,
@@ -42,7 +42,7 @@ class Supervisor:
         if self.progress.ended >= self.trials.search.total:
             return
         self._greet()
-        self._find_weights()
+        self._prepare()
         while not self.stop.reason:
             self._hand_out()
             if not any(self.jobs) and self._all_ended():
@@ -57,12 +57,10 @@ class Supervisor:
         goes_on = f", going on after {ended}" if ended else ""
         self.progress.say(f"{search.name}: {search.total} trials{goes_on}; {where}")
 
-    def _find_weights(self) -> None:
-        """Finds all weights the trials may need before any trial is spent on their absence."""
-        if not self.models:
-            return
+    def _prepare(self) -> None:
+        """Has a worker ready what the trials share, before any of them is spent on its absence."""
         worker = self.pool.get(0)
-        worker.send(weights={"models": self.models, "weights_dir": self.trials.search.places.get("weights_dir", "")})
+        worker.send(prepare=self.shared)
         while not self.stop.reason:
             self.pool.wait(1.0)
             for message in worker.messages():

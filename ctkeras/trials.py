@@ -1,5 +1,6 @@
 """A search's trials in their storage: each handed out once, followed, and recorded, whoever dies in between."""
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -144,6 +145,8 @@ class Trials:
 
     def _gone(self, trial: FrozenTrial) -> bool:
         owner, beat = trial.user_attrs.get("owner"), trial.user_attrs.get("beat")
+        if "config" not in trial.user_attrs:
+            return False  # somebody else's, made with Optuna itself
         if owner is not None and owner.get("token") == self.me.token:
             return True  # mine, but not in hand: the answer to an earlier claim was lost
         return self.watch.gone(owner, trial=trial.number, beat=beat)
@@ -153,9 +156,8 @@ class Trials:
         config = {**trial.user_attrs["config"], **self.search.places}
         job = Job(trial.number, trial._trial_id, self._run_id(trial.number), config)
         job.tries, job.taken_up = trial.user_attrs.get("tries", 0), True
-        path = job.folder / "metrics.json"
-        if path.exists():
-            metrics = runfolder.read_json(path)
+        with contextlib.suppress(UserError):  # none yet
+            metrics = runfolder.read_json(job.folder / "metrics.json")
             job.metrics = metrics if metrics.get("stopped_by") in FINISHED else None
         return job
 
@@ -174,6 +176,9 @@ class Trials:
             job.config = RunConfig.from_mapping(plain).to_dict()
         except UserError as error:
             job.config, job.failure = {"output_dir": "", **plain}, str(error)
+        else:
+            for name in (runfolder.CHECKPOINT, "metrics.json"):  # of a study that was deleted: this is a new run
+                (job.folder / name).unlink(missing_ok=True)
         facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
         for key, value in facts.items():
             drawn.set_user_attr(key, value)

@@ -1,6 +1,6 @@
 """A warm process that runs one trial after the other: `python -m ctkeras.warm`, started by `workers`.
 
-It talks with its supervisor in JSON, an object a line. The supervisor sends `weights`, `trial`, `go_on` and `stop`; the process
+It talks with its supervisor in JSON, an object a line. The supervisor sends `prepare`, `trial`, `go_on` and `stop`; the process
 answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends when its supervisor does, however that ends.
 """
 
@@ -81,8 +81,8 @@ class _Service:
             message = json.loads(line)
             if "trial" in message:
                 self._begin(self._trial, message["trial"])
-            elif "weights" in message:
-                self._begin(self._weights, message["weights"])
+            elif "prepare" in message:
+                self._begin(self._prepare, message["prepare"])
             elif "go_on" in message:
                 self.answers.put(message["go_on"])
             elif "stop" in message and self.stop is not None:
@@ -97,14 +97,18 @@ class _Service:
         self.thread = threading.Thread(target=function, args=arguments, name="trial")
         self.thread.start()
 
-    def _weights(self, wanted: dict[str, Any]) -> None:
-        """Finds the ImageNet weights of all models that may come, or says which can't be had."""
+    def _prepare(self, wanted: dict[str, Any]) -> None:
+        """Readies what all trials share, the data and ImageNet weights, or says what can't be had."""
         runtime.configure()
-        from ctkeras import backbones
+        from ctkeras import backbones, decoded, sources
 
         try:
             for name in wanted["models"]:
                 backbones.find_weights(name, wanted["weights_dir"])
+            if wanted["data"] and wanted["image_size"]:
+                source = sources.open_source(wanted["data"])
+                for split in ("train", "valid"):
+                    decoded.load_split(source, split, wanted["image_size"])
         except UserError as error:
             self.say(refused=str(error))
         else:

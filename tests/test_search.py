@@ -313,6 +313,13 @@ def test_a_status_of_nothing_says_so(tmp_path):
         status.report(opened.trials)
 
 
+def test_what_all_trials_share_is_known_before_them(tmp_path):
+    found = search.shared(sweeps.planned(tmp_path))
+    assert found == {"models": [], "weights_dir": "", "data": "phantom:48", "image_size": 32}
+    varied = sweeps.planned(tmp_path, sweeps.sweep(image_size={"values": [32, 64]}))
+    assert search.shared(varied)["image_size"] is None
+
+
 def test_the_models_whose_weights_are_needed():
     assert search.models_of(sweeps.sweep()) == []
     content = sweeps.sweep(pretrained=True, model_name={"values": ["resnet18", "mobilenet_v2"]})
@@ -574,3 +581,22 @@ def test_a_run_that_was_killed_and_gone_on_with_syncs_whole(tmp_path, wandb_serv
     for run in runs.values():
         assert [row["epoch"] for row in run.history] == list(range(1, 151))
         assert (run.state, run.exitcode) == ("finished", 0)
+
+
+def test_a_new_study_takes_nothing_from_run_folders_of_a_deleted_one(tmp_path):
+    found = sweeps.planned(tmp_path)
+    _to_the_end(tmp_path, found)
+    (tmp_path / "study.db").unlink()
+    gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
+    assert gone.claim([]).metrics is None
+    again = sweeps.opened(tmp_path, found).claim([])
+    assert again.taken_up
+    assert again.metrics is None
+
+
+def test_trials_that_others_made_with_optuna_are_left_alone(tmp_path):
+    found = sweeps.planned(tmp_path)
+    trials = sweeps.opened(tmp_path, found)
+    optuna.load_study(study_name=found.name, storage=f"sqlite:///{tmp_path}/study.db").ask()
+    assert trials.claim([]).number == 1
+    assert "2" in "\n".join(status.report(trials.storage.trials))

@@ -15,6 +15,7 @@ import sweeps
 from ctkeras import workers
 from ctkeras.workers import Pool, Worker
 
+NOTHING = {"models": [], "weights_dir": "", "data": "", "image_size": None}
 SEEDS = {"values": [0, 1, 2, 3]}
 
 
@@ -46,11 +47,14 @@ def alive(pid):
         return False
 
 
-def test_a_worker_looks_for_weights_and_says_what_it_lacks(worker, tmp_path):
-    worker.send(weights={"models": [], "weights_dir": ""})
+def test_a_worker_readies_what_trials_share_and_says_what_it_lacks(worker, tmp_path, image_folder):
+    worker.send(prepare=NOTHING)
     assert said(worker, "ready")
-    worker.send(weights={"models": ["mobilenet_v2"], "weights_dir": str(tmp_path / "none")})
+    worker.send(prepare={**NOTHING, "models": ["mobilenet_v2"], "weights_dir": str(tmp_path / "none")})
     assert "not a folder" in said(worker, "refused")["refused"]
+    (image_folder / "train" / "left" / "3.png").write_bytes(b"no image")
+    worker.send(prepare={**NOTHING, "data": str(image_folder), "image_size": 32})
+    assert "3.png" in said(worker, "refused")["refused"]
     worker.end()  # its input closed
     assert worker.process.returncode == 0
 
@@ -62,11 +66,11 @@ def test_a_death_is_named_with_its_signal(worker):
 
 
 def test_a_worker_hears_no_ctrl_c_that_was_meant_for_its_supervisor(worker):
-    worker.send(weights={"models": [], "weights_dir": ""})
+    worker.send(prepare=NOTHING)
     said(worker, "ready")
     for number in (signal.SIGINT, signal.SIGTERM):
         worker.process.send_signal(number)
-    worker.send(weights={"models": [], "weights_dir": ""})
+    worker.send(prepare=NOTHING)
     assert said(worker, "ready")
 
 
@@ -101,7 +105,7 @@ def test_standing_still_is_a_hang_and_computing_is_not(monkeypatch):
 
 def test_a_stopped_process_is_seen_to_stand_still(worker):
     worker.patience = 2.0
-    worker.send(weights={"models": [], "weights_dir": ""})
+    worker.send(prepare=NOTHING)
     said(worker, "ready")
     worker.process.send_signal(signal.SIGSTOP)
     assert "said and computed nothing" in until(worker.hang, 30)
