@@ -38,6 +38,9 @@ class Data:
     train: decoded.Split
     valid: decoded.Split
     fingerprint: str
+    cleaned: dict[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # what the audit took out of training, for the record
 
 
 @dataclasses.dataclass
@@ -266,7 +269,7 @@ def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Pat
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
     feed = feed_of(programs, config, data, weights=weights)
     return Loop(
-        config, data, built, progress, programs, state, feed, weights, dict(runtime.compile_counts), best, best_logits
+        config, data, built, progress, programs, state, feed, weights, compiled, best, best_logits
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras import __version__, decoded, evaluation, runfolder, runtime, scoring, sources, tracking
+from ctkeras import __version__, audit, decoded, evaluation, runfolder, runtime, scoring, sources, tracking
 from ctkeras.config import RunConfig, UserError
 from ctkeras.stopping import Stop, watch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ctkeras.loop import Data, Loop
 
 FINISHED = ("max_epochs", "early_stopping", "hyperband")  # what ends a run for good; any other can be resumed
+HIGH_LR = 0.01  # the sweep's upper end; above it fine-tuning forgets what ImageNet taught
 WORST_SHOWN = 6  # images of a run at W&B
 VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "numpy", "wandb")
 
@@ -42,7 +43,13 @@ def load_data(source: sources.Source, config: RunConfig) -> "Data":
     from ctkeras.loop import Data
 
     train, valid = (decoded.load_split(source, split, config.image_size) for split in ("train", "valid"))
-    return Data(train, valid, source.fingerprint)
+    train, cleaned = audit.clean(train, source, leaks=config.leaks)
+    if left_out := cleaned.train_images_dropped + cleaned.conflicts_dropped:
+        runtime.note(
+            f"Training on {cleaned.train_images} images: {left_out} also stand in valid or test or have two labels "
+            "(ctkeras data check shows them; --leaks keep trains on them)."
+        )
+    return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned))
 
 
 def train(
@@ -94,17 +101,22 @@ def _train(
     runtime.configure()
     from ctkeras import backbones, loop
 
+    ending.passed("imports")
     weights = None
     if config.pretrained:
         weights = backbones.find_weights(config.model_name, config.weights_dir)
     elif config.freeze_backbone:
         runtime.note("Warning: pretrained is false and the backbone frozen: the head will learn from random features.")
+    if config.cut != "head" and config.lr > HIGH_LR:
+        runtime.note(f"Warning: lr {config.lr:g} suits a head alone; for layers with ImageNet weights about 1e-4 is usual.")
     if source is not None:
         data = load_data(source, config)
+        ending.passed("data")
     assert data is not None  # for the type checker: it was given, or there is a source
     built = loop.build(
         config, classes=len(data.train.class_names), weights=weights
     )  # a file of other weights ends here
+    ending.passed("model")
     folder = ending.folder
     _make(folder)
     runfolder.write_json(folder / "config.json", config.to_dict())
@@ -112,9 +124,11 @@ def _train(
     tracker = ending.tracker or tracking.start(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
     run = loop.begin(config, data, built, folder=folder)
+    ending.passed("features")
     ending.begin(run)
     tracker.catch_up(run.progress.history)
     stopped_by, trouble = _epochs(run, ending, tracker, after_epoch)
+    ending.passed("epochs")
     metrics = ending.finish(stopped_by, failed=bool(trouble))
     if trouble:
         raise TrainingFailed(f"{trouble} {folder} holds what was reached.")
@@ -144,6 +158,20 @@ class _Ending:
         self.metrics: dict[str, Any] | None = None
         self.lock = threading.RLock()  # held while the run's best epoch changes and while it is exported
         self.started, self.before = time.perf_counter(), 0.0
+        self.spent = {
+            "imports": 0.0,
+            "data": 0.0,
+            "model": 0.0,
+            "features": 0.0,
+            "epochs": 0.0,
+        }  # seconds, this process
+        self.last = self.started
+
+    def passed(self, part: str) -> None:
+        """Books the time since the last part of the run that has passed."""
+        now = time.perf_counter()
+        self.spent[part] += now - self.last
+        self.last = now
 
     def begin(self, run: "Loop") -> None:
         """Takes the run on, once it is built."""
@@ -159,7 +187,7 @@ class _Ending:
             if self.metrics is None:
                 if self.run is not None:
                     self.run.progress.seconds = self.seconds()
-                    metrics = _finish(self.run, self.folder, stopped_by)
+                    metrics = _finish(self.run, self.folder, stopped_by, self.spent)
                 else:
                     metrics = {"stopped_by": stopped_by, "val_acc": None, "best_epoch": 0, "epochs": 0}
                     runfolder.write_json(self.folder / "metrics.json", metrics)
@@ -248,9 +276,9 @@ def _line(row: dict[str, Any], epochs: int, better: bool) -> str:
     )
 
 
-def _finish(run: "Loop", folder: Path, stopped_by: str) -> dict[str, Any]:
+def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float]) -> dict[str, Any]:
     """Exports the best epoch's model and writes predictions.csv and metrics.json; a finished run drops its checkpoint."""
-    progress = run.progress
+    progress, begun = run.progress, time.perf_counter()
     best = progress.history[progress.best_epoch - 1] if progress.best_epoch else {}
     if best:
         with runtime.waiting(f"Exporting epoch {progress.best_epoch}, the best, and checking the file"):
@@ -271,6 +299,9 @@ def _finish(run: "Loop", folder: Path, stopped_by: str) -> dict[str, Any]:
         "seconds_total": progress.seconds,
         "seconds_compile": progress.compile_seconds,
         **run.compile_counts(),
+        **{f"seconds_{part}": seconds for part, seconds in spent.items()},
+        "seconds_export": time.perf_counter() - begun,
+        **run.data.cleaned,
         "memory_bytes": runtime.memory_bytes(),
         "data_fingerprint": run.data.fingerprint,
         "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {runtime.version(p)}" for p in VERSIONED)]),
