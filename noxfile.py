@@ -68,6 +68,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measures; prints the tables of benchmarks/RESULTS.md."""
+    """Measures against PyTorch + timm, in an environment of its own; prints the tables of benchmarks/RESULTS.md."""
     install(session)
-    session.run("python", "benchmarks/run.py", *session.posargs)
+    other = pathlib.Path(session.cache_dir, "bench-pytorch")
+    python = str(other / "bin" / "python")
+    if not other.exists():
+        session.run("python", "-m", "venv", str(other))
+        session.run(python, "-m", "pip", "install", "-q", "torch", "timm", "albumentations", external=True)
+    session.run("python", "benchmarks/run.py", "--torch-python", python, *session.posargs)

@@ -1,0 +1,80 @@
+"""The measured side that is ctkeras: answers each line of standard input, a number of repeats, with seconds as JSON."""
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+from ctkeras import runtime
+
+runtime.configure()
+
+import jax  # noqa: E402
+
+from ctkeras import decoded, model, pipeline, steps  # noqa: E402
+
+CLASSES = 4
+
+
+def step(name: str, batch: int, size: int, *, frozen: bool):
+    """A function that runs one optimizer step on images, and returns when it is done."""
+    built = model.build(name, size, classes=CLASSES)
+    model.initialise(built, seed=0, dropout=0.3)
+    programs = steps.programs(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.float32)
+    labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch)]
+    fed = programs.place_batch(pipeline.Batch(images, labels, np.ones(batch, np.float32)))
+    kept = programs.place(programs.frozen_variables())
+    numbers = steps.Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
+    state = [programs.start()]
+
+    def run() -> int:
+        state[0] = programs.train_step(state[0], kept, fed, numbers)
+        jax.block_until_ready(state[0].totals)
+        return batch
+
+    return run
+
+
+def feed(batch: int, size: int):
+    """A function that reads one epoch of cached, augmented images; returns how many."""
+    rng = np.random.default_rng(0)
+    count = 640
+    labels = rng.integers(0, CLASSES, count).astype(np.int32)
+    pixels = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
+    split = decoded.Split(pixels, labels, tuple(map(str, range(count))), tuple("abcd"))
+    recipe = pipeline.Recipe(batch, seed=0, class_weighting="loss", augmentation=1.0)
+    epoch = [0]
+
+    def run() -> int:
+        epoch[0] += 1
+        return sum(len(fed.labels) for fed in pipeline.train_batches(split, recipe, epoch[0]))
+
+    return run
+
+
+def main() -> None:
+    """Arguments: step NAME BATCH SIZE FROZEN, or input BATCH SIZE."""
+    kind, *words = sys.argv[1:]
+    run = (
+        step(words[0], int(words[1]), int(words[2]), frozen=words[3] == "frozen")
+        if kind == "step"
+        else feed(*map(int, words))
+    )
+    run()  # compiles
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds, done = [], 0
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            done = run()
+            seconds.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+        print(json.dumps({"seconds": seconds, "images": done, "peak_bytes": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The measured side that a user would run instead: PyTorch and timm, channels last. Needs neither ctkeras nor JAX."""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import timm
+import torch
+
+CLASSES = 4
+NAMES = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_large": "mobilenetv3_large_100"}  # where timm's differ
+
+
+def step(name: str, batch: int, size: int, *, frozen: bool):
+    """A function that runs one optimizer step on images, and returns when it is done."""
+    network = timm.create_model(NAMES.get(name, name), num_classes=CLASSES).to(memory_format=torch.channels_last)
+    network.train()
+    if frozen:
+        network.eval()  # BatchNorm as ImageNet left it
+        for parameter in network.parameters():
+            parameter.requires_grad = False
+        for parameter in network.get_classifier().parameters():
+            parameter.requires_grad = True
+    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=1e-4)
+    images = torch.rand(batch, 3, size, size).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,))
+
+    def run() -> int:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return batch
+
+    return run
+
+
+class Cached(torch.utils.data.Dataset):
+    """Decoded images in memory, augmented with albumentations as ctkeras augments: rotation, shift, zoom, contrast."""
+
+    def __init__(self, count: int, size: int) -> None:
+        import albumentations
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        self.images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+        self.labels = rng.integers(0, CLASSES, count)
+        self.augment = albumentations.Compose(
+            [
+                albumentations.Affine(rotate=(-10, 10), translate_percent=(-0.05, 0.05), scale=(0.9, 1.1), p=1.0),
+                albumentations.RandomBrightnessContrast(0.1, 0.15, p=1.0),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int):
+        image = self.augment(image=self.images[index])["image"]
+        return torch.from_numpy(image).permute(2, 0, 1).float(), int(self.labels[index])
+
+
+def feed(batch: int, size: int):
+    """A function that reads one epoch of cached, augmented images with two workers; returns how many."""
+    loader = torch.utils.data.DataLoader(
+        Cached(640, size), batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+    )
+    return lambda: sum(len(labels) for _, labels in loader)
+
+
+def main() -> None:
+    """Arguments: step NAME BATCH SIZE FROZEN, or input BATCH SIZE."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    kind, *words = sys.argv[1:]
+    run = (
+        step(words[0], int(words[1]), int(words[2]), frozen=words[3] == "frozen")
+        if kind == "step"
+        else feed(*map(int, words))
+    )
+    run()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seconds, done = [], 0
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            done = run()
+            seconds.append(time.perf_counter() - start)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "images": done, "peak_bytes": peak}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
