@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras import auditsummary, images, page, runtime, sources
+from ctkeras import auditsummary, images, runtime, sources
 from ctkeras.audit import Audit, Image, Leak
 from ctkeras.config import UserError
-from ctkeras.page import Html, Section, p, tag
+from ctkeras.report import page
+from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.sources import SPLITS, Source
 
 SIDE = 200  # pixels; of the longer side of a picture on the page

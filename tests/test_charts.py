@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from ctkeras import charts, curves, parallel
-from ctkeras.charts import NARROW, WIDE, Row
+from ctkeras.report import charts, curves, parallel
+from ctkeras.report.charts import NARROW, WIDE, Row
 
 HOSTILE = "<script>alert(1)</script> & \"quoted\" 'x'"
 WORDS = {"title": HOSTILE, "description": f"seen: {HOSTILE}"}

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import run_folders
 
-from ctkeras import comparison, findings, importance, report, results, savings, verdict
+from ctkeras import comparison, report
 from ctkeras.config import RunConfig, UserError
-from ctkeras.report_record import train_command
+from ctkeras.report import findings, importance, results, savings, verdict
+from ctkeras.report.section_record import train_command
 
 SECTIONS = ("won", "architectures", "test", "hyperparameters", "coordinates", "importance", "curves", "hyperband")
 SECTIONS += ("time", "confusion", "reliability", "errors", "data", "reproduce", "card")

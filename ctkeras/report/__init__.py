@@ -1,0 +1,120 @@
+"""The report: one HTML file, opened from disk, that says what won, whether that is noise, and what every number is from."""
+
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctkeras import __version__, runtime
+from ctkeras.config import UserError
+from ctkeras.report import findings, page, results
+from ctkeras.report.findings import Findings
+from ctkeras.report.page import Html, Section, p, tag
+
+NAME = "report.html"
+MOST_BYTES = 10 * 2**20  # bytes; what a mail system still takes
+
+
+def write_report(folder: Path, out: Path | None = None, *, data: str = "") -> Path:
+    """Writes the report of a run folder, a folder of run folders or a study's folder.
+
+    Args:
+        folder: read, never changed but for the report.
+        out: the file to write; None for report.html in the folder.
+        data: the data set, when it is no longer where the runs found it.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: no run in the folder that reached a val_acc, or the file can't be written.
+    """
+    return _write(results.read(folder), out or folder / NAME, data)
+
+
+def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "") -> Path:
+    """Writes the report of a W&B sweep, to report.html in the current folder unless told otherwise.
+
+    Args:
+        sweep: ENTITY/PROJECT/SWEEP_ID.
+        out: the file to write.
+        data: the data set.
+
+    Raises:
+        UserError: no such sweep, or none of its runs reached a val_acc.
+    """
+    from ctkeras import tracking
+
+    return _write(results.from_wandb(sweep, *tracking.read_runs(sweep)), out or Path(NAME), data)
+
+
+def _write(read: results.Results, out: Path, data: str) -> Path:
+    """Writes the page atomically."""
+    text = compose(findings.find(read, data=data))
+    try:
+        if os.path.isdir(out):
+            raise UserError(f"{out} is a folder; --out takes the file to write, as {out / NAME}")
+        with runtime.atomic(out) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error.strerror or error}); pass another --out") from error
+    return out
+
+
+def compose(found: Findings) -> str:
+    """The page as text: the answer first, then the model, the search, the data, and how to do it again."""
+    from ctkeras.report import (
+        section_data,
+        section_epochs,
+        section_model,
+        section_record,
+        section_results,
+        section_search,
+        section_threeways,
+    )
+
+    parts: list[tuple[str, Sequence[Section | None]]] = [
+        (
+            "The answer",
+            [
+                section_results.won(found),
+                section_results.architectures(found),
+                section_results.seeds(found),
+                section_threeways.test_numbers(found),
+            ],
+        ),
+        (
+            "The search",
+            [
+                section_search.phases(found),
+                section_search.hyperparameters(found),
+                section_search.coordinates(found),
+                section_search.what_mattered(found),
+                section_epochs.learning_curves(found),
+                section_epochs.hyperband(found),
+                section_epochs.time_saved(found),
+            ],
+        ),
+        (
+            "The model",
+            [section_model.confusion(found), section_model.reliability(found), section_model.worst_errors(found)],
+        ),
+        ("The data", [section_data.data_audit(found)]),
+        (
+            "The record",
+            [section_record.reproduce(found), section_record.model_card(found), section_record.left_out(found)],
+        ),
+    ]
+    kept = [(name, [part for part in sections if part is not None]) for name, sections in parts]
+    return page.document(f"{found.results.title}: report", _header(found), kept)
+
+
+def _header(found: Findings) -> Html:
+    """Title, what it is of, when it was made, and the warning."""
+    title = tag("h1", found.results.title)
+    runs = page.plural(len(found.runs), "run")
+    models = page.plural(len({run.model_name for run in found.runs}), "architecture")
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    made = f"{runs}, {models} · made {now} with ctkeras {__version__}"
+    caution = p("Research only. Not for diagnosis.", class_="caution")
+    return page.join([p("ctkeras report", class_="kicker"), title, p(made, class_="made"), caution])

@@ -1,0 +1,100 @@
+"""What several of the report's sections need, found once: the model in question, its test numbers, its data."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctkeras import runfolder, runtime
+from ctkeras.config import UserError
+from ctkeras.report import verdict
+from ctkeras.report.results import Results, Run
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
+class Findings:
+    """A report's material."""
+
+    results: Results
+    chosen: Run  # the model that is described: a study's final one, else the best run
+    test: Mapping[str, Any]  # its metrics_test.json, empty when the test split hasn't been opened
+    source: Any = None  # the data set, when it is at hand
+    audit: Any = None  # of the data set
+    no_data: str = ""  # why it isn't
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, best first."""
+        return self.results.runs
+
+    @functools.cached_property
+    def twins(self) -> Mapping[str, int]:
+        """File to the number of its distinct image, empty without the data set."""
+        return self.audit.twins() if self.audit is not None else {}
+
+    @functools.cached_property
+    def right(self) -> dict[str, Mapping[str, bool] | None]:
+        """Run to which validation images it had right."""
+        return {run.name: verdict.right_answers(run) for run in self.runs}
+
+    def interval(self, run: Run) -> verdict.Interval | None:
+        """A run's validation accuracy with its interval; None without predictions."""
+        right = self.right[run.name]
+        return verdict.accuracy_interval(right, self.twins) if right else None
+
+    def against_chosen(self, run: Run) -> verdict.Comparison | None:
+        """The best run against this one, image by image."""
+        best, other = self.right[self.results.best.name], self.right[run.name]
+        return verdict.against(best, other, self.twins) if best and other else None
+
+    def files(self, *names: str, runs: Sequence[Run] = ()) -> list[str]:
+        """How the report names the files that numbers are from: those of some runs, or of every run."""
+        if self.results.place is None:
+            return [f"the W&B sweep {self.results.sweep}"]
+        if not runs:
+            return [name if self.runs[0].folder == self.results.place else f"*/{name}" for name in names]
+        return [name if run.folder == self.results.place else f"{run.name}/{name}" for run in runs for name in names]
+
+
+def find(results: Results, *, data: str = "") -> Findings:
+    """Gathers what the report is made of.
+
+    Args:
+        results: the runs.
+        data: the data set, when it is no longer where the runs found it.
+    """
+    chosen = _final(results) or results.best
+    test: dict[str, Any] = {}
+    if chosen.folder is not None and (chosen.folder / "metrics_test.json").exists():
+        try:
+            test = runfolder.read_json(chosen.folder / "metrics_test.json")
+        except UserError as error:
+            runtime.note(f"Note: {error}; the report goes without test numbers.")
+    source, audited, why = _data(data or chosen.config["data"], str(chosen.metrics.get("data_fingerprint", "")))
+    return Findings(results, chosen, test, source, audited, why)
+
+
+def _final(results: Results) -> Run | None:
+    """The run of a study's final model."""
+    final = results.study.get("final")
+    name = final.get("folder") if isinstance(final, Mapping) else final
+    if not isinstance(name, str) or not name:
+        return None
+    return next((run for run in results.runs if run.folder is not None and run.folder.name == Path(name).name), None)
+
+
+def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
+    """The data set that runs were trained on and its audit, or why it isn't at hand."""
+    from ctkeras import audit, sources
+
+    if not spec:
+        return None, None, "the runs don't say where their images are; pass --data"
+    try:
+        source = sources.open_source(spec)
+        if fingerprint and source.fingerprint != fingerprint:
+            return None, None, f"{spec} holds other images than the runs were trained on"
+        return source, audit.load(source), ""
+    except (UserError, OSError, json.JSONDecodeError) as error:
+        return None, None, " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,233 @@
+"""The report's page as text: everything is escaped unless it is Html, which only this module and the charts make."""
+
+import html
+import math
+import shlex
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+from ctkeras.report.charts import NARROW, WIDE
+
+COMMAND_WIDTH = 84  # letters of a command's line, as long as no value is over 20; a desktop's column holds 88
+
+
+class Html(str):
+    """Text that is HTML already; `safe` leaves it alone."""
+
+    __slots__ = ()
+
+
+def safe(value: Any) -> Html:
+    """A value as HTML: text is escaped, Html is left as it is, None is a dash."""
+    return value if isinstance(value, Html) else Html("–" if value is None else html.escape(str(value)))
+
+
+def join(parts: Iterable[Any], between: str = "") -> Html:
+    """Parts one after the other, each made safe."""
+    return Html(between.join(safe(part) for part in parts))
+
+
+def tag(name: str, *parts: Any, **attributes: Any) -> Html:
+    """An element around parts; class_ is class, x_y is x-y, None is left out, True is an attribute without a value."""
+    shown = ""
+    for key, value in attributes.items():
+        if value is not None:
+            given = key.rstrip("_").replace("_", "-")
+            shown += f" {given}" if value is True else f' {given}="{html.escape(str(value))}"'
+    return Html(f"<{name}{shown}>{join(parts)}</{name}>")
+
+
+def p(*parts: Any, class_: str | None = None) -> Html:
+    """A paragraph."""
+    return tag("p", *parts, class_=class_)
+
+
+class Section(NamedTuple):
+    """A section of the page, and what the contents call it."""
+
+    ident: str
+    short: str
+    content: Html
+
+
+def section(ident: str, heading: str, *parts: Any, files: Sequence[str] = (), short: str = "") -> Section:
+    """A section that says which files its numbers are from.
+
+    Args:
+        ident: its address on the page.
+        heading: its heading.
+        parts: what is in it; None is left out.
+        files: where its numbers come from.
+        short: what the contents call it; '' for the heading.
+    """
+    body = [part for part in parts if part is not None]
+    source = []
+    if files:
+        named = join((tag("code", file) for file in files), ", ")
+        source = [p("Numbers from ", named, class_="source")]
+    title = tag("h2", heading, id=f"{ident}-heading")
+    content = tag("section", title, *body, *source, id=ident, aria_labelledby=f"{ident}-heading")
+    return Section(ident, short or heading, content)
+
+
+def table(
+    columns: Sequence[Any],
+    data: Iterable[Sequence[Any]],
+    *,
+    caption: str,
+    numbers: Sequence[int] = (),
+    marked: int | None = None,
+    hidden_caption: bool = False,
+) -> Html:
+    """A table in a container of its own that scrolls when the page is too narrow; the first cell of a row heads it.
+
+    Args:
+        columns: headings.
+        data: rows of cells.
+        caption: what the table shows.
+        numbers: columns set flush right.
+        marked: the row to stand out.
+        hidden_caption: for screen readers alone, where the text around it says the same.
+    """
+
+    def align(column: int) -> str | None:
+        return "number" if column in numbers else None
+
+    head = tag("tr", *(tag("th", name, scope="col", class_=align(i)) for i, name in enumerate(columns)))
+    body = []
+    for number, row in enumerate(data):
+        first = tag("th", row[0], scope="row", class_=align(0))
+        rest = (tag("td", cell, class_=align(i)) for i, cell in enumerate(row[1:], 1))
+        body.append(tag("tr", first, *rest, class_="marked" if number == marked else None))
+    words = tag("caption", caption, class_="hidden" if hidden_caption else None)
+    content = tag("table", words, tag("thead", head), tag("tbody", *body))
+    return tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def details(summary: str, *parts: Any) -> Html:
+    """Something that is there for those who open it."""
+    return tag("details", tag("summary", summary), *parts)
+
+
+def figure(draw: Callable[..., str], ident: str, caption: Any, data: Html | None = None) -> Html:
+    """A chart drawn for a desktop and again for a phone, of which the page shows one, with its numbers as a table below.
+
+    Args:
+        draw: makes the SVG from width and ident.
+        ident: unique on the page.
+        caption: what it says.
+        data: the same as a table.
+    """
+    wide = tag("div", Html(draw(width=WIDE, ident=f"{ident}-wide")), class_="wide")
+    narrow = tag("div", Html(draw(width=NARROW, ident=f"{ident}-narrow")), class_="narrow")
+    return _figure(caption, data, wide, narrow)
+
+
+def small_figure(drawn: str, caption: Any, data: Html | None = None) -> Html:
+    """A chart that fits a phone as it is."""
+    return _figure(caption, data, Html(drawn))
+
+
+def _figure(caption: Any, data: Html | None, *drawn: Html) -> Html:
+    table_below = [details("The same as a table", data)] if data is not None else []
+    return tag("figure", tag("figcaption", caption), *drawn, *table_below)
+
+
+def command(text: str) -> Html:
+    """A command to copy; a long one is broken before its options, as a shell takes it."""
+    try:
+        words = [shlex.quote(word) for word in shlex.split(text)]
+    except ValueError:  # no command of ours: a quote without its end
+        words = [text]
+    lines: list[str] = []
+    for word in words:
+        if lines and not (word.startswith("-") and len(lines[-1]) + len(word) > COMMAND_WIDTH - 20):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}" if lines else word)
+    return tag("pre", tag("code", " \\\n".join(lines)), tabindex="0")
+
+
+def image(data_uri: str, *, alt: str, size: int) -> Html:
+    """A picture that is part of the page."""
+    return Html(f'<img src="{html.escape(data_uri)}" alt="{html.escape(alt)}" width="{size}" height="{size}">')
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with fixed digits, a dash for what is none: files hold whatever somebody has put into them."""
+    usable = isinstance(value, int | float) and math.isfinite(value)
+    return "–" if not usable else signed(f"{value:.{digits}f}")
+
+
+def signed(text: str) -> str:
+    """A written number with a minus sign in place of a hyphen."""
+    return text.replace("-", "\u2212")
+
+
+def with_interval(value: Any, low: Any, high: Any, digits: int = 3) -> str:
+    """A number and its 95% interval: 0.806 (0.708–0.889)."""
+    if low is None or high is None:
+        return number(value, digits)
+    return f"{number(value, digits)} ({number(low, digits)}–{number(high, digits)})"
+
+
+def three(values: Mapping[str, Any], name: str) -> str:
+    """A metric with its bounds, as evaluation names them: name, name_low, name_high."""
+    return with_interval(values.get(name), values.get(f"{name}_low"), values.get(f"{name}_high"))
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: 8.2 s, 12 min, 3.4 h."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.{0 if minutes >= 9.95 else 1}f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def size(count: float | None) -> str:
+    """Bytes as a person says them: 640 MB, 2.3 GB."""
+    if count is None:
+        return "–"
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def millions(count: float | None) -> str:
+    """A number of parameters: 2.2 M, 5,124."""
+    if count is None:
+        return "–"
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,.0f}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: 1 run, 2 runs."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def document(title: str, header: Html, parts: Sequence[tuple[str, Sequence[Section]]]) -> str:
+    """The whole page, one file that needs no other.
+
+    Args:
+        title: of the window.
+        header: above everything.
+        parts: (name, sections).
+    """
+    folder = resources.files("ctkeras.report") / "templates"
+    read = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.css", "report.js")}
+    body, contents = [], []
+    for name, sections in parts:
+        words = tag("p", name, class_="part")
+        body.append(tag("div", words, *(each.content for each in sections), class_="group"))
+        links = (tag("li", tag("a", each.short, href=f"#{each.ident}")) for each in sections)
+        contents += [words, tag("ul", *links)]
+    return string.Template(read["report.html"]).substitute(
+        title=html.escape(title),
+        style=read["report.css"],
+        script=read["report.js"],
+        header=header,
+        contents=join(contents),
+        body=join(body),
+    )

@@ -1,0 +1,134 @@
+"""The report's last part: how to do it all again, the model card, and which folders were left out."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ctkeras import __version__, export, runfolder
+from ctkeras.config import FIELDS, UserError
+from ctkeras.report import page
+from ctkeras.report.findings import Findings
+from ctkeras.report.page import Section, p, tag
+from ctkeras.report.results import Run
+from ctkeras.report.section_results import described
+
+WARNING = "Not for diagnosis."
+LIMITS = (
+    "Trained and measured on the one data set named above, single slices without patient identifiers; slices of one "
+    "patient may stand in several splits. It has not been tested on other scanners, protocols, populations or diseases, "
+    "and it answers one of its classes whatever it is shown."
+)
+
+
+def train_command(run: Run) -> str:
+    """The command that trains a run again: what is not a default, quoted for a shell."""
+    options = []
+    for name, value in run.config.items():
+        if value != FIELDS[name].default:
+            written = str(value).lower() if isinstance(value, bool) else str(value)  # of a float, every digit
+            options.append(f"--{name} {shlex.quote(written)}")
+    return " ".join(["python -m ctkeras train", *options])
+
+
+def reproduce(found: Findings) -> Section:
+    """The commands, the versions and the data's fingerprint."""
+    run, place, sweep = found.chosen, found.results.place, found.results.sweep
+    commands = [("Train the same model", train_command(run))]
+    if place is not None:
+        evaluate = f"python -m ctkeras evaluate {shlex.quote(str(run.folder))} --split test"
+        commands.append(("Open the test split, once, when nothing is left to choose", evaluate))
+    else:
+        commands.append(("Bring the best model here", f"python -m ctkeras sweep best {shlex.quote(sweep)} --download"))
+    commands.append(("Make this report", f"python -m ctkeras report {shlex.quote(str(place or sweep))}"))
+    if isinstance(whole := found.results.study.get("command"), str):
+        commands.insert(0, ("Do the whole study again", whole))
+    blocks = []
+    for words, command in commands:
+        blocks += [p(words, ":"), page.command(command)]
+    facts: list[list[Any]] = [
+        ["versions", run.metrics.get("versions")],
+        ["data fingerprint", tag("code", run.metrics.get("data_fingerprint"), class_="wrap")],
+        ["seed", run.config["seed"]],
+    ]
+    return page.section(
+        "reproduce",
+        "Do it again",
+        *blocks,
+        page.table(["", ""], facts, caption="What the numbers hold for"),
+        files=found.files("config.json", "metrics.json", runs=[run]),
+    )
+
+
+def contract_of(run: Run) -> dict[str, Any]:
+    """The exported model's contract; empty when there is none that can be read."""
+    if run.folder is None:
+        return {}
+    try:
+        return runfolder.read_json(run.folder / "contract.json")
+    except UserError:
+        return {}
+
+
+def model_card(found: Findings) -> Section:
+    """The model card: what it is, takes, gives, was trained on, is for and is not for."""
+    run, contract = found.chosen, contract_of(found.chosen)
+    use = contract.get("intended_use") or export.INTENDED_USE
+    rows: list[list[Any]] = [
+        ["Use", tag("strong", use)],
+        ["Model", _model(run)],
+        ["Takes", _takes(contract)],
+        ["Gives", _gives(contract)],
+        ["Trained on", _trained_on(run)],
+        ["Accuracy", _accuracy(found)],
+        ["Limits", LIMITS],
+        ["Trained with", run.metrics.get("versions")],
+        ["Page made with", f"ctkeras {__version__}"],
+    ]
+    return page.section(
+        "card",
+        "Model card",
+        p(tag("strong", WARNING), " ", use, class_="warning"),
+        page.table(["", ""], rows, caption="Model card", hidden_caption=True),
+        files=found.files("contract.json", "config.json", "metrics.json", runs=[run]),
+    )
+
+
+def _model(run: Run) -> str:
+    start = "ImageNet weights" if run.config["pretrained"] else "random weights"
+    return f"{described(run)}, from {start}; {page.millions(run.number('params_total'))} parameters"
+
+
+def _takes(contract: Mapping[str, Any]) -> str | None:
+    shape = contract.get("input_shape")
+    if not isinstance(shape, list):
+        return None
+    known = (contract.get(f"input_{name}") for name in ("colour", "range", "resize"))
+    return "; ".join([" × ".join(map(str, shape)), *(str(value) for value in known if value is not None)])
+
+
+def _gives(contract: Mapping[str, Any]) -> str | None:
+    names = contract.get("class_names")
+    return f"a probability for each of {', '.join(map(str, names))}" if isinstance(names, list) else None
+
+
+def _trained_on(run: Run) -> str:
+    data = run.config["data"] or "a data set that config.json doesn't name"
+    return f"{data}, fingerprint {str(run.metrics.get('data_fingerprint', 'unknown'))[:16]}"
+
+
+def _accuracy(found: Findings) -> str:
+    test = f"; test {page.three(found.test, 'acc')}" if found.test else "; test not opened"
+    return f"validation {found.chosen.val_acc:.3f}{test}"
+
+
+def left_out(found: Findings) -> Section | None:
+    """Folders that could not be used, each with its reason."""
+    skipped = found.results.skipped
+    if not skipped:
+        return None
+    items = [tag("li", tag("code", name), ": ", reason) for name, reason in skipped]
+    are = "is" if len(skipped) == 1 else "are"
+    words = f"{page.plural(len(skipped), 'entry', 'entries')} could not be used and {are} in none of the numbers above."
+    return page.section(
+        "skipped", "Left out", p(words), page.details("Which, and why", tag("ul", *items, class_="plain"))
+    )
