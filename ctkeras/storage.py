@@ -95,11 +95,10 @@ def open_storage(url: sqlalchemy.URL, *, create: bool = True) -> Storage:
         _check_file(file, create=create)
     options = _sqlite_options(file) if file else _postgres_options()
     text = "sqlite:///" if file else url.render_as_string(hide_password=False)
-    with faults(url):
-        with _table_lock(url, options, file) if create else contextlib.nullcontext():
-            backend = optuna.storages.RDBStorage(
-                text.replace("{", "{{").replace("}", "}}"), options, skip_table_creation=not create
-            )
+    with faults(url), _table_lock(url, options, file) if create else contextlib.nullcontext():
+        backend = optuna.storages.RDBStorage(
+            text.replace("{", "{{").replace("}", "}}"), options, skip_table_creation=not create
+        )
     return Storage(url, shown(url), optuna.storages.get_storage(backend), backend.engine, file)
 
 
@@ -159,7 +158,8 @@ def _sqlite_options(file: Path) -> dict[str, Any]:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
-        connection.execute("PRAGMA synchronous=NORMAL")  # with a write-ahead log, only a power cut loses commits
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            connection.execute("PRAGMA synchronous=NORMAL")  # then only a power cut loses commits, and none is damaged
         return connection
 
     return {"creator": connect}

@@ -130,7 +130,7 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
         done.append(phase)
         runtime.note(phases.summary(phase))
         if number < 3:
-            content, header = _next(study, content, phase.results, number + 1)
+            content, header = _next(study, content, _to_choose_from(content, done), number + 1)
     first, *others = contest.contenders(done[-1].results)
     other = others[0] if others else None
     here = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
@@ -146,6 +146,14 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
 def _fixed(study: Study) -> dict[str, Any]:
     """The hyperparameters that are the same in all trials."""
     return {name: value for name, value in study.options.items() if name not in sweepfile.PLACES}
+
+
+def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[Result]:
+    """The runs that a next phase is made from: the last phase's, and phase 1's too when that had one configuration only."""
+    last = done[-1].results
+    names = [name for name in sweepfile.searched(content) if name != "seed"]
+    different = {tuple(run.config[name] for name in names) for run in last}
+    return last if len(different) > 1 else [run for phase in reversed(done) for run in phase.results]
 
 
 def _next(

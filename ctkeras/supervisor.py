@@ -126,13 +126,18 @@ class Supervisor:
                 self._hear(place, job, message)
 
     def _hear_note(self, place: int, message: Mapping[str, Any]) -> None:
-        """Shows what a worker says, once: every trial says the same, and the run's log keeps it."""
+        """Shows what a worker says, once: every trial says the same, and the run's log keeps it.
+
+        What it waits for goes into the live line; where there is none, the first trial's waits, the long ones, are shown.
+        """
         text, job = str(message.get("note", "")), self.jobs[place]
         if not text or text.startswith((" ", "epoch ")):
             return
-        if job is not None and job.number in self.progress.running:
+        if text.endswith("…") and job is not None:
             self.progress.running[job.number] = text
-        self.progress.say(text, once=True)
+            self.progress.draw()
+        if not text.endswith("…") or not (self.progress.live or self.progress.ended_here):
+            self.progress.say(text, once=True)
 
     def _hear(self, place: int, job: Job, message: Mapping[str, Any]) -> None:
         """Takes in a message about the trial in hand."""

@@ -27,7 +27,8 @@ VARYING = {
     "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
     "dropout": {"values": [0.2, 0.4]},
 }
-UNEQUAL = ("epoch_seconds", "memory_bytes", "seconds_total", "seconds_compile")  # between two equal runs
+UNEQUAL = ("epoch_seconds", "memory_bytes")  # in the history of two equal runs
+SAME = ("val_acc", "val_loss", "train_acc", "train_loss", "best_epoch", "epochs", "stopped_by", "data_fingerprint")
 
 
 def sweep(*, method="bayes", run_cap=6, hyperband=True, **parameters):
@@ -118,14 +119,14 @@ def told(folder, *, url=""):
 
 
 def left(folder):
-    """What the run folders under a folder hold, less times."""
+    """What the run folders under a folder hold, less times and what a compile cost."""
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*/history.csv")):
         with open(path, newline="") as file:
             rows = [{k: v for k, v in line.items() if k not in UNEQUAL} for line in csv.DictReader(file)]
         metrics = json.loads((path.parent / "metrics.json").read_text())
         predictions = (path.parent / "predictions.csv").read_text()
-        found[path.parent.name] = (rows, {k: v for k, v in metrics.items() if k not in UNEQUAL}, predictions)
+        found[path.parent.name] = (rows, {name: metrics[name] for name in SAME}, predictions)
     return found
 
 
@@ -164,3 +165,25 @@ class Command:
         )
         assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
         return done
+
+
+def kill_again_and_again(command, words, rng, *, seconds, kills=20):
+    """Kills a command, whole, at random moments of its first seconds; then lets it end. Returns how often it was killed.
+
+    Args:
+        command: a Command.
+        words: its arguments.
+        rng: draws the moments.
+        seconds: what it takes undisturbed.
+        kills: at most this many.
+    """
+    for done in range(kills):
+        process = command.start(*words)
+        try:
+            assert process.wait(rng.uniform(0.02, 0.5) * seconds) == 0
+            return done
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    command(*words)
+    return kills

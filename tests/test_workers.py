@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -232,7 +233,7 @@ def test_a_killed_and_a_hanging_worker_cost_their_trials_nothing_but_time(tmp_pa
     (tmp_path / "calm").mkdir()
     calm, rough = Sweep(tmp_path / "calm"), Sweep(tmp_path)
     calm("sweep", "run", "sweep.yaml")
-    process = rough.start("sweep", "run", "sweep.yaml", "--patience", "8")
+    process = rough.start("sweep", "run", "sweep.yaml", "--patience", "25")
     until(rough.trains)
     os.kill(rough.workers(process)[0], signal.SIGKILL)
     until(lambda: [t for t in rough.trains() if t.number == 1], 200)
@@ -240,7 +241,7 @@ def test_a_killed_and_a_hanging_worker_cost_their_trials_nothing_but_time(tmp_pa
     assert process.wait(300) == 0
     log = (tmp_path / "log").read_text()
     assert "killed by SIGKILL; running it once more" in log
-    assert "said and computed nothing for 8 s; running it once more" in log
+    assert "said and computed nothing for 25 s; running it once more" in log
     assert [t.user_attrs.get("tries") for t in rough.trials()] == [1, 1, None, None]
     assert sweeps.left(tmp_path / "runs") == sweeps.left(tmp_path / "calm" / "runs")
 
@@ -331,31 +332,22 @@ def test_memory_stays_flat_over_fifty_trials(worker, tmp_path):
     assert late - early < 0.03 * early, [f"{value / 2**20:.0f}" for value in memory]
 
 
-def _killed(sweep, words, rng, *, kills, low, high):
-    """Runs a command that is killed again and again, whole; returns once it has ended by itself."""
-    for _ in range(kills):
-        process = sweep.start(*words)
-        try:
-            assert process.wait(rng.uniform(low, high)) == 0
-            return
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    sweep(*words)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", [0])
-def test_a_search_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened(tmp_path, seed):
-    content = sweeps.sweep(run_cap=12, freeze_backbone={"values": [True, False]}, max_epochs=8)
+def test_a_search_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened(tmp_path):
+    content = sweeps.sweep(run_cap=16, freeze_backbone={"values": [True, False]}, max_epochs=24)
     (tmp_path / "calm").mkdir()
     calm, rough = sweeps.Command(tmp_path / "calm"), sweeps.Command(tmp_path)
     for command in (calm, rough):
         command.env["WANDB_MODE"] = "disabled"
         command.write(content)
-    calm("sweep", "run", "sweep.yaml")
-    _killed(rough, ("sweep", "run", "sweep.yaml"), random.Random(seed), kills=20, low=1, high=25)
+    words = ("sweep", "run", "sweep.yaml")
+    calm(*words)  # compiles
+    shutil.rmtree(tmp_path / "calm" / "runs")
+    begun = time.monotonic()
+    calm(*words)
+    seconds = time.monotonic() - begun
+    assert sweeps.kill_again_and_again(rough, words, random.Random(0), seconds=seconds) >= 10
     assert sweeps.told(tmp_path / "runs") == sweeps.told(tmp_path / "calm" / "runs")
     assert sweeps.left(tmp_path / "runs") == sweeps.left(tmp_path / "calm" / "runs")
 
