@@ -30,6 +30,8 @@ def for_cpu(layer: Any) -> type:
         return SettledConv
     if kind is keras.layers.BatchNormalization:
         return OnePassBatchNorm if layer.axis in (-1, 3) and not layer.synchronized else kind
+    if kind is keras.layers.Activation and layer.activation is keras.activations.silu:
+        return RecomputedSilu
     if kind is keras.layers.MaxPooling2D:
         return IndexedMaxPooling if layer.pool_size[0] * layer.pool_size[1] <= 255 else kind  # it counts in 8 bits
     return kind
@@ -163,6 +165,26 @@ class IndexedMaxPooling(keras.layers.MaxPooling2D):
         return _max_pool(inputs, _windows(inputs.shape, self.pool_size, self.strides, self.padding))
 
 
+class RecomputedSilu(keras.layers.Activation):
+    """x sigmoid(x) that keeps x alone for the gradient, where XLA would write and read the sigmoid as well."""
+
+    def call(self, inputs: Any) -> Any:
+        """Activates an array of any shape."""
+        return _silu(inputs)
+
+
+@jax.custom_vjp
+def _silu(inputs: Any) -> Any:
+    return jax.nn.silu(inputs)
+
+
+def _silu_backward(inputs: Any, gradient: Any) -> tuple[Any]:
+    share = jax.nn.sigmoid(inputs)
+    return (gradient * share * (1 + inputs * (1 - share)),)
+
+
+_silu.defvjp(lambda inputs: (jax.nn.silu(inputs), inputs), _silu_backward)
+
 Windows = tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]
 
 
@@ -261,4 +283,5 @@ REPLACES: dict[type, type] = {
     PointwiseDot: keras.layers.Conv2D,
     SettledConv: keras.layers.Conv2D,
     IndexedMaxPooling: keras.layers.MaxPooling2D,
+    RecomputedSilu: keras.layers.Activation,
 }

@@ -110,6 +110,19 @@ def test_indexed_max_pooling_is_the_stock_one_ties_included(pool_size, strides, 
     assert_same(gradient(stock), gradient(replacement), rtol=1e-6)
 
 
+def test_recomputed_silu_is_the_stock_one():
+    stock = keras.layers.Activation("swish")
+    replacement = kernels.for_cpu(stock).from_config(stock.get_config())
+    assert type(replacement) is kernels.RecomputedSilu
+    inputs = np.linspace(-30, 30, 241, dtype=np.float32)
+    direction = np.random.default_rng(0).standard_normal(241).astype(np.float32)
+
+    def gradient(layer):
+        return quickly(jax.value_and_grad(lambda x: (layer(x) * direction).sum()), inputs)
+
+    assert_same(gradient(stock), gradient(replacement), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("scale", "center"), [(True, True), (False, True), (True, False)])
 def test_one_pass_batch_norm_is_the_stock_one(scale, center):
     """Values, gradients and moved statistics, on channels of unlike mean and spread."""
@@ -178,6 +191,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(stock):
         keras.layers.BatchNormalization(axis=1),
         keras.layers.MaxPooling2D(16),
         keras.layers.AveragePooling2D(2),
+        keras.layers.Activation("relu"),
     ],
 )
 def test_layers_that_the_kernels_do_not_cover_stay_as_they_are(layer):
@@ -192,6 +206,7 @@ def test_layers_that_the_kernels_do_not_cover_stay_as_they_are(layer):
         keras.layers.Conv2D(4, 3),
         keras.layers.BatchNormalization(),
         keras.layers.MaxPooling2D(3),
+        keras.layers.Activation("silu"),
         keras.layers.ReLU(),
     ],
 )
