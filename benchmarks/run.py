@@ -194,12 +194,14 @@ def main() -> None:
     parser.add_argument("--torch-python", required=True, help="an interpreter with torch, timm and albumentations")
     parser.add_argument("parts", nargs="*", default=["steps", "input", "trial", "phase1"])
     options = parser.parse_args()
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("ctkeras", "jax", "keras", "tensorflow")
+    names = ("ctkeras", "jax", "keras", "tensorflow")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    asked = (
+        "import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in ('torch', 'timm', 'albumentations')))"
     )
-    asked = "import torch, timm, albumentations as a; print('torch', torch.__version__, 'timm', timm.__version__, 'albumentations', a.__version__)"
     theirs = subprocess.run([options.torch_python, "-c", asked], capture_output=True, text=True).stdout.strip()
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     print(f"{datetime.date.today()}; {os.cpu_count()} cores, {model or platform.processor()}; {versions}; {theirs}.")
     print(f"Median (range) of {ROUNDS}, alternated.")
     medians = steps(options.torch_python) if "steps" in options.parts else {}
