@@ -268,9 +268,7 @@ def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Pat
         )
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
     feed = feed_of(programs, config, data, weights=weights)
-    return Loop(
-        config, data, built, progress, programs, state, feed, weights, compiled, best, best_logits
-    )
+    return Loop(config, data, built, progress, programs, state, feed, weights, compiled, best, best_logits)
 
 
 def cut_at(config: RunConfig, epoch: int) -> str:
