@@ -91,6 +91,20 @@ def test_saved_as_jpeg_is_near_and_not_exact(tmp_path):
     ]
 
 
+def test_what_hangs_together_by_pairs_is_one_group():
+    assert audit._joined(6, []) == [0, 1, 2, 3, 4, 5]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        pairs = [(int(i), int(j), 1.0) for i, j in rng.integers(0, 12, (8, 2))]
+        groups = audit._joined(12, pairs)
+        reach = np.eye(12, dtype=bool)
+        for i, j, _ in pairs:
+            reach[i, j] = reach[j, i] = True
+        for _ in range(12):
+            reach = reach @ reach
+        assert groups == [int(row.argmax()) for row in reach]
+
+
 def test_a_near_twin_beside_an_exact_one_is_not_counted_again(tmp_path):
     files = clean_set() | {"train/a/copy.jpg": as_jpeg(0), "test/a/same.png": 0, "test/a/again.png": 0}
     audited = audit.examine(write_set(tmp_path / "set", files))

@@ -154,7 +154,7 @@ def test_the_page_stays_under_10_mb_whatever_the_pictures(tmp_path, own_cache):
     rng = np.random.default_rng(0)
     folder = write_images(tmp_path / "set", classes=("a", "b"), counts={"train": 130, "valid": 1, "test": 1}, size=8)
     for i in range(120):
-        noise = Image.fromarray(rng.integers(0, 256, (250, 250), dtype=np.uint8))
+        noise = Image.fromarray(rng.integers(0, 256, (200, 200), dtype=np.uint8))
         for place in ("train/a", "valid/a", "test/b"):
             noise.save(folder / place / f"{i}.png")
     source = sources.open_source(str(folder))

@@ -63,6 +63,7 @@ CHANGES = {
     "cropped, saved and resized": lambda g: resized(
         saved(cropped(g, 0.05, 0.0, 0.02, 0.05), format="JPEG", quality=50), 200, 180
     ),
+    "a black rim": lambda g: np.pad(g, 16),
     "darker": lambda g: np.uint8(g * 0.7 + 10),
     "other gamma": lambda g: np.uint8(255 * (g / 255) ** 0.8),
     "a stroke": scribbled,
@@ -79,6 +80,14 @@ def test_one_picture_is_known_again(slices, change):
 def test_a_crop_is_known_whichever_comes_first(slices):
     crops = [cropped(gray, 0.08, 0.0, 0.05, 0.06) for gray in slices]
     assert set(found([*crops, *slices])) == {(i, i + COUNT) for i in range(COUNT)}
+
+
+def test_a_place_is_turned_round_when_the_first_lies_on_the_second():
+    sides = np.array([[0.02, 0.98], [0.02, 0.86], [0.14, 0.98]])
+    (_, one), (_, other) = (near._once(np.array([[*pair, 5, 0.9]]), sides) for pair in ((0, 1), (1, 0)))
+    (shift, scale), (back, shrink) = ((place[0, :2], place[0, 2:]) for place in (one, other))
+    for at in (-1.0, 0.3, 1.0):  # there and back again
+        np.testing.assert_allclose(back + shrink * (shift + scale * at), at, atol=1e-6)
 
 
 def test_slices_of_different_patients_are_different(slices):
@@ -100,6 +109,17 @@ def test_where_nothing_shows_nothing_is_claimed():
     dot = black.copy()
     dot[10, 10] = 255
     assert found([black, dot, black + 3]) == {}
+
+
+def test_the_same_spot_on_two_empty_pictures_is_too_little_to_tell_by():
+    empty = np.full((128, 128), 40, np.uint8)
+    spotted = [empty.copy(), empty.copy()]
+    for picture, corner in zip(spotted, (0, 120), strict=True):
+        picture[56:72, 56:72] = 200
+        picture[corner : corner + 3, 4:7] = 80  # so that they differ
+    (both, _) = near._candidates(np.stack(spotted))
+    assert both.tolist() == [[0, 1]]  # likely at first sight
+    assert found(spotted) == {}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
