@@ -149,11 +149,16 @@ def _fixed(study: Study) -> dict[str, Any]:
 
 
 def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[Result]:
-    """The runs that a next phase is made from: the last phase's, and phase 1's too when that had one configuration only."""
-    last = done[-1].results
+    """The runs that a next phase is made from: the last phase's, and before phase 3 also phase 1's best.
+
+    A small phase 2 may have missed what made that one good. All of phase 1 counts when there is one configuration otherwise.
+    """
+    if len(done) == 1:
+        return done[0].results
+    runs = [*done[1].results, sweepfile.best_first(done[0].results)[0]]
     names = [name for name in sweepfile.searched(content) if name != "seed"]
-    different = {tuple(run.config[name] for name in names) for run in last}
-    return last if len(different) > 1 else [run for phase in reversed(done) for run in phase.results]
+    different = {tuple(run.config[name] for name in names) for run in runs}
+    return runs if len(different) > 1 else done[1].results + done[0].results
 
 
 def _next(

