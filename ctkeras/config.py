@@ -101,6 +101,10 @@ class RunConfig:
             object.__setattr__(self, field.name, parse_value(field.name, getattr(self, field.name)))
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
             raise UserError(f"warmup_epochs must be below max_epochs ({self.max_epochs}); got {self.warmup_epochs:g}")
+        if wrong := set(self.project) & set("/\\#?%:"):
+            raise UserError(
+                f"project must be a W&B project's name, without {' '.join(sorted(wrong))}; got {self.project!r}"
+            )
         if not self.data:
             object.__setattr__(self, "data", os.environ.get("CTKERAS_DATA", ""))
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,10 @@ def open_model(path: Path) -> tuple[Any, list[str]]:
     path = path / "model.keras" if os.path.isdir(path) else path
     if not os.path.isfile(path):
         raise UserError(f"{path} is not there; give a model.keras, which training writes into its run folder")
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is no model this can open; give a model.keras, which training writes into its run folder"
+        )
     try:
         with runtime.without("tensorflow"):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -214,6 +219,9 @@ def predict(
         model: from open_model.
         files: image files.
         batch_size: images a batch; the last batch is padded so that no second program is compiled.
+
+    Raises:
+        UserError: the model's answers are no probabilities.
     """
     size = model.input.shape[1]
     batch_size = min(batch_size, len(files))
@@ -227,5 +235,7 @@ def predict(
             except UserError as error:
                 rows.append((file, None, str(error)))
         answers = _answers(model, pixels)
+        if not np.allclose(answers.sum(-1), 1.0, atol=1e-3):
+            raise UserError("the model's answers don't add up to 1, so they are no probabilities; it lacks a softmax")
         for (file, read, reason), answer in zip(rows, answers, strict=False):
             yield file, None if read is None else answer, reason

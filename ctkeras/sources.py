@@ -67,13 +67,17 @@ def open_source(spec: str) -> Source:
     path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
     if os.path.isdir(path):
         listed = _list_folder(path)
+        folders = [folder.relative_to(path).as_posix() + "/" for folder in path.rglob("*") if folder.is_dir()]
     elif os.path.isfile(path):
         listed = _list_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            folders = [member.filename for member in archive.infolist() if member.filename.endswith("/")]
     else:
         raise UserError(
             f"{spec} is no file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
         )
     entries = _classified(listed, path)
+    _refuse_empty(folders, listed, path)
     class_names = _checked_classes(entries, path)
     kind = "chest_ct" if class_names == tuple(_CT_CLASSES) else "folder"
     return Source(kind, str(path), class_names, _fingerprint(entries), entries, len(entries))
@@ -141,6 +145,8 @@ def _phantom(spec: str) -> Source:
     text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
     if not text.isascii() or not text.isdigit():
         raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
+    if len(text) > 6:
+        raise UserError(f"{spec} is more than can be drawn in a day; phantom takes up to 999999 images")
     try:
         phantom.split_sizes(int(text))
     except ValueError as error:
@@ -234,6 +240,24 @@ def _classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, .
         raise UserError(f"{path} holds more than one data set ({', '.join(sorted(roots))}); pass one of those folders")
     named = _class_name if _is_chest_ct({(split, folder) for split, folder, _ in placed}) else str
     return tuple(Entry(split, named(folder), *file) for split, folder, file in placed)
+
+
+def _refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: Path) -> None:
+    """Refuses a class folder without an image, which would otherwise be a class that nobody hears of.
+
+    Args:
+        folders: paths inside the source, each with a / at its end.
+        files: the images listed.
+        path: the source.
+    """
+    filled = {
+        "/".join(parts[:n]) + "/" for parts in (name.split("/") for name, _, _ in files) for n in range(len(parts))
+    }
+    for folder in sorted(set(folders) - filled):
+        parts = PurePosixPath(folder).parts
+        is_class = len(parts) > 1 and parts[-2].lower() in _SPLIT_NAMES and f"{'/'.join(parts[:-1])}/" in filled
+        if is_class and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            raise UserError(f"{path}: {folder} holds no images, so its class is empty; add images or remove the folder")
 
 
 def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:

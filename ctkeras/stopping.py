@@ -54,7 +54,7 @@ def on_signals(stop: Stop) -> Iterator[None]:
             if number == b"\0":
                 return
             name = signal.Signals(number[0]).name
-            runtime.note(f"\n{name}: stopping after this step; the best epoch is kept.")
+            runtime.note(f"\n{name}: stopping soon; the best epoch so far, if one has ended, is kept.")
             stop.ask(name.lower())
 
     listener = threading.Thread(target=listen, daemon=True, name="signals")

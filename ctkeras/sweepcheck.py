@@ -145,6 +145,9 @@ def _of_command(content: dict[str, Any]) -> Found:
         return
     if "ctkeras" not in command and not any("ctkeras" in word for word in command):
         return  # another program, of which nothing is known
+    if "ctkeras" in command and (verb := command[command.index("ctkeras") + 1 :][:1]) != ["train"]:
+        yield ("command",), f"must call ctkeras train; it calls ctkeras {''.join(verb)}", True
+        return
     flags = command[command.index("train") + 1 :] if "train" in command else command
     for i, word in enumerate(flags):
         place = ("command", str(command.index(word)))

@@ -105,13 +105,10 @@ def _train(
     weights = None
     if config.pretrained:
         weights = backbones.find_weights(config.model_name, config.weights_dir)
-    elif config.freeze_backbone:
-        runtime.note("Warning: pretrained is false and the backbone frozen: the head will learn from random features.")
-    if config.cut != "head" and config.lr > HIGH_LR:
-        runtime.note(f"Warning: lr {config.lr:g} suits a head alone; for layers with ImageNet weights about 1e-4 is usual.")
     if source is not None:
         data = load_data(source, config)
         ending.passed("data")
+    _warn(config)
     assert data is not None  # for the type checker: it was given, or there is a source
     built = loop.build(
         config, classes=len(data.train.class_names), weights=weights
@@ -133,6 +130,16 @@ def _train(
     if trouble:
         raise TrainingFailed(f"{trouble} {folder} holds what was reached.")
     return RunResult(folder, metrics)
+
+
+def _warn(config: RunConfig) -> None:
+    """Says what is allowed and seldom meant."""
+    if config.freeze_backbone and not config.pretrained:
+        runtime.note("Warning: pretrained is false and the backbone frozen: the head will learn from random features.")
+    if config.cut != "head" and config.lr > HIGH_LR:
+        runtime.note(
+            f"Warning: lr {config.lr:g} suits a head alone; for layers with ImageNet weights about 1e-4 is usual."
+        )
 
 
 def _make(folder: Path) -> None:

@@ -482,3 +482,26 @@ def test_the_real_set(real_data):
     entry, content = next(sources.read(source, "valid"))
     assert len(content) == entry.size
     assert io.BytesIO(content).read(4) in (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_class_folder_without_images_is_refused_even_when_it_is_empty_in_every_split(image_folder, tmp_path, zipped):
+    for split in ("train", "valid", "test"):
+        (image_folder / split / "third").mkdir()
+    place = image_folder
+    if zipped:
+        place = shutil.make_archive(str(tmp_path / "zipped"), "zip", image_folder)
+    with pytest.raises(UserError, match=r"third.*empty"):
+        sources.open_source(str(place))
+
+
+def test_an_empty_folder_that_is_no_class_is_let_be(image_folder):
+    (image_folder / "notes").mkdir()
+    (image_folder / "train" / ".hidden").mkdir()
+    (image_folder / "train" / "left" / "more").mkdir()
+    assert sources.open_source(str(image_folder)).class_names == ("left", "right")
+
+
+def test_more_phantoms_than_can_be_drawn_are_refused():
+    with pytest.raises(UserError, match="up to 999999"):
+        sources.open_source("phantom:99999999999")
