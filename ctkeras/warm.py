@@ -6,6 +6,7 @@ answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends 
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import queue
@@ -22,7 +23,7 @@ from ctkeras.config import RunConfig, UserError
 LOG = "log.txt"  # in the run folder: what was said while the trial ran
 
 
-class _Notes:
+class _Notes(io.TextIOBase):
     """Standard error of a worker: into the run's log, and to the supervisor, line by line."""
 
     encoding = "utf-8"
@@ -31,18 +32,14 @@ class _Notes:
         self.worker, self.rest = worker, ""
 
     def write(self, text: str) -> int:
+        """Passes whole lines on; the rest waits for its end."""
         *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
             self.worker.note(line)
         return len(text)
 
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
     def fileno(self) -> int:
+        """Where native code writes to."""
         return 2
 
 

@@ -258,10 +258,13 @@ def test_a_killed_and_a_hanging_worker_cost_their_trials_nothing_but_time(tmp_pa
 def test_a_trial_that_kills_every_worker_fails_and_the_search_goes_on(tmp_path):
     sweep = Sweep(tmp_path)
     process = sweep.start("sweep", "run", "sweep.yaml")
-    killed = []
+    killed: list[int] = []
+
+    def another():
+        return 0 in sweep.trains() and [pid for pid in sweep.workers(process) if pid not in killed]
+
     for _ in range(2):
-        pids = until(lambda: 0 in sweep.trains() and set(sweep.workers(process)).difference(killed))
-        killed += pids
+        killed += until(another)
         os.kill(killed[-1], signal.SIGKILL)
     assert process.wait(300) == 0
     states = [trial.state.name for trial in sweep.trials()]
