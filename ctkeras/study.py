@@ -236,7 +236,11 @@ def verdict(found: Found) -> list[str]:
         lines.append(f"runner-up: {_described(other)}")
         by = f"{difference.ahead:.4f} behind over {difference.seeds} seeds"
         of = f" of {difference.images} validation images" if difference.images else ""
-        if difference.inside_noise:
+        if not difference.ahead and not difference.noise:
+            lines.append(
+                "The runner-up is inside the noise: both were right on the same images, so nothing here parts them."
+            )
+        elif difference.inside_noise:
             lines.append(
                 f"The runner-up is inside the noise: {by}, where chance{of} alone makes up to {difference.noise:.4f}."
             )
