@@ -192,12 +192,12 @@ def kill_again_and_again(command, words, rng, *, epochs, kills=20):
     """
     for done in range(kills):
         early = rng.random() < 0.25
-        until = epochs_of(command.folder) + (0 if early else rng.randint(1, max(1, epochs // kills)))
+        until = epochs_of(command.folder) + (0 if early else rng.randint(1, max(1, epochs // kills - 1)))
         process = command.start(*words)
         while epochs_of(command.folder) < until and process.poll() is None:
             time.sleep(0.005)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            assert process.wait(rng.uniform(0, 8 if early else 0.5)) == 0
+            assert process.wait(rng.uniform(0, 8 if early else 0.1)) == 0
             return done
         process.kill()
         process.wait()

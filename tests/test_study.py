@@ -282,7 +282,7 @@ def test_a_study_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened
     (tmp_path / "calm").mkdir()
     calm, words = _study_command(tmp_path / "calm")
     rough, _ = _study_command(tmp_path)
-    words = [*words, "--max_epochs=24"]
+    words = [*words, "--max_epochs=24", "--feature_cache=false"]  # epochs long enough to be killed in
     calm(*words)
     assert sweeps.kill_again_and_again(rough, words, random.Random(0), epochs=sweeps.epochs_of(tmp_path / "calm")) == 20
     assert outcome(tmp_path) == outcome(tmp_path / "calm")

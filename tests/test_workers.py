@@ -343,7 +343,9 @@ def test_memory_stays_flat_over_fifty_trials(worker, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_search_killed_at_twenty_random_moments_ends_as_if_nothing_had_happened(tmp_path):
-    content = sweeps.sweep(run_cap=16, freeze_backbone={"values": [True, False]}, max_epochs=24)
+    content = sweeps.sweep(
+        run_cap=16, freeze_backbone={"values": [True, False]}, max_epochs=24, feature_cache=False
+    )  # epochs long enough to be killed in
     (tmp_path / "calm").mkdir()
     calm, rough = sweeps.Command(tmp_path / "calm"), sweeps.Command(tmp_path)
     for command in (calm, rough):
