@@ -154,7 +154,7 @@ class Progress:
         self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
         self.live = sys.stderr.isatty()
         self.started = time.monotonic()
-        self.ended_here = 0
+        self.ends: list[float] = []  # when trials ended here
         self.running: dict[int, str] = {}  # what each trial in hand is at
         self.best: FrozenTrial | None = None
         self.ended = 0
@@ -176,7 +176,7 @@ class Progress:
 
     def end(self, trial: FrozenTrial) -> None:
         """Prints the line of a trial that has ended, with the search's state behind it."""
-        self.ended_here += 1
+        self.ends.append(time.monotonic())
         self.running.pop(trial.number, None)
         attrs = trial.user_attrs
         what = f"{self.metric} {trial.value:.4f}" if trial.value is not None else "failed"
@@ -192,8 +192,10 @@ class Progress:
         """The best so far, and when all will be done."""
         parts = [f"best {self.best.value:.4f} (trial {self.best.number})"] if self.best is not None else []
         left = self.total - self.ended
-        if self.ended_here and left + self.later > 0:
-            each = (time.monotonic() - self.started) / self.ended_here
+        if self.ends and left + self.later > 0:
+            # The first trial prepares and compiles what the others find ready, so it counts as long as it is alone.
+            since, *others = self.ends if len(self.ends) > 1 else [self.started, *self.ends]
+            each = (others[-1] - since) / len(others)
             parts += [f"{seconds_text(each * left)} left"] if left else []
             at = datetime.datetime.now() + datetime.timedelta(seconds=each * (left + self.later))
             parts.append(f"{'all phases ' if self.later else ''}until {at:%H:%M}")

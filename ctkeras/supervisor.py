@@ -34,7 +34,6 @@ class Supervisor:
         self.jobs: list[Job | None] = [None] * len(pool.workers)
         self.looked = self.beaten = 0.0
         self.failed_here = 0
-        self.told = ""  # why workers were told to stop
 
     def run(self) -> None:
         """Works until all trials have ended, or somebody wishes to stop."""
@@ -53,24 +52,30 @@ class Supervisor:
 
     def _greet(self) -> None:
         search, ended = self.trials.search, self.progress.ended
-        where = f"trials in {self.trials.storage.shown}, run folders {search.places['output_dir']}/{search.name}-*"
+        where = (
+            f"trials in {self.trials.storage.shown}, run folders {search.places.get('output_dir', '')}/{search.name}-*"
+        )
         goes_on = f", going on after {ended}" if ended else ""
         self.progress.say(f"{search.name}: {search.total} trials{goes_on}; {where}")
 
     def _prepare(self) -> None:
         """Has a worker ready what the trials share, before any of them is spent on its absence."""
-        worker = self.pool.get(0)
-        worker.send(prepare=self.shared)
-        while not self.stop.reason:
-            self.pool.wait(1.0)
-            for message in worker.messages():
-                if "refused" in message:
-                    raise UserError(message["refused"])
-                if "ready" in message:
-                    return
-                self._hear_note(0, message)
-            if worker.process.poll() is not None:
+        for last in (False, True):  # once more when the worker dies over it
+            worker = self.pool.get(0)
+            worker.send(prepare=self.shared)
+            while not self.stop.reason and not worker.death():
+                self.pool.wait(1.0)
+                for message in worker.messages():
+                    if "refused" in message:
+                        raise UserError(message["refused"])
+                    if "ready" in message:
+                        return
+                    self._hear_note(0, message)
+            if self.stop.reason:
+                return
+            if last:
                 raise UserError(f"no worker can be started: {worker.death()}")
+            self.pool.drop(0)
 
     def _hand_out(self) -> None:
         """Gives each idle worker a trial, as long as there are any."""
@@ -136,7 +141,7 @@ class Supervisor:
         if text.endswith("…") and job is not None:
             self.progress.running[job.number] = text
             self.progress.draw()
-        if not text.endswith("…") or not (self.progress.live or self.progress.ended_here):
+        if not text.endswith("…") or not (self.progress.live or self.progress.ends):
             self.progress.say(text, once=True)
 
     def _hear(self, place: int, job: Job, message: Mapping[str, Any]) -> None:
@@ -208,6 +213,8 @@ class Supervisor:
 
     def _retry(self, place: int, job: Job, reason: str) -> None:
         """Runs a trial once more whose worker died; then it has failed."""
+        if not self.trials.beat(job):
+            return  # another process has it by now
         if self.trials.crashed(job, reason):
             self.progress.say(f"trial {job.number}: {reason}; running it once more, from its last checkpoint")
             job.taken_up = False
