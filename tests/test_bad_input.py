@@ -425,6 +425,16 @@ def test_debug_shows_where_a_mistake_was_found(place, capfd):
     assert lines[-1] == "Error: lr must be a number, 0 < lr; got 'fast'"
 
 
+@pytest.mark.parametrize("words", [[], ["data"], ["sweep"]])
+def test_a_verb_left_out_shows_what_there_is_on_standard_error(capfd, words):
+    code, out, lines = run(words, capfd)
+    assert (code, out) == (2, "")
+    assert lines[0].startswith("Usage: ctkeras")
+    shown, out, _ = run([*words, "--help"], capfd)
+    assert shown == 0
+    assert out.splitlines()[0] == lines[0]
+
+
 def test_a_failure_that_is_no_mistake_is_one_line_and_1(place, capfd, monkeypatch):
     def fail(spec):
         raise RuntimeError("first line\nsecond line")

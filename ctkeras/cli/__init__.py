@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         returned = cli.main([text for text in given if text != "--debug"], "ctkeras", standalone_mode=False)
         code = returned if isinstance(returned, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        click.echo(error.format_message(), err=True)
         code = 2
     except BaseException as error:
         if debug and not isinstance(error, SystemExit):
