@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 
+from ctkeras import onednn
+
 
 def for_cpu(layer: Any) -> type:
     """The class to train a layer with on CPU: a replacement where there is one, else its own."""
@@ -42,6 +44,9 @@ def core(layer: Any) -> type:
     return REPLACES.get(type(layer), type(layer))
 
 
+SUMMED_AT_ONCE = 14  # pixels; their lines stay in the first cache, 2 to 3 times faster than an image at once
+
+
 def _settled(values: Any) -> Any:
     """The values themselves, computed once and kept: XLA's CPU backend computes cheap ones anew in each of their readers.
 
@@ -63,9 +68,13 @@ _settled_gradient.defvjp(lambda values: (values, None), lambda _, gradient: (_se
 def _sums(terms: tuple[Any, ...]) -> list[Any]:
     """Sums over images and pixels of [B, H, W, C] arrays, in float32: a list of [C], all in one pass."""
     zeros = (jnp.zeros((), jnp.float32),) * len(terms)
-    wide = tuple(term.astype(jnp.float32) for term in terms)
-    by_image = lax.reduce(wide, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1, 2))
-    return [total.sum(0) for total in by_image]
+    kept = [term.astype(jnp.float32) for term in terms]
+    for _ in range(2):
+        rows = kept[0].size // kept[0].shape[-1]
+        group = next(n for n in range(SUMMED_AT_ONCE, 0, -1) if rows % n == 0)
+        grouped = tuple(term.reshape(rows // group, group, term.shape[-1]) for term in kept)
+        kept = lax.reduce(grouped, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1,))
+    return [total.sum(0) for total in kept]
 
 
 class OnePassBatchNorm(keras.layers.BatchNormalization):
@@ -117,19 +126,32 @@ def _normalise_backward(epsilon: float, kept: tuple, gradients: tuple) -> tuple[
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
+def _by_onednn(layer: Any, inputs: Any, *, depthwise: bool = False) -> Any:
+    """The convolution without its bias, by oneDNN; None where that isn't for it."""
+    if inputs.dtype != jnp.float32 or not onednn.available():
+        return None
+    kernel = layer.kernel.value
+    shape = onednn.geometry(
+        inputs.shape, kernel.shape, strides=layer.strides, padding=layer.padding, depthwise=depthwise
+    )
+    return onednn.convolve(inputs, kernel, shape)
+
+
 class SettledConv(keras.layers.Conv2D):
     """A convolution whose inputs, and the gradient of its outputs, are computed once."""
 
     def call(self, inputs: Any) -> Any:
         """Convolves [B, H, W, C] with the layer's kernel [kh, kw, C, D]."""
-        product = lax.conv_general_dilated(
-            _settled(inputs),
-            self.kernel.value.astype(inputs.dtype),
-            self.strides,
-            self.padding.upper(),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        product = _settled_gradient(product)
+        product = _by_onednn(self, inputs)
+        if product is None:
+            product = lax.conv_general_dilated(
+                _settled(inputs),
+                self.kernel.value.astype(inputs.dtype),
+                self.strides,
+                self.padding.upper(),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            product = _settled_gradient(product)
         product = product if self.bias is None else product + self.bias.value.astype(product.dtype)
         return self.activation(product)
 
@@ -139,9 +161,10 @@ class ShiftedDepthwise(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolves [B, H, W, C] with the layer's kernel [kh, kw, C, 1]."""
-        kernel = self.kernel.value.astype(inputs.dtype)[..., 0]
-        windows = _windows(inputs.shape, self.kernel_size, self.strides, self.padding)
-        outputs = _depthwise(inputs, kernel, windows)
+        outputs = _by_onednn(self, inputs, depthwise=True)
+        if outputs is None:
+            windows = _windows(inputs.shape, self.kernel_size, self.strides, self.padding)
+            outputs = _depthwise(inputs, self.kernel.value.astype(inputs.dtype)[..., 0], windows)
         return outputs if self.bias is None else outputs + self.bias.value.astype(outputs.dtype)
 
 
@@ -150,9 +173,11 @@ class PointwiseDot(keras.layers.Conv2D):
 
     def call(self, inputs: Any) -> Any:
         """Multiplies [B, H, W, C] by the layer's kernel [1, 1, C, D], on every stride-th pixel."""
-        step_y, step_x = self.strides
-        seen = inputs[:, ::step_y, ::step_x] if self.strides != (1, 1) else inputs
-        product = _settled_gradient(jnp.matmul(seen, self.kernel.value.astype(inputs.dtype)[0, 0]))
+        product = _by_onednn(self, inputs)
+        if product is None:
+            step_y, step_x = self.strides
+            seen = inputs[:, ::step_y, ::step_x] if self.strides != (1, 1) else inputs
+            product = _settled_gradient(jnp.matmul(seen, self.kernel.value.astype(inputs.dtype)[0, 0]))
         product = product if self.bias is None else product + self.bias.value.astype(product.dtype)
         return self.activation(product)
 

@@ -13,8 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# jaxlib versions on which the flag below was seen to be known and to give the same numbers; an unknown flag aborts.
-FLAGS_VERIFIED_ON = ("0.10.2",)
+# jaxlib versions on which the flag below was seen to be known and to give the same numbers (an unknown flag aborts), and
+# which call onednn.py.
+VERIFIED_JAXLIB = ("0.10.2",)
 # The default fusion is 3x slower for convolutions' weight gradients on CPU (benchmarks/RESULTS.md).
 CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)
 COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
@@ -54,6 +55,9 @@ def configure() -> None:
     with without("sklearn", "tensorflow"):
         import keras  # noqa: F401
 
+    # On CPU a step called is a step done: what computes behind the caller's back could not call back into Python (onednn.py)
+    # while the interpreter ends, and would allocate in a thread of its own (heap.py).
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "listening" not in compile_counts:  # once a process
         compile_counts["listening"] = 1
         jax.monitoring.register_event_listener(_count_compilation)
@@ -74,7 +78,7 @@ def _count_compilation(event: str, **_: object) -> None:
 
 def with_cpu_flags(flags: str) -> str:
     """The user's XLA flags and ours after them, where ours are verified and no GPU plugin is there to refuse them."""
-    if version("jaxlib") not in FLAGS_VERIFIED_ON or any(
+    if version("jaxlib") not in VERIFIED_JAXLIB or any(
         importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)
     ):
         return flags
@@ -109,7 +113,7 @@ def compiler_options() -> dict[str, str | bool]:
 
     XLA's CPU backend drops them before it fuses; without the pass that drops them they are kept, and cost nothing.
     """
-    verified = version("jaxlib") in FLAGS_VERIFIED_ON and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
+    verified = version("jaxlib") in VERIFIED_JAXLIB and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if verified and cpu_kernels() else {}
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from ctkeras import model, runtime
+from ctkeras import heap, model, runtime
 from ctkeras.pipeline import Batch
 
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
@@ -73,7 +73,7 @@ class Programs:
     decoupled: bool  # weight decay as AdamW has it
     on_features: bool  # batches hold the prefix's output
     compile_seconds: float = 0.0
-    compiled: dict[tuple, Any] = dataclasses.field(default_factory=dict)
+    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)  # (program, bytes it works in)
 
     def start(self) -> State:
         """The state as the model's variables have it now, the optimizer's at zero. Arrays are copies."""
@@ -135,9 +135,13 @@ class Programs:
             program = lowered.compile(runtime.compiler_options())
             if function == self._train_step and runtime.compile_counts["cache_hits"] == hits:
                 runtime.compile_counts["train_programs_compiled"] += 1
-            self.compiled[key] = program
+            analysis = program.memory_analysis()
+            self.compiled[key] = program, analysis.temp_size_in_bytes if analysis else 0
+            heap.release()  # compiling leaves hundreds of megabytes behind
             self.compile_seconds += time.perf_counter() - start
-        return self.compiled[key](*args)
+        program, size = self.compiled[key]
+        with heap.kept(size):
+            return program(*args)
 
     def _prefix_step(self, variables: list[Any], inputs: Any) -> Any:
         outputs, _ = self.prefix.stateless_call(*_by_kind(self.prefix, variables), inputs, training=False)

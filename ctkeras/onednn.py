@@ -1,0 +1,330 @@
+"""Convolutions by oneDNN on CPU, the library behind PyTorch's, inside JAX's compiled programs. float32, channels last.
+
+XLA's own convolutions take a fifth longer for ResNets and several times as long for depthwise networks. oneDNN comes as a
+wheel of its own with a C interface (https://uxlfoundation.github.io/oneDNN); JAX runs it as a custom call, whose target is a
+Python function: some 20 us a call, where a convolution takes milliseconds.
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib.metadata
+import os
+import threading
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ctkeras import runtime
+
+TARGET = "ctkeras_convolution"
+LIBRARY = "libdnnl.so.3"  # the C interface of oneDNN 3
+# From dnnl_types.h and dnnl_common_types.h of oneDNN 3, where they are fixed for all of its versions.
+CPU, IN_ORDER, FLOAT32, ANY_FORMAT, TRAINING, DIRECT = 1, 1, 3, 1, 64, 1
+SOURCE, WEIGHTS, OUTPUT, SOURCE_SLOPE, OUTPUT_SLOPE, WEIGHTS_SLOPE = (
+    1,
+    33,
+    17,
+    129,
+    145,
+    161,
+)  # arguments of a primitive
+QUERY_WEIGHTS, QUERY_WEIGHTS_SLOPE = 131, 132
+# By what is computed: its two inputs and its output.
+ROLES = {
+    "forward": (SOURCE, WEIGHTS, OUTPUT),
+    "by_inputs": (OUTPUT_SLOPE, WEIGHTS, SOURCE_SLOPE),
+    "by_kernel": (SOURCE, OUTPUT_SLOPE, WEIGHTS_SLOPE),
+}
+
+
+class Geometry(NamedTuple):
+    """A convolution's sizes in pixels and channels; `depthwise` is 1 where each channel has a filter of its own."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    filters: int
+    taps_y: int
+    taps_x: int
+    stride_y: int
+    stride_x: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+    depthwise: int
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Shape of the inputs, [B, H, W, C]."""
+        return self.batch, self.height, self.width, self.channels
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Shape of the kernel as Keras has it: [kh, kw, C, D], or [kh, kw, C, 1] when depthwise."""
+        return self.taps_y, self.taps_x, self.channels, 1 if self.depthwise else self.filters
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Shape of the outputs, [B, H', W', D]."""
+        rows = (self.height + self.top + self.bottom - self.taps_y) // self.stride_y + 1
+        columns = (self.width + self.left + self.right - self.taps_x) // self.stride_x + 1
+        return self.batch, rows, columns, self.filters
+
+
+@functools.cache
+def available() -> bool:
+    """Whether oneDNN is installed and this JAX was seen to call it; CTKERAS_CPU_KERNELS=xla leaves it out."""
+    chosen = (
+        os.environ.get("CTKERAS_CPU_KERNELS", "on") == "on" and runtime.version("jaxlib") in runtime.VERIFIED_JAXLIB
+    )
+    # One device, as XLA would gather a custom call's inputs from several.
+    if not chosen or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+        return False
+    return _library() is not None
+
+
+@functools.cache
+def _library() -> Any:
+    """The loaded library; None where it isn't installed or lacks what it needs (libgomp on a slim Linux)."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would be in the way of XLA's
+    for place in (*_installed(), LIBRARY):
+        try:
+            library = ctypes.CDLL(str(place))
+        except OSError:
+            continue
+        library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_target), platform="cpu", api_version=0)
+        return library
+    return None
+
+
+def _installed() -> list[Any]:
+    """Where the wheel put the library."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        files = importlib.metadata.files("onednn-cpu-gomp") or []
+        return [file.locate() for file in files if file.name == LIBRARY]
+    return []
+
+
+def geometry(
+    inputs: tuple[int, ...], kernel: tuple[int, ...], *, strides: tuple[int, int], padding: str, depthwise: bool
+) -> Geometry:
+    """A convolution's geometry.
+
+    Args:
+        inputs: shape [B, H, W, C].
+        kernel: shape [kh, kw, C, D], or [kh, kw, C, 1] when depthwise.
+        strides: pixels, vertical and horizontal.
+        padding: "same", as TensorFlow pads, or "valid".
+        depthwise: each channel has a filter of its own.
+    """
+    pads: list[int] = []
+    for size, taps, stride in zip(inputs[1:3], kernel[:2], strides, strict=True):
+        outputs = -(-size // stride)
+        needed = max(0, (outputs - 1) * stride + taps - size) if padding == "same" else 0
+        pads += [needed // 2, needed - needed // 2]
+    filters = inputs[3] if depthwise else kernel[3]
+    return Geometry(*inputs, filters, *kernel[:2], *strides, *pads, int(depthwise))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(inputs: Any, kernel: Any, shape: Geometry) -> Any:
+    """Convolves.
+
+    Args:
+        inputs: float32 [B, H, W, C].
+        kernel: float32 [kh, kw, C, D], or [kh, kw, C, 1] when depthwise.
+        shape: from `geometry`.
+
+    Returns:
+        float32 [B, H', W', D].
+
+    Raises:
+        RuntimeError: oneDNN can't compute it.
+    """
+    return _call("forward", shape, shape.outputs, inputs, kernel)
+
+
+def _backward(shape: Geometry, kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
+    inputs, kernel = kept
+    by_inputs = _call("by_inputs", shape, shape.inputs, gradient, kernel)  # XLA drops it where nobody asks for it
+    return by_inputs, _call("by_kernel", shape, shape.kernel, inputs, gradient)
+
+
+convolve.defvjp(lambda inputs, kernel, shape: (convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
+
+
+def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: Any) -> Any:
+    _primitive(what, shape)  # what oneDNN can't do fails here, while JAX traces
+    typed = jax.ShapeDtypeStruct(result, jnp.float32)
+    words = " ".join(map(str, (what, *shape)))
+    return jax.ffi.ffi_call(TARGET, typed, custom_call_api_version=3, legacy_backend_config=words)(*arrays)
+
+
+class _Argument(ctypes.Structure):
+    """dnnl_exec_arg_t."""
+
+    _fields_ = (("role", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+class _Primitive(NamedTuple):
+    """A convolution ready to run: where its arrays go, and the calls (primitive, arguments) in their order."""
+
+    arrays: list[Any]  # memories of the two inputs and the output, whose addresses change from call to call
+    calls: list[tuple[Any, Any]]
+    blocked: Any  # holds the kernel in the order that oneDNN chose
+
+
+@ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.POINTER(ctypes.c_char),
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+)
+def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
+    """What XLA calls; `words` is what `_call` gave along."""
+    what, *numbers = words[:length].decode().split()
+    shape = Geometry(*map(int, numbers))
+    try:
+        _run(_primitive(what, shape), inputs[0], inputs[1], output)
+    except RuntimeError:  # it can't be raised through XLA; not-a-number ends the run with its own message
+        sizes = {"forward": shape.outputs, "by_inputs": shape.inputs, "by_kernel": shape.kernel}[what]
+        ctypes.memset(output, 0xFF, functools.reduce(int.__mul__, sizes) * 4)
+
+
+_lock = threading.Lock()  # XLA may run two convolutions at once; a primitive's memories hold one call's addresses
+
+
+def _run(primitive: _Primitive, *addresses: int) -> None:
+    library, stream = _library(), _engine()[1]
+    with _lock:
+        for memory, address in zip(primitive.arrays, addresses, strict=True):
+            _checked(library.dnnl_memory_set_data_handle(memory, ctypes.c_void_p(address)))
+        for call, arguments in primitive.calls:
+            _checked(library.dnnl_primitive_execute(call, stream, len(arguments), arguments))
+
+
+@functools.cache
+def _engine() -> tuple[Any, Any]:
+    """oneDNN's (engine, stream) of this process."""
+    engine, stream = ctypes.c_void_p(), ctypes.c_void_p()
+    _checked(_library().dnnl_engine_create(ctypes.byref(engine), CPU, ctypes.c_size_t(0)))
+    _checked(_library().dnnl_stream_create(ctypes.byref(stream), engine, IN_ORDER))
+    return engine, stream
+
+
+@functools.cache
+def _primitive(what: str, shape: Geometry) -> _Primitive:
+    """Readies a convolution; kept for the process, as JAX keeps its programs."""
+    source = _images(shape.inputs)
+    output = _images(shape.outputs)
+    given, free = _kernels(shape)
+    description = _description(what, shape, source, free, output)
+    query = QUERY_WEIGHTS_SLOPE if what == "by_kernel" else QUERY_WEIGHTS
+    chosen = ctypes.c_void_p(_library().dnnl_primitive_desc_query_md(description, query, 0))
+    blocked = ctypes.create_string_buffer(_library().dnnl_memory_desc_get_size(chosen) + 64)
+    aligned = ctypes.c_void_p(-(-ctypes.addressof(blocked) // 64) * 64)  # bytes; a cache line
+    given_memory, chosen_memory = _memory(given), _memory(chosen, aligned)
+    arrays = {SOURCE: _memory(source), OUTPUT: _memory(output), WEIGHTS: given_memory}
+    arrays |= {SOURCE_SLOPE: arrays[SOURCE], OUTPUT_SLOPE: arrays[OUTPUT], WEIGHTS_SLOPE: given_memory}
+    roles = ROLES[what]
+    inside = [chosen_memory if role in (WEIGHTS, WEIGHTS_SLOPE) else arrays[role] for role in roles]
+    convolution = _made(description), _arguments(*zip(roles, inside, strict=True))
+    if what == "by_kernel":
+        reorder = _reordering(chosen, given), _arguments((SOURCE, chosen_memory), (OUTPUT, given_memory))
+        calls = [convolution, reorder]
+    else:
+        reorder = _reordering(given, chosen), _arguments((SOURCE, given_memory), (OUTPUT, chosen_memory))
+        calls = [reorder, convolution]
+    return _Primitive([arrays[role] for role in roles], calls, blocked)
+
+
+def _images(shape: tuple[int, ...]) -> Any:
+    """The description of [B, H, W, C] in memory, which oneDNN names B, C, H, W."""
+    batch, height, width, channels = shape
+    return _layout((batch, channels, height, width), (height * width * channels, 1, width * channels, channels))
+
+
+def _kernels(shape: Geometry) -> tuple[Any, Any]:
+    """The kernel's description as Keras has it in memory, and one whose order is left to oneDNN."""
+    taps_y, taps_x, channels, filters = shape.kernel
+    row = taps_x * channels * filters
+    if shape.depthwise:  # oneDNN's groups come first
+        sizes, strides = (channels, 1, 1, taps_y, taps_x), (1, 1, 1, row, channels)
+    else:
+        sizes, strides = (filters, channels, taps_y, taps_x), (1, filters, row, channels * filters)
+    return _layout(sizes, strides), _layout(sizes)
+
+
+def _dims(*values: int) -> Any:
+    return (ctypes.c_int64 * 12)(*values)  # DNNL_MAX_NDIMS
+
+
+def _layout(sizes: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Any:
+    made, number, dims = ctypes.c_void_p(), len(sizes), _dims(*sizes)
+    if strides is None:
+        create = _library().dnnl_memory_desc_create_with_tag
+        _checked(create(ctypes.byref(made), number, dims, FLOAT32, ANY_FORMAT))
+    else:
+        create = _library().dnnl_memory_desc_create_with_strides
+        _checked(create(ctypes.byref(made), number, dims, FLOAT32, _dims(*strides)))
+    return made
+
+
+def _memory(layout: Any, address: Any = None) -> Any:
+    made = ctypes.c_void_p()
+    _checked(_library().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], address))
+    return made
+
+
+def _arguments(*pairs: tuple[int, Any]) -> Any:
+    return (_Argument * len(pairs))(*(_Argument(role, memory) for role, memory in pairs))
+
+
+def _made(description: Any) -> Any:
+    made = ctypes.c_void_p()
+    _checked(_library().dnnl_primitive_create(ctypes.byref(made), description))
+    return made
+
+
+def _description(what: str, shape: Geometry, source: Any, kernel: Any, output: Any) -> Any:
+    """The primitive's description; a gradient's is made with the forward one at hand."""
+    engine, library = _engine()[0], _library()
+    steps = (
+        _dims(shape.stride_y, shape.stride_x),
+        _dims(0, 0),  # no dilation
+        _dims(shape.top, shape.left),
+        _dims(shape.bottom, shape.right),
+    )
+    forward, made = ctypes.c_void_p(), ctypes.c_void_p()
+    create = library.dnnl_convolution_forward_primitive_desc_create
+    _checked(create(ctypes.byref(forward), engine, TRAINING, DIRECT, source, kernel, None, output, *steps, None))
+    if what == "forward":
+        return forward
+    if what == "by_inputs":
+        create = library.dnnl_convolution_backward_data_primitive_desc_create
+        _checked(create(ctypes.byref(made), engine, DIRECT, source, kernel, output, *steps, forward, None))
+        return made
+    create = library.dnnl_convolution_backward_weights_primitive_desc_create
+    _checked(create(ctypes.byref(made), engine, DIRECT, source, kernel, None, output, *steps, forward, None))
+    return made
+
+
+def _reordering(source: Any, destination: Any) -> Any:
+    """A primitive that copies a kernel from one order to another."""
+    description, engine = ctypes.c_void_p(), _engine()[0]
+    create = _library().dnnl_reorder_primitive_desc_create
+    _checked(create(ctypes.byref(description), source, engine, destination, engine, None))
+    return _made(description)
+
+
+def _checked(status: int) -> None:
+    if status:
+        raise RuntimeError(f"oneDNN answered with status {status}")
