@@ -212,24 +212,74 @@ def describe(name: str) -> str:
     return f"{word}, {' '.join(bounds)}" if len(bounds) > 1 else word
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a mapping of hyperparameters from a YAML file, for --config.
+@dataclasses.dataclass(frozen=True)
+class Yaml:
+    """A YAML file as read: its content, and the line of each key by its path, from 1."""
+
+    content: Any
+    lines: dict[tuple[str, ...], int]
+    repeated: tuple[tuple[str, ...], ...]  # keys given twice, of which YAML silently keeps the last
+
+
+def read_yaml(path: str | Path) -> Yaml:
+    """Reads a YAML file.
 
     Raises:
-        UserError: the file can't be read, is not YAML or holds no mapping.
+        UserError: it can't be read or is not YAML.
     """
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none raises ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
+    lines: dict[tuple[str, ...], int] = {}
+    repeated: list[tuple[str, ...]] = []
+    _locate(root, (), lines, repeated, set())
+    return Yaml(content, lines, tuple(repeated))
+
+
+def _locate(node: Any, path: tuple[str, ...], lines: dict, repeated: list, seen: set[int]) -> None:
+    """Notes the line of every key below a YAML node; what an alias repeats, which may be itself, is noted once."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    if node.id == "mapping":
+        for key, value in node.value:
+            place = (*path, str(key.value))
+            if place in lines:
+                repeated.append(place)
+            lines[place] = key.start_mark.line + 1
+            _locate(value, place, lines, repeated, seen)
+    elif node.id == "sequence":
+        for number, item in enumerate(node.value):
+            _locate(item, (*path, str(number)), lines, repeated, seen)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads hyperparameters from a YAML file, for --config.
+
+    Raises:
+        UserError: the file can't be read, is not YAML or holds no mapping; or, with its line, a name that is unknown or given
+            twice, or a value out of range.
+    """
+    read = read_yaml(path)
+    values = {} if read.content is None else read.content
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path} must hold a mapping of hyperparameters, as in 'lr: 0.001'")
+    for name, *below in read.repeated:
+        if not below:
+            raise UserError(f"{path}, line {read.lines[name,]}: {name} is given twice; one of them must go")
+    for name, value in values.items():
+        try:
+            check_name(name)
+            parse_value(name, value)
+        except UserError as error:
+            line = read.lines.get((name,))  # none where it was merged in, as by <<
+            raise UserError(f"{path}, {f'line {line}: ' if line else ''}{error}") from error
     return values
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras.config import FIELDS, UserError, check_name, parse_value
+from ctkeras.config import FIELDS, UserError, check_name, parse_value, read_yaml
 
 CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
 METRIC = {"name": "val_acc", "goal": "maximize"}
@@ -71,35 +71,10 @@ def load(path: str | Path) -> SweepFile:
     Raises:
         UserError: it can't be read, is not YAML or holds no mapping.
     """
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+    read = read_yaml(path)
+    if not isinstance(read.content, dict):
         raise UserError(f"{path} must hold a sweep: a mapping with method, metric and parameters")
-    lines: dict[tuple[str, ...], int] = {}
-    repeated: list[tuple[str, ...]] = []
-    _locate(root, (), lines, repeated)
-    return SweepFile(str(path), content, lines, tuple(repeated))
-
-
-def _locate(node: Any, path: tuple[str, ...], lines: dict, repeated: list) -> None:
-    """Notes the line of every key below a YAML node."""
-    if node.id == "mapping":
-        for key, value in node.value:
-            place = (*path, str(key.value))
-            if place in lines:
-                repeated.append(place)
-            lines[place] = key.start_mark.line + 1
-            _locate(value, place, lines, repeated)
-    elif node.id == "sequence":
-        for number, item in enumerate(node.value):
-            _locate(item, (*path, str(number)), lines, repeated)
+    return SweepFile(str(path), read.content, read.lines, read.repeated)
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -208,6 +208,34 @@ def test_a_bad_yaml_file_is_named(tmp_path, content):
         load_yaml(path)
 
 
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_name_given_twice_is_told_with_its_second_line(tmp_path, name):
+    path = tmp_path / "twice.yaml"
+    other = "lr" if name != "lr" else "seed"
+    path.write_text(f"{name}: 1\n{other}: 1\n\n{name}: 1\n")
+    with pytest.raises(UserError, match=rf"twice\.yaml, line 4: {name} is given twice"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path, name):
+    path = tmp_path / "values.yaml"
+    path.write_text(f"# what is tried\n\n{name}: [1]\n")
+    with pytest.raises(UserError, match=rf"values\.yaml, line 3: {name} must be"):
+        load_yaml(path)
+    path.write_text(f"\n{name}_: 1\n")
+    with pytest.raises(UserError, match=rf"values\.yaml, line 2: unknown hyperparameter .* did you mean {name}\?"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["lr: &a [*a]", "a: &a [1, 2]\nb: &b [*a, *a]\nlr: [*b, *b]"])
+def test_aliases_in_a_file_end(tmp_path, text):
+    path = tmp_path / "aliases.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"aliases\.yaml, line"):
+        load_yaml(path)
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_an_unreadable_yaml_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="can't be read") as caught:
