@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,8 @@ def check_name(name: str) -> None:
     """Raises UserError, naming the nearest hyperparameters, when `name` is none."""
     if name in FIELDS:
         return
-    near = difflib.get_close_matches(str(name), FIELDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(FIELDS)}"
-    raise UserError(f"unknown hyperparameter {name!r}; {hint}")
+    hint = meant(name, FIELDS) or f"; known: {', '.join(FIELDS)}"
+    raise UserError(f"unknown hyperparameter {name!r}{hint}")
 
 
 def parse_value(name: str, value: Any) -> Any:
@@ -157,8 +156,14 @@ def parse_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     converted = _converted(value, field.type)
     if converted is None or not _allowed(converted, field.metadata):
-        raise UserError(f"{name} must be {describe(name)}; got {value!r}")
+        raise UserError(f"{name} must be {describe(name)}; got {value!r}{meant(value, field.metadata['choices'])}")
     return converted
+
+
+def meant(word: Any, known: Collection[str]) -> str:
+    """The end of an error: which of the words known a misspelt one may stand for; '' when it is near none."""
+    near = difflib.get_close_matches(str(word), known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _converted(value: Any, kind: Any) -> Any:

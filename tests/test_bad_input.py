@@ -264,6 +264,7 @@ MISTAKES = {
     "no epochs": (train("--max_epochs", "0"), "1 <= max_epochs"),
     "warm-up without end": (train("--warmup_epochs", "1"), "warmup_epochs must be below max_epochs"),
     "unknown model": (train("--model_name", "resnet101"), "resnet18, resnet34, resnet50"),
+    "misspelt model": (train("--model_name", "resnet19"), "did you mean resnet18?"),
     "unknown optimizer": (train("--optimizer", "lion"), "adam, adamw, sgd"),
     "neither true nor false": (train("--pretrained", "maybe"), "true or false"),
     "YAML missing": (train("--config", lambda at: at.missing), "can't be read"),

@@ -236,6 +236,19 @@ def test_aliases_in_a_file_end(tmp_path, text):
         load_yaml(path)
 
 
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_misspelt_choice_brings_the_right_one(name):
+    for choice in FIELDS[name].metadata["choices"]:
+        others = set(FIELDS[name].metadata["choices"]) - {choice}
+        for misspelt in (f"{choice}_", f"{choice[:1]}{choice}"):
+            if misspelt not in others:
+                with pytest.raises(UserError, match=f"did you mean {choice}\\?"):
+                    parse_value(name, misspelt)
+    with pytest.raises(UserError) as caught:
+        parse_value(name, "zzzzzz")
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_an_unreadable_yaml_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="can't be read") as caught:

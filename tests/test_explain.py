@@ -289,6 +289,7 @@ def test_a_map_of_one_place_is_said_to_point_nowhere(tmp_path, capfd):
     ("more", "message"),
     [
         (("--class", "small"), "knows no class small; it knows adeno, large, normal"),
+        (("--class", "Large"), "it knows adeno, large, normal; did you mean large?"),
         (("--out", "model.keras"), "is a file"),
         (("--batch_size", "0"), "--batch_size"),
         (("nowhere.png",), "nowhere.png is not there"),

@@ -114,7 +114,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
     from ctkeras import explain as gradcam
     from ctkeras import export, runtime
-    from ctkeras.config import UserError
+    from ctkeras.config import UserError, meant
 
     files = export.image_files(paths)
     if out.exists() and not out.is_dir():
@@ -122,7 +122,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     runtime.configure()
     opened, names = export.open_model(model)
     if wanted is not None and wanted not in names:
-        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}")
+        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}{meant(wanted, names)}")
     label = None if wanted is None else names.index(wanted)
     failed = 0
     pictures = gradcam.picture_paths(files, out)
