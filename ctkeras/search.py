@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from ctkeras import sampling, sources, storage, sweepfile
-from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, parse_value
+from ctkeras import sampling, sources, space, storage, sweepfile
+from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, UserError, parse_value
 from ctkeras.stopping import Stop
 from ctkeras.supervisor import Supervisor
 from ctkeras.trials import Search, Trials
@@ -49,7 +49,7 @@ def plan(
         later: trials that follow this search, for the time left.
 
     Raises:
-        UserError: what the engine can't do, a value out of range, or no data.
+        UserError: what the engine can't do, a value out of range, no data, or trials that would all be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
     sweep = sweepfile.fix(content, {name: value for name, value in options.items() if name not in places})
@@ -61,6 +61,7 @@ def plan(
     if "data" in places:
         places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
     fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""
+    _require_choice(sweep, [name for name in options if name in sweepfile.varied(content)])
     name = sweepfile.study_name(sweep, title=title, more=[fingerprint, seed])
     job_type = str(sweep.get("name") or title)
     return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later)
@@ -69,6 +70,21 @@ def plan(
 def _chosen(parameters: Mapping[str, Any]) -> set[str]:
     """Names of parameters whose value a sweep chooses among several."""
     return {name for name, spec in parameters.items() if "value" not in spec}
+
+
+def _require_choice(sweep: Mapping[str, Any], given: Sequence[str]) -> None:
+    """Refuses a search with nothing left to search: its trials would be one run, again and again.
+
+    Args:
+        sweep: supported, the options in it.
+        given: the options that fix what it would search.
+    """
+    total = sampling.total_trials(sweep)
+    if total > 1 and all(item.size == 1 for item in space.all_searched(sweep).values()):
+        why = f"{', '.join(f'--{name}' for name in given)} held fixed" if given else "no parameter has several values"
+        raise UserError(
+            f"nothing is left to search ({why}): {total} trials would be one run again and again; use ctkeras train"
+        )
 
 
 def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Outcome:

@@ -60,6 +60,20 @@ def test_options_win_over_the_sweep_nested_parameters_included(tmp_path):
     assert trials.claim([]).config["lr"] == 0.3
 
 
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_options_that_leave_nothing_to_search_are_refused(tmp_path, method):
+    content = sweeps.sweep(method=method)
+    for some in ({"lr": "0.3"}, {"dropout": "0.2"}):
+        assert sweeps.planned(tmp_path, content, **some).total == content["run_cap"]
+    with pytest.raises(UserError, match=r"nothing is left to search \(--lr, --dropout held fixed\)"):
+        sweeps.planned(tmp_path, content, lr="0.3", dropout="0.2")
+    assert sweeps.planned(tmp_path, {**content, "run_cap": 1}, lr="0.3", dropout="0.2").total == 1
+    with pytest.raises(UserError, match="no parameter has several values"):
+        sweeps.planned(tmp_path, sweeps.sweep(method=method, lr=0.1, dropout={"values": [0.2]}))
+    by_data = sweeps.sweep(method=method, lr=0.1, dropout=0.2, data={"values": ["phantom:48", "phantom:96"]})
+    assert sweeps.planned(tmp_path, by_data).total == by_data["run_cap"]
+
+
 @pytest.mark.parametrize(
     "given", ["mysql://me:secret@host/db", "sqlite://", "postgresql+asyncpg://me:secret@host/db", "http://me:secret@h"]
 )
