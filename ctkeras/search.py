@@ -52,6 +52,7 @@ def plan(
         UserError: what the engine can't do, a value out of range, no data, or trials that would all be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
+    content = sweepfile.with_flags(content)
     sweep = sweepfile.fix(content, {name: value for name, value in options.items() if name not in places})
     sampling.require_supported(sweep)
     fixed = sweepfile.fixed(sweep)

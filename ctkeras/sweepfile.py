@@ -120,6 +120,32 @@ def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {**copy.deepcopy(dict(sweep)), "parameters": _without(sweep["parameters"], fixed) | fixed}
 
 
+def with_flags(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep whose command's flags, as --dropout=0.2, are parameters that stay the same: no command is started here.
+
+    A parameter of the same name wins, as the sweep's values win over the flags of a run that an agent starts.
+
+    Args:
+        sweep: its content; flags that are no hyperparameters stay in its command.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    command, parameters = sweep.get("command"), sweep.get("parameters")
+    if not isinstance(command, list) or not isinstance(parameters, Mapping) or "train" not in command:
+        return dict(sweep)
+    at = command.index("train") + 1
+    kept, words, found = list(command[:at]), list(map(str, command[at:])), {}
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in FIELDS or not (equals or words):
+            kept.append(word)
+            continue
+        found[name] = {"value": parse_value(name, value if equals else words.pop(0))}
+    return {**sweep, "command": kept, "parameters": found | dict(parameters)} if found else dict(sweep)
+
+
 def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters less those named, nested ones too."""
     kept: dict[str, Any] = {}

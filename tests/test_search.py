@@ -60,6 +60,23 @@ def test_options_win_over_the_sweep_nested_parameters_included(tmp_path):
     assert trials.claim([]).config["lr"] == 0.3
 
 
+def test_flags_of_a_command_mean_here_what_they_mean_to_an_agent(tmp_path):
+    content = sweeps.sweep(dropout=0.2)
+    flags = ["--weight_decay=0.5", "--mixup_alpha", "0.1", "--dropout", "0.9", "${args}", "--data=phantom:96"]
+    plain = sweeps.planned(tmp_path, content)
+    told = {**content, "command": [*content["command"], *flags]}
+    found = sweeps.planned(tmp_path, told)
+    config = sweeps.opened(tmp_path, found).claim([]).config
+    assert (config["weight_decay"], config["mixup_alpha"]) == (0.5, 0.1)
+    assert (config["dropout"], config["data"]) == (0.2, "phantom:48")  # the sweep's own win
+    assert found.name != plain.name
+    assert sweeps.planned(tmp_path, content, weight_decay="0.5", mixup_alpha=0.1).name == found.name
+    assert sweepfile.fixed(sweeps.planned(tmp_path, told, weight_decay="0.1").content)["weight_decay"] == 0.1
+    for wrong in (["--config", "a.yaml"], ["--drop_out=1"], ["--dropout=2"], ["--dropout"]):
+        with pytest.raises(UserError, match=r"command: --|dropout must be"):
+            sweeps.planned(tmp_path, {**content, "command": [*content["command"], *wrong]})
+
+
 @pytest.mark.parametrize("method", ["random", "bayes"])
 def test_options_that_leave_nothing_to_search_are_refused(tmp_path, method):
     content = sweeps.sweep(method=method)
