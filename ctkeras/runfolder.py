@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ctkeras.config import EPOCH_METRICS, RunConfig, UserError
-from ctkeras.runtime import atomic
+from ctkeras.runtime import atomic, note
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -22,6 +22,28 @@ CHECKPOINT = "checkpoint.npz"
 def new_id(model_name: str) -> str:
     """A run id that sorts by time and doesn't clash between machines."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{model_name}-{secrets.token_hex(3)}"
+
+
+def require_folder(folder: str | Path, option: str, *, told: bool = False) -> None:
+    """Sees to it that a folder is there or can be made, before anything slow.
+
+    Args:
+        folder: where something will be written.
+        option: that named it.
+        told: say it when the folder isn't there yet; a name may be misspelt.
+
+    Raises:
+        UserError: a file stands there or above, or the place can't be written to.
+    """
+    place = Path(folder).expanduser().absolute()
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path) or path == path.parent)
+    above = "" if existing == place else f" can't be made: {existing}"
+    if not os.path.isdir(existing):
+        raise UserError(f"{option} {folder}{above} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}{above} can't be written to; name another folder")
+    if told and existing != place:
+        note(f"The folder {folder} isn't there yet; it is made.")
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from ctkeras import sampling, sources, space, storage, sweepfile
+from ctkeras import runfolder, sampling, sources, space, storage, sweepfile
 from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, UserError, parse_value
 from ctkeras.stopping import Stop
 from ctkeras.supervisor import Supervisor
@@ -49,7 +49,8 @@ def plan(
         later: trials that follow this search, for the time left.
 
     Raises:
-        UserError: what the engine can't do, a value out of range, no data, or trials that would all be the same.
+        UserError: what the engine can't do, a value out of range, no data, no place for results, or trials that would all
+            be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
     content = sweepfile.with_flags(content)
@@ -59,6 +60,8 @@ def plan(
     for name in sweepfile.PLACES:
         if name not in places and name not in _chosen(sweep["parameters"]):
             places[name] = fixed.get(name, FIELDS[name].default)
+    if "output_dir" in places:
+        runfolder.require_folder(places["output_dir"], "--output_dir")
     if "data" in places:
         places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
     fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""

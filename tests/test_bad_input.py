@@ -102,6 +102,7 @@ YAML = {
     "list": b"- lr: 1",
     "unknown": b"learning_rate: 1\ndrop_out: 1",
     "value": b"lr: fast",
+    "sweep": b"method: grid\ncommand: [ctkeras, train]\nparameters: {lr: {values: [0.1, 0.2]}}",
     "twice": b"lr: 0.1\nseed: 1\nlr: 0.2",
     "bytes": b"\xff\xfe\x00",
     "nested": b"lr: {value: 1}",
@@ -234,6 +235,14 @@ def resumed(name, *more):
     return lambda at: ("train", "--resume", at.runs / name, *more)
 
 
+def searched(*arguments):
+    """A search, good but for `arguments`, which come last and so win."""
+    return lambda at: (
+        "sweep", "run", at.yaml["sweep"], "--data", at.good, "--output_dir", at.out,
+        *(argument(at) if callable(argument) else argument for argument in arguments),
+    )  # fmt: skip
+
+
 def evaluated(name, *more):
     return lambda at: ("evaluate", at.runs / name, *(m(at) if callable(m) else m for m in more))
 
@@ -353,6 +362,14 @@ MISTAKES = {
     "prepare a damaged image": (lambda at: ("data", "prepare", "--data", at.damaged), "test/right/1.png"),
     "output_dir a file": (train("--output_dir", lambda at: at.text), "notes.txt"),
     "output_dir in a file": (train("--output_dir", lambda at: at.text / "runs"), "notes.txt"),
+    "search into a file": (searched("--output_dir", lambda at: at.text), "notes.txt is a file"),
+    "search into what is below a file": (searched("--output_dir", lambda at: at.text / "runs"), "notes.txt is a file"),
+    "trials kept below a file": (searched("--storage", lambda at: at.text / "study.db"), "notes.txt is a file"),
+    "study into a file": (lambda at: ("study", "--data", at.good, "--output_dir", at.text), "notes.txt is a file"),
+    "study of trials kept below a file": (
+        lambda at: ("study", "--data", at.good, "--output_dir", at.out, "--storage", at.text / "a" / "study.db"),
+        "notes.txt is a file",
+    ),
     "evaluate beside spoilt predictions": (evaluated("spoilt_predictions"), "predictions.csv"),
     "weights a text": (with_weights("text_weights"), "holds no weights of mobilenet_v2"),
     "weights of another model": (with_weights("other_weights"), "holds no weights of mobilenet_v2"),

@@ -518,8 +518,12 @@ def test_the_verb_prints_the_pages_path_last(runs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "a.html")
     assert (tmp_path / "a.html").stat().st_size > 10_000
-    done = command("report", str(runs), "--out", str(tmp_path))
-    assert done.returncode == 2 and "is a folder" in done.stderr
+    for wrong, why in ((tmp_path, "is a folder"), (tmp_path / "a.html" / "b.html", "is a file")):
+        done = command("report", str(runs), "--out", str(wrong))
+        assert done.returncode == 2 and why in done.stderr
+    done = command("report", str(runs), "--out", str(tmp_path / "new" / "a.html"))
+    assert (tmp_path / "new" / "a.html").exists()
+    assert f"The folder {tmp_path / 'new'} isn't there yet; it is made." in done.stderr
 
 
 def test_a_sweep_needs_a_login(tmp_path):

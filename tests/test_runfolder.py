@@ -26,6 +26,22 @@ def test_ids_are_distinct_and_sort_by_time(monkeypatch):
     assert later == sorted(later)
 
 
+def test_a_place_for_files_is_a_folder_or_can_be_made_one(tmp_path, capfd):
+    file, new = tmp_path / "file", tmp_path / "some" / "new" / "place"
+    file.write_text("mine")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for wrong in (file, file / "below", file / "far" / "below", tmp_path / "lost", tmp_path / "lost" / "below"):
+        with pytest.raises(UserError, match=r"--out .*(file|lost) is a file"):
+            runfolder.require_folder(wrong, "--out")
+    for told in (False, True):
+        runfolder.require_folder(tmp_path, "--out", told=told)
+        runfolder.require_folder(new, "--out", told=told)
+        said = capfd.readouterr().err
+        assert (str(new) in said) == told
+        assert said.count("\n") == told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lost"]  # nothing is made here
+
+
 def strict(text):
     """Parses JSON as its standard has it, without NaN and Infinity."""
 

@@ -113,12 +113,11 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
     """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
     from ctkeras import explain as gradcam
-    from ctkeras import export, runtime
+    from ctkeras import export, runfolder, runtime
     from ctkeras.config import UserError, meant
 
     files = export.image_files(paths)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; pass a folder as --out")
+    runfolder.require_folder(out, "--out")
     runtime.configure()
     opened, names = export.open_model(model)
     if wanted is not None and wanted not in names:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctkeras.cli.sweep import engine_options, require_login
+from ctkeras.cli.sweep import address_of, engine_options, require_login
 from ctkeras.cli.train import config_options, read_config
 from ctkeras.config import UserError
 
@@ -48,7 +48,7 @@ def study(
     """
     from ctkeras import phases, report, runtime, sweepcheck, sweepfile
     from ctkeras import study as studies
-    from ctkeras.storage import address, masked
+    from ctkeras.storage import masked
     from ctkeras.workers import Pool
 
     if engine == "wandb":
@@ -76,7 +76,7 @@ def study(
     if engine == "wandb":
         run = functools.partial(phases.wandb, project=str(options.get("project") or ""), entity=entity)
     else:
-        url = address(storage, str(planned.output_dir))
+        url = address_of(storage, str(planned.output_dir))
         run = functools.partial(phases.local, url=url, pool=pool)
     try:
         found = studies.run(planned, run)

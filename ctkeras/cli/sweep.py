@@ -78,6 +78,21 @@ def engine_options(command: Callable) -> Callable:
     return command
 
 
+def address_of(storage: str, output_dir: str) -> Any:
+    """The storage's address; a file's folder is one that is there or can be made.
+
+    Raises:
+        UserError: it is neither a file nor an address, or its folder can't be.
+    """
+    from ctkeras import runfolder
+    from ctkeras.storage import address
+
+    url = address(storage, output_dir)
+    if storage and url.drivername == "sqlite":
+        runfolder.require_folder(Path(str(url.database)).parent, "--storage", told=True)
+    return url
+
+
 @sweep.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @engine_options
@@ -96,14 +111,13 @@ def run(
     Hyperparameters given as options are the same in all trials. The last line is the best model's path.
     """
     from ctkeras import search, sweepcheck, sweepfile
-    from ctkeras.storage import address
     from ctkeras.workers import Pool
 
     loaded = sweepfile.load(file)
     for finding in sweepcheck.require_sound(loaded):
         click.echo(f"{file}, {finding}", err=True)
     planned = search.plan(loaded.content, read_config(config_file, flags), title=file.stem, seed=search_seed)
-    url = address(storage, planned.places.get("output_dir", "runs"))
+    url = address_of(storage, planned.places.get("output_dir", "runs"))
     pool = Pool(workers, patience=patience)
     try:
         outcome = search.run(planned, url=url, pool=pool)
@@ -185,12 +199,13 @@ def agent(path: str, count: int | None, data: str | None) -> None:
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
     """Write the next phase's sweep file from a sweep's results, with the reasons in its header."""
-    from ctkeras import runtime, sweepfile, tracking
+    from ctkeras import runfolder, runtime, sweepfile, tracking
 
     require_login()
     previous, results = tracking.read_sweep(path)
     content, reasons = sweepfile.next_phase(previous, results, phase, wide=wide)
     target = out or Path(f"phase{phase}.yaml")
+    runfolder.require_folder(target.parent, "--out", told=True)
     header = [f"Phase {phase}, made from {path};", *reasons, f"python -m ctkeras sweep create {target}"]
     with runtime.atomic(target) as partial:
         partial.write_text(sweepfile.dump(content, header), encoding="utf-8")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctkeras import __version__, runtime
+from ctkeras import __version__, runfolder, runtime
 from ctkeras.config import UserError
 from ctkeras.report import findings, page, results
 from ctkeras.report.findings import Findings
@@ -50,10 +50,11 @@ def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "") -
 
 def _write(read: results.Results, out: Path, data: str) -> Path:
     """Writes the page atomically."""
+    if os.path.isdir(out):
+        raise UserError(f"{out} is a folder; --out takes the file to write, as {out / NAME}")
+    runfolder.require_folder(out.parent, "--out", told=True)
     text = compose(findings.find(read, data=data))
     try:
-        if os.path.isdir(out):
-            raise UserError(f"{out} is a folder; --out takes the file to write, as {out / NAME}")
         with runtime.atomic(out) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
