@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
-MMAP_THRESHOLD = 32 * 2**20  # bytes; where glibc's own threshold ends up when it adapts, which any setting keeps it from
+MMAP_THRESHOLD = (
+    32 * 2**20
+)  # bytes; where glibc's own threshold ends up when it adapts, which any setting keeps it from
 MAPPED_AT_MOST = 65536  # glibc's default
 
 
@@ -51,7 +53,9 @@ def kept(size: int) -> Iterator[None]:
     try:
         place = library.malloc(size)
         library.free(place)
-        if place != _places.get(size):  # something small lies in the old place now, which would be kept beside the new one
+        if place != _places.get(
+            size
+        ):  # something small lies in the old place now, which would be kept beside the new one
             release()
             _places[size] = place
         yield

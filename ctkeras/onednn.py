@@ -129,7 +129,7 @@ def geometry(
         needed = max(0, (outputs - 1) * stride + taps - size) if padding == "same" else 0
         pads += [needed // 2, needed - needed // 2]
     filters = inputs[3] if depthwise else kernel[3]
-    return Geometry(*inputs, filters, *kernel[:2], *strides, *pads, int(depthwise))
+    return Geometry._make((*inputs, filters, *kernel[:2], *strides, *pads, int(depthwise)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -191,7 +191,7 @@ class _Primitive(NamedTuple):
 def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
     """What XLA calls; `words` is what `_call` gave along."""
     what, *numbers = words[:length].decode().split()
-    shape = Geometry(*map(int, numbers))
+    shape = Geometry._make(map(int, numbers))
     try:
         _run(_primitive(what, shape), inputs[0], inputs[1], output)
     except RuntimeError:  # it can't be raised through XLA; not-a-number ends the run with its own message
@@ -256,6 +256,8 @@ def _kernels(shape: Geometry) -> tuple[Any, Any]:
     """The kernel's description as Keras has it in memory, and one whose order is left to oneDNN."""
     taps_y, taps_x, channels, filters = shape.kernel
     row = taps_x * channels * filters
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
     if shape.depthwise:  # oneDNN's groups come first
         sizes, strides = (channels, 1, 1, taps_y, taps_x), (1, 1, 1, row, channels)
     else:

@@ -18,8 +18,9 @@ MODULES = sorted(FILES)
 
 # A module imports from floors below its own; on its own floor only along an arrow.
 FLOORS = [
-    {"config", "runtime"},
-    {"images", "schedule", "runfolder", "phantom", "kernels", "stopping", "sweepfile", "owner", "ranking", "storage"},
+    {"config", "runtime", "heap"},
+    {"images", "schedule", "runfolder", "phantom", "kernels", "onednn", "stopping", "sweepfile", "owner", "ranking"}
+    | {"storage"},
     {"sources", "export", "backbones", "tracking", "sweepcheck", "resampling", "calibration", "evaluation", "contest"}
     | {"distributions", "space", "near", "status", "workers", "overlay", "explain"},
     {"dataset", "decoded", "pipeline", "model", "steps", "features", "loop", "audit", "shortcuts", "auditsummary"}
@@ -36,6 +37,7 @@ ARROWS = {
     "runtime": {"config"},
     "decoded": {"dataset"},
     "pipeline": {"decoded"},
+    "kernels": {"onednn"},
     "steps": {"model", "pipeline"},
     "features": {"steps", "pipeline", "decoded"},
     "loop": {"features", "steps", "model", "pipeline", "decoded"},

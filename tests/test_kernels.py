@@ -1,13 +1,22 @@
-"""The CPU convolutions: the stock layers' values and gradients, alone and in whole networks."""
+"""The CPU layers: the stock layers' values and gradients, alone and in whole networks."""
 
 import jax
 import keras
 import numpy as np
 import pytest
 
-from ctkeras import kernels, model
+from ctkeras import kernels, model, onednn
 
 BATCH, CHANNELS, FILTERS = 2, 3, 5
+
+
+@pytest.fixture(params=["onednn", "xla"])
+def path(request, monkeypatch):
+    """Both ways that a convolution is computed; XLA's is the one where oneDNN isn't installed."""
+    if request.param == "xla":
+        monkeypatch.setattr(onednn, "available", lambda: False)
+    elif not onednn.available():
+        pytest.skip("oneDNN's wheel is for Linux on x86-64")
 
 
 def pair_of(stock, shape, seed=0):
@@ -59,6 +68,7 @@ def assert_same(one, other, rtol):
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.usefixtures("path")
 def test_shifted_depthwise_is_the_stock_depthwise(kernel_size, strides, padding, shape, use_bias):
     stock = keras.layers.DepthwiseConv2D(kernel_size, strides=strides, padding=padding, use_bias=use_bias)
     layers = pair_of(stock, shape)
@@ -68,6 +78,7 @@ def test_shifted_depthwise_is_the_stock_depthwise(kernel_size, strides, padding,
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(("kernel_size", "strides"), [((2, 3), 1), (1, 2), (2, 3)])
+@pytest.mark.usefixtures("path")
 def test_shifted_depthwise_covers_uneven_kernels_and_strides_beyond_them(kernel_size, strides, padding):
     layers = pair_of(keras.layers.DepthwiseConv2D(kernel_size, strides=strides, padding=padding), (7, 9))
     assert type(layers[1]) is kernels.ShiftedDepthwise
@@ -78,6 +89,7 @@ def test_shifted_depthwise_covers_uneven_kernels_and_strides_beyond_them(kernel_
 @pytest.mark.parametrize("shape", [(8, 9), (1, 1)])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.usefixtures("path")
 def test_pointwise_dot_is_the_stock_convolution(strides, padding, shape, use_bias, activation):
     options = {"padding": padding, "use_bias": use_bias, "activation": activation}
     layers = pair_of(keras.layers.Conv2D(FILTERS, 1, strides=strides, **options), shape)
@@ -88,6 +100,7 @@ def test_pointwise_dot_is_the_stock_convolution(strides, padding, shape, use_bia
 @pytest.mark.parametrize(("use_bias", "activation"), [(True, "relu"), (False, "linear")])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(("kernel_size", "strides"), [(3, 1), (3, 2), (7, 2), ((1, 3), 1)])
+@pytest.mark.usefixtures("path")
 def test_settled_conv_is_the_stock_convolution(kernel_size, strides, padding, use_bias, activation):
     options = {"padding": padding, "use_bias": use_bias, "activation": activation}
     layers = pair_of(keras.layers.Conv2D(FILTERS, kernel_size, strides=strides, **options), (8, 9))
@@ -246,6 +259,7 @@ def state_of(network):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("path")
 def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
     stock, replaced = both_networks(name, 32, monkeypatch)
     inputs = images(32)
@@ -258,6 +272,7 @@ def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18"])
+@pytest.mark.usefixtures("path")
 def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
     stock, replaced = both_networks(name, 64, monkeypatch)
     inputs, labels = images(64), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]

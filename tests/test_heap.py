@@ -1,0 +1,62 @@
+"""Memory kept between steps: the kernel clears no pages anew, the peak stays, and it goes back when asked."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ctkeras import heap
+
+MEASURED = """
+import resource, sys
+import jax, jax.numpy as jnp, numpy as np
+from ctkeras import heap
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+def work(x):  # its 160 MB are no output
+    return lax_sum(jnp.fft.irfft(jnp.fft.rfft(x)))
+
+lax_sum = lambda x: (x * x).sum()
+x = jnp.ones((1000, 20000), jnp.float32)
+program = jax.jit(work).lower(x).compile()
+size = program.memory_analysis().temp_size_in_bytes
+assert size > 2 * heap.MMAP_THRESHOLD, size
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+seen, peaks = [], []
+for step in range(6):
+    junk = np.ones(300_000)  # something of a program's own lands on the heap in between
+    before = faults()
+    with heap.kept(size if sys.argv[1] == "kept" else 0):
+        program(x).block_until_ready()
+    seen.append(faults() - before)
+    peaks.append(peak())
+held = resident()
+heap.release()
+print(size, min(seen[2:]), peaks[0], peaks[-1], held, resident())
+"""
+
+
+def measured(how):
+    done = subprocess.run([sys.executable, "-c", MEASURED, how], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return map(int, done.stdout.split())
+
+
+@pytest.mark.skipif(heap._libc() is None, reason="glibc alone has mallopt")
+def test_a_program_finds_its_memory_again():
+    size, faults, first_peak, last_peak, held, left = measured("kept")
+    pages = size / 4096
+    assert faults < pages / 50
+    assert last_peak < first_peak + size / 4
+    assert left < held - size / 2
+    _, faults_mapped, *_ = measured("mapped")
+    assert faults_mapped > pages / 3  # else there was nothing to keep
+
+
+def test_small_programs_and_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(heap, "_libc", lambda: None)
+    with heap.kept(2**40):
+        pass
+    heap.release()
