@@ -6,19 +6,16 @@ Near-duplicates are what near.py takes for one picture; a near group is what han
 """
 
 import dataclasses
-import hashlib
-import io
 import itertools
 import json
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ctkeras import images, near, runtime, sources
+from ctkeras import decoded, near, runtime, sources
 from ctkeras.config import UserError
 from ctkeras.decoded import Split
 from ctkeras.sources import Source
@@ -130,34 +127,22 @@ def _read(source: Source) -> tuple[list[Image], dict[str, str], list[np.ndarray]
     found: list[Image] = []
     unreadable: dict[str, str] = {}
     thumbnails: list[np.ndarray] = []
-    numbers: dict[bytes, int] = {}  # of pixels, by their SHA-256
+    numbers: dict[str, int] = {}  # of pixels, by their SHA-256
     bar = runtime.Bar("reading", source.images)
     for split in sources.SPLITS:
-        for entry, content in sources.contents(source, split):
+        for look in decoded.looks(source, split):
             bar.update(len(found) + len(unreadable) + 1)
-            try:
-                if isinstance(content, UserError):
-                    raise content
-                gray = images.decode_gray(content, name=entry.file)
-            except UserError as error:
-                unreadable[entry.file] = str(error)
+            if not isinstance(look, decoded.Look):
+                file, error = look
+                unreadable[file] = str(error)
                 continue
-            pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).digest()
-            if pixels not in numbers:
-                numbers[pixels] = len(thumbnails)
-                thumbnails.append(near.thumbnail(gray))
-            number = numbers[pixels]
-            found.append(Image(entry.file, split, entry.class_name, number, number, *_header(content)))
+            if look.pixels not in numbers:
+                numbers[look.pixels] = len(thumbnails)
+                thumbnails.append(look.thumbnail)
+            number = numbers[look.pixels]
+            found.append(Image(look.file, split, look.class_name, number, number, *look.header))
     bar.close()
     return found, unreadable, thumbnails
-
-
-def _header(content: bytes) -> tuple[str, str, int, int]:
-    """Format, mode, width and height of an image that can be read."""
-    from PIL import Image as Pillow
-
-    with warnings.catch_warnings(action="ignore"), Pillow.open(io.BytesIO(content)) as image:
-        return image.format or "", image.mode, image.width, image.height
 
 
 def _joined(count: int, pairs: Iterable[tuple[int, int, float]]) -> list[int]:

@@ -35,14 +35,18 @@ class ImageSplits(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in sources.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        bar = runtime.Bar(f"reading {split}", sum(entry.split == split for entry in self.source.entries))
-        for done, (entry, content) in enumerate(sources.read(self.source, split), start=1):
+        bar = runtime.Bar(f"reading {split}", sources.count(self.source, split))
+        rows = images.in_threads(self._row, sources.read(self.source, split))
+        for done, row in enumerate(rows, start=1):
             bar.update(done)
-            gray = images.decode_gray(content, name=f"{entry.file} in {self.source.path}")
-            # Encoded here, as TensorFlow's encoder takes five times as long.
-            image = io.BytesIO(images.encode_png(gray))
-            yield entry.file, {"image": image, "label": entry.class_name, "file": entry.file}
+            yield row
         bar.close()
+
+    def _row(self, item: tuple[sources.Entry, bytes]) -> tuple[str, dict[str, Any]]:
+        """One image's key and features; encoded here, as TensorFlow's encoder takes five times as long."""
+        entry, content = item
+        gray = images.decode_gray(content, name=f"{entry.file} in {self.source.path}")
+        return entry.file, {"image": io.BytesIO(images.encode_png(gray)), "label": entry.class_name, "file": entry.file}
 
 
 class ChestCT(ImageSplits):

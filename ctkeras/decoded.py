@@ -1,16 +1,23 @@
-"""A split's images, decoded and resized once for all trials, kept on disk and memory-mapped."""
+"""A split's images, decoded once: resized for all trials, and looked at for the audit; kept on disk and memory-mapped."""
 
 import dataclasses
+import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras import images, runtime
-from ctkeras.sources import Source
+from ctkeras import images, near, runtime, sources
+from ctkeras.config import UserError
+from ctkeras.images import Header
+from ctkeras.sources import Entry, Source
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
+LOOKS_BYTES = 2**30  # bytes; of 1,000 images 16 MB
+LOOKS_VERSION = "1"  # a new one for any change in what a look is
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
@@ -23,6 +30,16 @@ class Split:
     class_names: tuple[str, ...]
 
 
+class Look(NamedTuple):
+    """What the audit needs of an image."""
+
+    file: str
+    class_name: str
+    pixels: str  # SHA-256 of size and gray pixels, in hexadecimal
+    header: Header
+    thumbnail: np.ndarray  # uint8 [128, 128], see near.py
+
+
 def load_split(source: Source, split: str, image_size: int) -> Split:
     """Returns a split's images, decoding them the first time only. No other split is opened.
 
@@ -32,7 +49,7 @@ def load_split(source: Source, split: str, image_size: int) -> Split:
         image_size: pixels of a side.
 
     Raises:
-        UserError: preparing the data failed.
+        UserError: an image that can't be read, or the disk is full.
     """
     folder = runtime.cache_dir("decoded") / f"{source.fingerprint[:16]}-{image_size}"
     if not (folder / f"{split}.json").exists():
@@ -47,20 +64,87 @@ def load_split(source: Source, split: str, image_size: int) -> Split:
 
 
 def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> None:
-    """Writes a split's arrays; the table goes last, so that its presence means all is there."""
-    from ctkeras import dataset
+    """Writes a split's arrays, and its looks where they are not kept, so that the audit needn't decode it again."""
+    wanted = not (_looks_folder(source) / f"{split}.json").exists()
 
-    builder = dataset.prepare(source)
+    def see(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, Look | None]:
+        entry, content = item
+        if isinstance(content, UserError):
+            raise content
+        gray, header = images.decode(content, name=f"{entry.file} in {source.path}")
+        return entry, images.resize(gray, image_size), _look(entry, gray, header) if wanted else None
+
     with runtime.waiting(f"Decoding {split} at {image_size} px"):
-        rows = []
-        for row in builder.as_dataset(split=split, decoders=dataset.undecoded()).as_numpy_iterator():
-            gray = images.decode_gray(row["image"], name=row["file"].decode())
-            rows.append((row["file"].decode(), int(row["label"]), images.resize(gray, image_size)))
-    rows.sort(key=lambda row: row[0])
-    files, labels, pixels = zip(*rows, strict=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with runtime.atomic(folder / f"{split}.npy") as path, open(path, "wb") as file:
-        np.save(file, np.stack(pixels))
-    table = {"files": files, "labels": labels, "class_names": source.class_names}
-    with runtime.atomic(folder / f"{split}.json") as path:
-        path.write_text(json.dumps(table), encoding="utf-8")
+        rows, bar = [], runtime.Bar(f"reading {split}", sources.count(source, split))
+        for row in images.in_threads(see, sources.contents(source, split)):
+            rows.append(row)
+            bar.update(len(rows))
+        bar.close()
+    looks = [look for _, _, look in rows if look is not None]
+    rows.sort(key=lambda row: row[0].file)
+    table = {
+        "files": [entry.file for entry, _, _ in rows],
+        "labels": [source.class_names.index(entry.class_name) for entry, _, _ in rows],
+        "class_names": source.class_names,
+    }
+    _write(folder, split, np.stack([pixels for _, pixels, _ in rows]), table)
+    if wanted:
+        place = _looks_folder(source)
+        _write(place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
+        runtime.bound(place.parent, LOOKS_BYTES, keep=place)
+
+
+def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
+    """Yields a split's looks in the order of the source, and in place of one that can't be read its file and the reason.
+
+    Those of a split that was decoded for training are kept; any other is decoded now.
+
+    Args:
+        source: what open_source returned.
+        split: train, valid or test.
+    """
+    folder = _looks_folder(source)
+    if (folder / f"{split}.json").exists():
+        thumbnails = np.load(folder / f"{split}.npy")
+        rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        for (file, class_name, pixels, header), thumbnail in zip(rows, thumbnails, strict=True):
+            yield Look(file, class_name, pixels, Header(*header), thumbnail)
+    else:
+        yield from images.in_threads(_looked_at, sources.contents(source, split))
+
+
+def _looked_at(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
+    """The look of an encoded image, or its file and why it can't be read."""
+    entry, content = item
+    try:
+        if isinstance(content, UserError):
+            raise content
+        return _look(entry, *images.decode(content, name=entry.file))
+    except UserError as error:
+        return entry.file, error
+
+
+def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
+    """The look of a decoded image."""
+    pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).hexdigest()
+    return Look(entry.file, entry.class_name, pixels, header, near.thumbnail(gray))
+
+
+def _looks_folder(source: Source) -> Path:
+    """Where a data set's looks are kept."""
+    return runtime.cache_dir("looks") / f"{source.fingerprint[:16]}-{LOOKS_VERSION}"
+
+
+def _write(folder: Path, split: str, array: np.ndarray, table: object) -> None:
+    """Writes a split's array and table; the table goes last, so that its presence means all is there.
+
+    Raises:
+        UserError: the disk is full, say.
+    """
+    try:
+        with runtime.atomic(folder / f"{split}.npy") as path, open(path, "wb") as file:
+            np.save(file, array)
+        with runtime.atomic(folder / f"{split}.json") as path:
+            path.write_text(json.dumps(table), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} can't be written to: {error.strerror or error}") from error

@@ -1,8 +1,13 @@
 """One way from an image file to pixels, shared by training and prediction, so that both see the same numbers."""
 
+import collections
+import concurrent.futures
 import io
+import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,9 +15,27 @@ from ctkeras.config import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 64_000_000  # pixels; a CT slice has 262,144, more than this is no slice but a decompression bomb
+_PILLOW = r"PIL\."  # its modules
+
+
+_AHEAD = 4  # images a thread may be ahead: a hundred MB at most of usual slices
+
+
+class Header(NamedTuple):
+    """What an image's bytes say of themselves."""
+
+    format: str  # as Pillow names it: PNG, JPEG, …
+    mode: str  # as Pillow names it: RGBA, L, …
+    width: int  # pixels
+    height: int  # pixels
 
 
 def decode_gray(content: bytes, *, name: str) -> np.ndarray:
+    """Decodes an image to gray: uint8 [H, W]; see decode."""
+    return decode(content, name=name)[0]
+
+
+def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
     """Decodes an image to gray, whatever its mode, since in the public set the file's mode gives the class away.
 
     Args:
@@ -20,21 +43,23 @@ def decode_gray(content: bytes, *, name: str) -> np.ndarray:
         name: what an error calls the image.
 
     Returns:
-        uint8 [H, W].
+        uint8 [H, W], and what the bytes say of it.
 
     Raises:
         UserError: the bytes are no image, or the image is truncated or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
+    _hush_pillow()
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{name} has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+            header = Header(image.format or "", image.mode, image.width, image.height)  # reading changes some modes
             image.load()
             if image.mode.startswith("I") or image.mode == "F":
-                return _deep_to_gray(np.asarray(image), image.mode)
-            return np.asarray(image.convert("L"))
+                return _deep_to_gray(np.asarray(image), image.mode), header
+            return np.asarray(image.convert("L")), header
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -42,6 +67,40 @@ def decode_gray(content: bytes, *, name: str) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise whatever their parsers do: OSError, SyntaxError, struct.error…
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} is a damaged image ({reason}); take it out or get it again") from error
+
+
+def _hush_pillow() -> None:
+    """Drops Pillow's warnings of odd files. By a filter that stays: threads that swap filters leave each other's behind."""
+    filters = warnings.filters
+    if not filters or filters[0][0] != "ignore" or getattr(filters[0][3], "pattern", "") != _PILLOW:
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Yields a function's results in the order of the items, from threads: Pillow and numpy work without Python's lock.
+
+    Args:
+        function: of an item.
+        items: taken as they are worked on, few at once.
+    """
+    threads = cores() + 1  # as each waits for that lock at times
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        begun: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for item in items:
+                begun.append(pool.submit(function, item))
+                if len(begun) > _AHEAD * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
 
 
 def encode_png(gray: np.ndarray) -> bytes:

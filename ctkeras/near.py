@@ -12,11 +12,9 @@ of its slices changed on purpose, all 60 are found after JPEG at quality 30, res
 Mirrored or turned copies, and one slice in two gray windows, are not found.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from ctkeras import runtime
+from ctkeras import images, runtime
 
 SIZE = 128  # pixels of a side that pictures are compared at: vessels show, the noise of JPEG doesn't
 THRESHOLD = 0.85  # in the gap named above
@@ -29,7 +27,10 @@ _CANDIDATE = 0.88  # … whose correlation is at least this; the 170 pairs reach
 _MOST = 8  # candidates a picture: time then grows with pictures rather than with pairs
 _MARGIN = 0.08  # share of a side cut off a picture's middle …
 _CUTS = (0.02, 0.08, 0.14)  # … which is sought where these are cut off: 6% lost on any side is made good
-_BATCH = 32  # pictures or pairs at once, some 50 MB
+_BATCH = 32  # pictures at once, some 50 MB
+_ROWS = 32  # pictures that these are compared with at once: small products, which BLAS leaves to the thread they are in
+_CHUNK = 256  # pairs whose pictures are blurred together, each once; at most 100 MB a thread
+_FEW = 8  # pairs fitted at once: what they take stays in a core's cache
 
 
 def thumbnail(gray: np.ndarray) -> np.ndarray:
@@ -57,15 +58,6 @@ def pairs(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
     return [(i, j, value) for (i, j), value in rows if value >= THRESHOLD]
 
 
-def _batches(pictures: np.ndarray, title: str) -> Iterator[np.ndarray]:
-    """Slices of a first axis, with a bar."""
-    bar = runtime.Bar(title, len(pictures))
-    for start in range(0, len(pictures), _BATCH):
-        yield pictures[start : start + _BATCH]
-        bar.update(min(start + _BATCH, len(pictures)))
-    bar.close()
-
-
 def _candidates(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finds the pairs worth comparing: the middle of each picture is sought in 81 crops of every other.
 
@@ -75,14 +67,22 @@ def _candidates(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sides = [(cut, 1 - other) for cut in _CUTS for other in _CUTS]
     crops = np.concatenate([_averages(*side) for side in sides])
     middle = _averages(_MARGIN, 1 - _MARGIN)
-    middles = [_unit(_sketched(part, middle)) for part in _batches(thumbnails, "sketching")]
-    known = np.concatenate(middles or [np.zeros((0, _CELLS**2), np.float32)])
-    found, done = [np.zeros((0, 4))], 0
-    for part in _batches(thumbnails, "looking for near-duplicates"):
+    starts = range(0, len(thumbnails), _BATCH)
+    middles = images.in_threads(lambda start: _unit(_sketched(thumbnails[start : start + _BATCH], middle)), starts)
+    known = np.concatenate([np.zeros((0, _CELLS**2), np.float32), *middles])
+
+    def look(start: int) -> np.ndarray:
+        part = thumbnails[start : start + _BATCH]
         sketches = _sketched(part, crops).reshape(-1, len(sides), _CELLS, len(sides), _CELLS)
         sketches = _unit(sketches.transpose(1, 3, 0, 2, 4).reshape(-1, _CELLS, _CELLS))
-        found.append(_likest(known, sketches.reshape(len(sides) ** 2, len(part), -1), done))
-        done += len(part)
+        return _likest(known, sketches.reshape(len(sides) ** 2, len(part), -1), start)
+
+    bar = runtime.Bar("looking for near-duplicates", len(starts))
+    found = [np.zeros((0, 4))]
+    for rows in images.in_threads(look, starts):
+        bar.update(len(found))
+        found.append(rows)
+    bar.close()
     return _once(np.concatenate(found), np.array(sides))
 
 
@@ -95,16 +95,16 @@ def _likest(known: np.ndarray, sought: np.ndarray, first: int) -> np.ndarray:
         first: the number of the first of these.
     """
     columns = np.arange(sought.shape[1])
-    best = np.full((len(known), len(columns)), -1, np.float32)
-    correlation = np.empty_like(best)
-    for crop in sought:
-        np.maximum(best, np.matmul(known, crop.T, out=correlation), out=best)
-    best[first + columns, columns] = -1  # itself
+    best = np.empty((len(columns), len(known)), np.float32)
+    for start in range(0, len(known), _ROWS):
+        rows = known[start : start + _ROWS].T
+        np.max(sought @ rows, axis=0, out=best[:, start : start + _ROWS])
+    best[columns, first + columns] = -1  # itself
     most = min(_MOST, len(known))
-    rows = np.argpartition(-best, most - 1, axis=0)[:most]
+    rows = np.argpartition(-best, most - 1, axis=1)[:, :most].T
     row, column = rows.ravel(), np.tile(columns, most)
     number = np.einsum("cpd,pd->pc", sought[:, column], known[row]).argmax(1)
-    table = np.stack([row, first + column, number, best[row, column]], axis=1, dtype=np.float64)
+    table = np.stack([row, first + column, number, best[column, row]], axis=1, dtype=np.float64)
     return table[table[:, 3] >= _CANDIDATE]
 
 
@@ -131,10 +131,11 @@ def _averages(low: float, high: float) -> np.ndarray:
 
 
 def _sketched(pictures: np.ndarray, averages: np.ndarray) -> np.ndarray:
-    """Averages along both sides: [N, 128, 128] to [N, K, K], in two large products, which BLAS is best at."""
-    across = pictures.reshape(-1, SIZE).astype(np.float32) @ averages.T
-    across = across.reshape(len(pictures), SIZE, -1).transpose(0, 2, 1)
-    return (across.reshape(-1, SIZE) @ averages.T).reshape(len(pictures), -1, len(averages)).transpose(0, 2, 1)
+    """Averages along both sides: [N, 128, 128] to [N, K, K], in products that BLAS leaves to the thread they are in."""
+    count, cells = len(pictures), len(averages)
+    across = pictures.reshape(-1, 16, SIZE).astype(np.float32) @ averages.T
+    across = across.reshape(count, SIZE, cells).transpose(0, 2, 1).reshape(-1, _CELLS, SIZE)
+    return (across @ averages.T).reshape(count, cells, cells).transpose(0, 2, 1)
 
 
 def _unit(pictures: np.ndarray) -> np.ndarray:
@@ -150,51 +151,73 @@ def _compared(
     """Fits pairs at a size: where they lie, float32 [P, 4], and how far they agree, float32 [P]."""
     from scipy import ndimage
 
-    places, agreement = [place[:0]], [np.zeros(0, np.float32)]
-    share, done = SIZE // size, 0
-    for part in _batches(both, f"comparing at {size} px"):
-        pictures = thumbnails[part].reshape(-1, size, share, size, share).mean((2, 4), dtype=np.float32)
-        fixed, moving = pictures[0::2], pictures[1::2]
-        fitted = place[done : done + len(part)]
+    share = SIZE // size
+
+    def fit(chunk: slice) -> tuple[np.ndarray, np.ndarray]:
+        numbers, where = np.unique(both[chunk], return_inverse=True)
+        first, second = where.reshape(-1, 2).T
+        pictures = thumbnails[numbers].reshape(-1, size, share, size, share).mean((2, 4), dtype=np.float32)
+        few = [slice(start, start + _FEW) for start in range(0, len(first), _FEW)]
+        fitted = place[chunk].copy()
         for blur in blurs:
             blurred = ndimage.gaussian_filter(pictures, (0, blur, blur), mode="nearest")
-            fitted = _fitted(blurred[0::2], blurred[1::2], fitted, steps)
+            for part in few:
+                fitted[part] = _fitted(blurred, first[part], second[part], fitted[part], steps)
+        agreement = [_agreement(pictures, first[part], second[part], fitted[part]) for part in few]
+        return fitted, np.concatenate(agreement)
+
+    places, agreement = [place[:0]], [np.zeros(0, np.float32)]
+    bar = runtime.Bar(f"comparing at {size} px", len(both))
+    chunks = [slice(start, start + _CHUNK) for start in range(0, len(both), _CHUNK)]
+    for chunk, (fitted, agreeing) in zip(chunks, images.in_threads(fit, chunks), strict=True):
         places.append(fitted)
-        agreement.append(_agreement(fixed, moving, fitted))
-        done += len(part)
+        agreement.append(agreeing)
+        bar.update(min(chunk.stop, len(both)))
+    bar.close()
     return np.concatenate(places), np.concatenate(agreement)
 
 
-def _fitted(fixed: np.ndarray, moving: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
-    """Improves where `moving` lies on `fixed`: Lucas and Kanade 1981, for shift, scale, gain and offset.
+def _fitted(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
+    """Improves where pictures lie on others: Lucas and Kanade 1981, for shift, scale, gain and offset.
 
     Pixels that don't fit count less (Cauchy's weights), so that a stroke doesn't pull.
 
     Args:
-        fixed: float32 [P, S, S].
-        moving: float32 [P, S, S].
+        pictures: float32 [N, S, S].
+        first: int [P], the numbers of those that stay as they are.
+        second: int [P], the numbers of those that are laid over them.
         place: float32 [P, 4], see _warped.
         steps: of Gauss and Newton.
     """
-    count, size, _ = fixed.shape
+    count, size = len(first), pictures.shape[1]
     every = size // _FIRST_SIZE  # blurred, so that fewer pixels do
     at = _positions(size)[::every]
-    down, right = (slope[:, ::every, ::every] for slope in np.gradient(fixed, 2 / size, axis=(1, 2)))
-    fixed = fixed[:, ::every, ::every]
-    slopes = np.stack([right, down, right * at, down * at[:, None]], axis=-1).reshape(count, -1, 4)
-    ones = np.ones((count, fixed[0].size, 1), np.float32)
+    fixed = pictures[first].transpose(0, 2, 1)
+    right, down = (slope[:, ::every, ::every] for slope in np.gradient(fixed, 2 / size, axis=(1, 2)))
+    fixed = np.ascontiguousarray(fixed[:, ::every, ::every])
+    terms = np.ones((count, 6, *fixed.shape[1:]), np.float32)
+    terms[:, 0], terms[:, 1] = right, down
+    np.multiply(right, at[:, None], out=terms[:, 2])
+    np.multiply(down, at, out=terms[:, 3])
     for _ in range(steps):
-        warped, inside = _warped(moving, place, at)
+        warped, inside = _warped(pictures, second, place, at)
         rest = fixed - warped
-        usual = np.median(np.abs(rest[:, ::2, ::2]), axis=(1, 2), keepdims=True)
-        weights = (inside / (1 + (rest / (3 * usual + 1)) ** 2)).reshape(count, -1, 1)
-        terms = np.concatenate([slopes, warped.reshape(count, -1, 1) / 64, ones], axis=-1)  # 64: of the slopes' order
-        weighted = (terms * weights).transpose(0, 2, 1)
-        normal = weighted @ terms + 0.01 * np.eye(6, dtype=np.float32)  # solvable where a picture is flat
+        usual = _medians(np.abs(rest[:, ::2, ::2]).reshape(count, -1))[:, None, None]
+        weights = inside / (1 + (rest / (3 * usual + 1)) ** 2)
+        np.multiply(warped, 1 / 64, out=terms[:, 4])  # of the slopes' order
+        weighted = (terms * weights[:, None]).reshape(count, 6, -1)
+        normal = weighted @ terms.reshape(count, 6, -1).transpose(0, 2, 1)
+        normal += 0.01 * np.eye(6, dtype=np.float32)  # solvable where a picture is flat
         step = np.linalg.solve(normal, weighted @ rest.reshape(count, -1, 1))[:, :4, 0]
         place = place + np.clip(step, -0.05, 0.05)
         place = np.clip(place, (-0.3, -0.3, 0.7, 0.7), (0.3, 0.3, 1.3, 1.3)).astype(np.float32)
     return place
+
+
+def _medians(rows: np.ndarray) -> np.ndarray:
+    """The median of each row, float32 [N, an even number]; np.median makes sure of NaN, for half the time."""
+    half = rows.shape[1] // 2
+    return np.sort(rows, axis=1)[:, half - 1 : half + 1].mean(1)
 
 
 def _positions(size: int) -> np.ndarray:
@@ -202,38 +225,52 @@ def _positions(size: int) -> np.ndarray:
     return ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
 
 
-def _warped(moving: np.ndarray, place: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _warped(
+    pictures: np.ndarray, numbers: np.ndarray, place: np.ndarray, at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Pictures laid over others, bilinear, and the pixels that they have there.
 
     Args:
-        moving: float32 [P, S, S].
+        pictures: float32 [N, S, S].
+        numbers: int [P], of those that are laid.
         place: float32 [P, 4], shift x and y, scale x and y: what is at u on the other is at shift + scale u, sides
             running from -1 to 1.
         at: float32 [K], the positions u wanted, of columns and of rows.
 
     Returns:
-        float32 [P, K, K] and bool [P, K, K].
+        float32 [P, K, K] and bool [P, K, K], columns before rows: whole rows are quicker to take than single pixels.
     """
-    size = moving.shape[1]
+    size = pictures.shape[1]
     pixel = (place[:, :2, None] + place[:, 2:, None] * at + 1) * size / 2 - 0.5
     inside = (pixel >= 0) & (pixel <= size - 1)
     low = np.clip(pixel.astype(np.int64), 0, size - 2)
     (x, y), (right, down) = low.transpose(1, 0, 2), np.clip(pixel - low, 0, 1).transpose(1, 0, 2)
-    picture = np.arange(len(moving))[:, None]
-    upper, lower = moving[picture, y], moving[picture, y + 1]
-    rows = upper + (lower - upper) * down[:, :, None]
-    before, after = (np.take_along_axis(rows, (x + step)[:, None], axis=2) for step in (0, 1))
-    return before + (after - before) * right[:, None], inside[:, 1, :, None] & inside[:, 0, None, :]
+    rows = _between(pictures, numbers[:, None], y, down)
+    columns = np.ascontiguousarray(rows.transpose(0, 2, 1))
+    return _between(columns, np.arange(len(place))[:, None], x, right), inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
-def _agreement(fixed: np.ndarray, moving: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _between(pictures: np.ndarray, numbers: np.ndarray, row: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Rows of pictures, each so far on its way to the next."""
+    height = pictures.shape[1]
+    rows = pictures.reshape(-1, pictures.shape[2])
+    before = rows.take(numbers * height + row, axis=0)
+    way = rows.take(numbers * height + row + 1, axis=0)
+    way -= before
+    way *= share[:, :, None]
+    way += before
+    return way
+
+
+def _agreement(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: np.ndarray) -> np.ndarray:
     """The 15th percentile of blocks' correlations: float32 [P]; 0 where too few blocks show anything."""
-    warped, inside = _warped(moving, place, _positions(moving.shape[1]))
-    first, second = (blocks - blocks.mean(-1, keepdims=True) for blocks in (_blocks(fixed), _blocks(warped)))
-    first_power, second_power = (first**2).mean(-1), (second**2).mean(-1)
-    correlation = (first * second).mean(-1) / np.sqrt(first_power * second_power + 1e-6)
+    fixed = pictures[first].transpose(0, 2, 1)
+    warped, inside = _warped(pictures, second, place, _positions(pictures.shape[1]))
+    one, other = (blocks - blocks.mean(-1, keepdims=True) for blocks in (_blocks(fixed), _blocks(warped)))
+    power, other_power = (one**2).mean(-1), (other**2).mean(-1)
+    correlation = (one * other).mean(-1) / np.sqrt(power * other_power + 1e-6)
     shown = np.maximum(4, 0.01 * fixed.var((1, 2)))[:, None]  # squared gray levels: 2, or a tenth of the contrast
-    used = _blocks(inside).all(-1) & (np.maximum(first_power, second_power) > shown)
+    used = _blocks(inside).all(-1) & (np.maximum(power, other_power) > shown)
     count = used.sum(1)
     ranked = np.sort(np.where(used, correlation, np.inf), axis=1)
     at = np.maximum(count - 1, 0) * _PERCENTILE // 100

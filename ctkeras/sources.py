@@ -83,6 +83,15 @@ def open_source(spec: str) -> Source:
     return Source(kind, str(path), class_names, _fingerprint(entries), entries, len(entries))
 
 
+def count(source: Source, split: str) -> int:
+    """Images in a split."""
+    if source.kind == "phantom":
+        from ctkeras import phantom
+
+        return phantom.split_sizes(source.images)[split]
+    return sum(entry.split == split for entry in source.entries)
+
+
 def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
     """Yields the encoded images of one split.
 

@@ -1,13 +1,17 @@
 """A split's arrays: in order, rightly labelled, decoded once, and no other split touched."""
 
+import shutil
+import subprocess
+import sys
 import threading
+import zipfile
 
 import numpy as np
 import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import dataset, decoded, images, runtime, sources
+from ctkeras import dataset, decoded, images, near, runtime, sources
 from ctkeras.config import UserError
 
 SIZE = 12  # pixels
@@ -35,10 +39,13 @@ def source(folder):
 def opened(monkeypatch):
     """The names of the images decoded so far."""
     names = []
-    decode = images.decode_gray
-    monkeypatch.setattr(
-        images, "decode_gray", lambda content, *, name: (names.append(name), decode(content, name=name))[1]
-    )
+    decode = images.decode
+
+    def noted(content, *, name):
+        names.append(name.partition(" in ")[0])
+        return decode(content, name=name)
+
+    monkeypatch.setattr(images, "decode", noted)
     return names
 
 
@@ -55,11 +62,9 @@ def test_images_labels_and_files_belong_together_in_the_order_of_names(folder, s
         np.testing.assert_array_equal(pixels, images.resize(np.asarray(Image.open(folder / file)), SIZE))
 
 
-def test_only_the_split_asked_for_is_opened(source, own_cache, opened):
-    builder = dataset.prepare(source)
-    del opened[:]
+def test_only_the_split_asked_for_is_opened(folder, source, own_cache, opened):
     for other in ("test", "valid"):
-        for path in builder.data_path.glob(f"*-{other}.tfrecord*"):
+        for path in (folder / other).rglob("*.png"):
             path.unlink()
     train = decoded.load_split(source, "train", SIZE)
     assert len(train.files) == 22
@@ -112,19 +117,18 @@ def test_the_arrays_are_mapped_and_can_not_be_written_to(source):
 
 
 def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypatch):
-    dataset.prepare(source)
-    decode = images.decode_gray
+    decode = images.decode
 
     def fail(content, *, name):
-        if name == "valid/right/1.png":
+        if name.startswith("valid/right/1.png"):
             raise UserError(f"{name} is a damaged image")
         return decode(content, name=name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode_gray", fail)
+        patch.setattr(images, "decode", fail)
         with pytest.raises(UserError, match=r"valid/right/1\.png"):
             decoded.load_split(source, "valid", SIZE)
-    assert list((own_cache / "decoded").glob("*/*")) == []
+    assert [path for path in own_cache.rglob("*.*") if path.suffix != ".lock"] == []
     assert len(decoded.load_split(source, "valid", SIZE).files) == 4
 
 
@@ -148,8 +152,6 @@ def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypa
 
 
 def test_two_that_decode_at_once_get_the_same(source, opened):
-    dataset.prepare(source)
-    del opened[:]
     splits, failures, meet = [], [], threading.Barrier(2)
 
     def work():
@@ -168,3 +170,95 @@ def test_two_that_decode_at_once_get_the_same(source, opened):
     assert len(opened) == 22  # by one of them
     np.testing.assert_array_equal(splits[0].images, splits[1].images)
     assert splits[0].files == splits[1].files
+
+
+def test_a_prepared_set_holds_the_same_images(source):
+    builder = dataset.prepare(source)
+    for split in sources.SPLITS:
+        own = decoded.load_split(source, split, SIZE)
+        rows = builder.as_dataset(split=split, decoders=dataset.undecoded()).as_numpy_iterator()
+        prepared = {
+            row["file"].decode(): (int(row["label"]), images.decode_gray(row["image"], name="x")) for row in rows
+        }
+        assert set(prepared) == set(own.files)
+        for file, label, pixels in zip(own.files, own.labels, own.images, strict=True):
+            assert prepared[file][0] == label
+            np.testing.assert_array_equal(images.resize(prepared[file][1], SIZE), pixels)
+
+
+def test_a_zip_gives_what_its_folder_gives(folder, source, tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.png"), reverse=True):
+            archive.write(file, file.relative_to(folder).as_posix())
+    own = decoded.load_split(source, "train", SIZE)
+    shutil.rmtree(runtime.cache_dir())
+    other = decoded.load_split(sources.open_source(str(path)), "train", SIZE)
+    assert own.files == other.files
+    np.testing.assert_array_equal(own.images, other.images)
+    np.testing.assert_array_equal(own.labels, other.labels)
+
+
+def seen(source, split):
+    """Looks as something to compare."""
+    return [(*look[:-1], look.thumbnail.tobytes()) for look in decoded.looks(source, split)]
+
+
+@pytest.mark.parametrize("spec", ["phantom:20", None])
+def test_looks_kept_while_decoding_are_those_made_alone(source, opened, spec):
+    source = sources.open_source(spec) if spec else source
+    alone = {split: seen(source, split) for split in sources.SPLITS}
+    assert not runtime.cache_dir("looks").exists()
+    for split in ("train", "valid"):
+        decoded.load_split(source, split, SIZE)
+    del opened[:]
+    assert {split: seen(source, split) for split in ("train", "valid")} == {s: alone[s] for s in ("train", "valid")}
+    assert opened == []
+    assert seen(source, "test") == alone["test"]
+    assert len(opened) == len(alone["test"])  # for test is not kept
+
+
+def test_a_look_is_of_the_pixels_and_tells_the_file(folder, source):
+    gray = np.asarray(Image.open(folder / "valid/left/0.png"))
+    Image.fromarray(gray).convert("RGBA").save(folder / "valid/left/0.png")
+    Image.fromarray(gray).save(folder / "valid/left/1.png")
+    looks = list(decoded.looks(sources.open_source(str(folder)), "valid"))
+    assert [(look.file, look.class_name) for look in looks] == [
+        (f"valid/{name}/{i}.png", name) for name in ("left", "right") for i in (0, 1)
+    ]
+    assert looks[0].pixels == looks[1].pixels != looks[2].pixels
+    assert [look.header for look in looks[:2]] == [("PNG", "RGBA", 16, 16), ("PNG", "L", 16, 16)]
+    for look in looks[:2]:
+        np.testing.assert_array_equal(look.thumbnail, near.thumbnail(gray))
+
+
+def test_what_can_not_be_looked_at_is_told_in_its_place(folder, source):
+    (folder / "valid/left/0.png").write_bytes(b"no image")
+    (folder / "valid/right/1.png").unlink()
+    looks = list(decoded.looks(source, "valid"))
+    assert [isinstance(look, decoded.Look) for look in looks] == [False, True, True, False]
+    assert [(looks[i][0], looks[i][0] in str(looks[i][1])) for i in (0, 3)] == [
+        ("valid/left/0.png", True),
+        ("valid/right/1.png", True),
+    ]
+
+
+def test_decoding_loads_no_tensorflow(folder, tmp_path):
+    code = f"""if True:
+        import sys
+        from ctkeras import decoded, sources
+        print(len(decoded.load_split(sources.open_source({str(folder)!r}), "train", 12).files), *sys.modules)
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    count, *modules = done.stdout.split()
+    assert count == "22"
+    assert not {"tensorflow", "tensorflow_datasets", "jax", "keras", "scipy"} & set(modules)
+
+
+def test_a_full_disk_is_told(source, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        decoded.load_split(source, "train", SIZE)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import warnings
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ctkeras.config import UserError
-from ctkeras.images import EXTENSIONS, as_rgb, decode_gray, read_rgb, resize
+from ctkeras.images import EXTENSIONS, as_rgb, decode, decode_gray, in_threads, read_rgb, resize
 
 GRAY = np.random.default_rng(0).integers(0, 256, (24, 20), dtype=np.uint8)
 GRAY[0, :2] = 0, 255  # the whole range is there
@@ -63,6 +64,16 @@ def test_every_mode_gives_the_same_gray(form):
         warnings.simplefilter("ignore")  # of those, the test below
         gray = decode_gray(FORMS[form], name=form)
     assert gray.dtype == np.uint8
+    np.testing.assert_array_equal(gray, GRAY)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_header_is_what_the_file_says(form):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gray, header = decode(FORMS[form], name=form)
+        with Image.open(io.BytesIO(FORMS[form])) as image:  # not yet read
+            assert header == (image.format, image.mode, image.width, image.height)
     np.testing.assert_array_equal(gray, GRAY)
 
 
@@ -226,3 +237,50 @@ def test_an_unreadable_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="can't be read") as caught:
         read_rgb(tmp_path / name, 16)
     assert str(tmp_path / name) in str(caught.value)
+
+
+# Threads
+
+
+def test_results_come_in_the_order_of_the_items():
+    rng = np.random.default_rng(0)
+    waits = rng.uniform(0, 0.01, 60)
+
+    def work(i):
+        time.sleep(waits[i])
+        return i
+
+    assert list(in_threads(work, range(60))) == list(range(60))
+    assert list(in_threads(work, [])) == []
+
+
+def test_items_are_taken_as_they_are_worked_on():
+    taken = []
+    results = in_threads(lambda i: i, (taken.append(i) or i for i in range(10_000)))
+    assert next(results) == 0
+    assert len(taken) < 1000
+    results.close()
+    assert len(taken) < 1000
+
+
+@pytest.mark.parametrize("which", [0, 7, 59])
+def test_a_failure_comes_out_in_its_place_and_ends_the_work(which):
+    def work(i):
+        if i == which:
+            raise UserError(f"number {i}")
+        return i
+
+    got = []
+    with pytest.raises(UserError, match=f"number {which}"):
+        got.extend(in_threads(work, range(60)))
+    assert got == list(range(which))
+
+
+def test_threads_leave_warnings_as_they_were():
+    contents = [FORMS["P with an alpha each"], FORMS["TIFF LZW"], header_of(10_000, 10_000), FORMS["L"]] * 30
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(in_threads(lambda content: outcome(content, name="scan"), contents))
+        assert caught == []
+        warnings.warn("mine", UserWarning, stacklevel=1)
+        assert [str(warning.message) for warning in caught] == ["mine"]

@@ -139,6 +139,45 @@ def test_many_copies_hang_together(slices):
     assert reached == set(range(12))
 
 
+@pytest.mark.parametrize(("batch", "chunk", "few", "rows"), [(5, 7, 3, 1), (1000, 1000, 1000, 1000)])
+def test_pairs_do_not_depend_on_how_many_are_worked_on_at_once(slices, monkeypatch, batch, chunk, few, rows):
+    pictures = [*slices, *map(CHANGES["cropped, saved and resized"], slices), *map(scribbled, slices)]
+    usual = found(pictures)
+    assert len(usual) == 3 * COUNT
+    for name, value in {"_BATCH": batch, "_CHUNK": chunk, "_FEW": few, "_ROWS": rows}.items():
+        monkeypatch.setattr(near, name, value)
+    other = found(pictures)
+    assert other.keys() == usual.keys()
+    np.testing.assert_allclose(list(other.values()), list(usual.values()), atol=1e-4)
+
+
+def test_a_picture_is_laid_over_another_bilinearly(slices):
+    from scipy import ndimage
+
+    rng = np.random.default_rng(0)
+    pictures = np.stack([near.thumbnail(gray) for gray in slices]).astype(np.float32)
+    numbers = rng.integers(0, COUNT, 20)
+    place = np.concatenate([rng.uniform(-0.2, 0.2, (20, 2)), rng.uniform(0.8, 1.2, (20, 2))], axis=1)
+    at = near._positions(near.SIZE)[::2]
+    warped, inside = near._warped(pictures, numbers, place.astype(np.float32), at)
+    assert 0.5 < inside.mean() < 1
+    for number, (right, down, wide, high), own, there in zip(numbers, place, warped, inside, strict=True):
+        x, y = ((shift + scale * at + 1) * near.SIZE / 2 - 0.5 for shift, scale in ((right, wide), (down, high)))
+        grid = np.meshgrid(y, x)  # columns first, as _warped has them
+        expected = ndimage.map_coordinates(pictures[number], grid, order=1, mode="nearest")
+        np.testing.assert_allclose(own[there], expected[there], atol=0.05)
+        outside = (np.abs(shift + scale * at) > 1 for shift, scale in ((right, wide), (down, high)))
+        columns, rows = outside
+        assert not there[columns].any()
+        assert not there[:, rows].any()
+
+
+@pytest.mark.parametrize("width", [2, 64, 1024])
+def test_medians_are_medians(width):
+    rows = np.random.default_rng(0).normal(size=(30, width)).astype(np.float32)
+    np.testing.assert_array_equal(near._medians(rows), np.median(rows, axis=1))
+
+
 @pytest.mark.slow
 def test_the_threshold_lies_in_a_gap_of_the_real_set(real_data, monkeypatch):
     distinct = {}
