@@ -456,6 +456,49 @@ def test_a_run_without_its_lesser_files_is_still_shown(tmp_path):
     assert "skipped" not in sections
 
 
+HISTORIES = {
+    "no CSV": (lambda text: text.replace("0.", '"0.', 1), "can't be read"),
+    "no text": (lambda text: text.replace("0.", "\udcff", 1), "can't be read"),
+    "empty": (lambda text: "", "holds no epochs"),
+    "no epochs": (lambda text: text.replace("epoch,", "when,", 1), "line 2: epoch is missing"),
+    "an epoch that is none": (
+        lambda text: text.replace("\n3,", "\ninf,", 1).replace("\r3,", "\rinf,", 1),
+        "epoch is 'inf'",
+    ),
+    "a word": (lambda text: text.replace(",0.", ",?0.", 1), "line 2: train_acc is '?0."),
+    "cut short": (lambda text: text[: text.rindex(",") - 25], " is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", HISTORIES)
+def test_a_damaged_history_is_told_and_its_run_kept(tmp_path, capfd, damage):
+    spoil, reason = HISTORIES[damage]
+    paths = run_folders.write(tmp_path, runs=3)
+    history = paths[1] / "history.csv"
+    before, spoilt = history.read_bytes().decode(), history
+    spoilt.write_bytes(spoil(before).encode("utf-8", "surrogateescape"))
+    assert spoilt.read_bytes() != before.encode()
+    page = written(tmp_path)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("run-0001: its learning curves are left out; history.csv")
+    assert reason in line
+    sections = Parsed(page).sections
+    assert "1 run is shown without learning curves" in sections["skipped"]
+    assert "run-0001" in sections["skipped"]
+    assert line.partition("; ")[2] in sections["skipped"]
+    assert "run-0001" not in sections["curves"]
+    assert "run-0000" in sections["curves"]
+    assert len(results.read(tmp_path).runs) == 3
+
+
+def test_a_loss_that_was_no_number_is_no_damage(tmp_path, capfd):
+    path = run_folders.write(tmp_path, runs=1)[0] / "history.csv"
+    rows = list(csv.DictReader(path.open()))
+    run_folders.write_csv(path, [row | {"train_loss": "nan"} for row in rows])
+    assert "skipped" not in Parsed(written(tmp_path)).sections
+    assert capfd.readouterr().err == ""
+
+
 def test_random_damage_never_ends_a_report(tmp_path):
     run_folders.write(tmp_path / "whole", runs=6)
     rng, reported = random.Random(0), 0

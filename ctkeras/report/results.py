@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runfolder
-from ctkeras.config import FIELDS, UserError, parse_value
+from ctkeras import runfolder, runtime
+from ctkeras.config import EPOCH_METRICS, FIELDS, UserError, parse_value
 from ctkeras.sweepfile import PLACES
 
 _DEPTH = 3  # folders below the one given in which runs are looked for: study, phase, run
@@ -26,6 +26,7 @@ class Run:
     config: Mapping[str, Any]  # the hyperparameters, as their types
     metrics: Mapping[str, Any]  # metrics.json; what should be a number is one, or is missing
     history: Sequence[Mapping[str, float]]  # history.csv, a row an epoch; NaN where nothing was written
+    damage: str = ""  # what is wrong with history.csv, where that leaves `history` empty
 
     @property
     def val_acc(self) -> float:
@@ -71,7 +72,9 @@ def read(folder: Path) -> Results:
     for place in _run_folders(folder):
         name = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
         try:
-            runs.append(read_run(place, name))
+            runs.append(run := read_run(place, name))
+            if run.damage:
+                runtime.note(f"{name}: its learning curves are left out; {run.damage}")
         except UserError as error:
             skipped.append((name, str(error)))
     study: dict[str, Any] = {}
@@ -125,7 +128,10 @@ def read_run(folder: Path, name: str) -> Run:
     if not (folder / "metrics.json").exists():
         raise UserError("it has not finished: there is no metrics.json yet")
     metrics = _metrics(runfolder.read_json(folder / "metrics.json"))
-    return Run(name, folder, config, metrics, _read_history(folder / "history.csv"))
+    try:
+        return Run(name, folder, config, metrics, _read_history(folder / "history.csv"))
+    except UserError as error:  # a run is worth showing without its curves
+        return Run(name, folder, config, metrics, [], str(error))
 
 
 def _rank(run: Run) -> tuple[float, float, str]:
@@ -175,12 +181,26 @@ def _finite(value: Any) -> float | None:
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:
-    """history.csv's rows; none when it is missing or damaged, as a run is worth showing without its curves."""
+    """history.csv's rows; none when it is missing.
+
+    Raises:
+        UserError: what is damaged in it, and in which line.
+    """
+    if not path.exists():
+        return []
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return _history(list(csv.DictReader(file)))
-    except (OSError, ValueError, csv.Error):
-        return []
+            rows = list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"history.csv can't be read ({error})") from error
+    for line, row in enumerate(rows, start=2):
+        for name in ("epoch", *(name for name in EPOCH_METRICS if name in row)):
+            number, text = _number(row.get(name)), row.get(name) or ""  # none in a line that ends early
+            if (math.isnan(number) and text.lower() != "nan") or (name == "epoch" and not math.isfinite(number)):
+                raise UserError(f"history.csv, line {line}: {name} is {repr(text) if text else 'missing'}")
+    if not rows:
+        raise UserError("history.csv holds no epochs")
+    return _history(rows)
 
 
 def _history(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The report's last part: how to do it all again, the model card, and which folders were left out."""
+"""The report's last part: how to do it all again, the model card, and what was left out."""
 
 import shlex
 from collections.abc import Mapping
@@ -122,13 +122,18 @@ def _accuracy(found: Findings) -> str:
 
 
 def left_out(found: Findings) -> Section | None:
-    """Folders that could not be used, each with its reason."""
-    skipped = found.results.skipped
-    if not skipped:
+    """Folders that could not be used and runs without their curves, each with its reason."""
+    skipped, damaged = found.results.skipped, [(run.name, run.damage) for run in found.runs if run.damage]
+    if not skipped and not damaged:
         return None
-    items = [tag("li", tag("code", name), ": ", reason) for name, reason in skipped]
-    are = "is" if len(skipped) == 1 else "are"
-    words = f"{page.plural(len(skipped), 'entry', 'entries')} could not be used and {are} in none of the numbers above."
+    items = [tag("li", tag("code", name), ": ", reason) for name, reason in (*skipped, *damaged)]
+    words = []
+    if skipped:
+        are = "is" if len(skipped) == 1 else "are"
+        entries = page.plural(len(skipped), "entry", "entries")
+        words.append(f"{entries} could not be used and {are} in none of the numbers above.")
+    if damaged:
+        words.append(f"{page.plural(len(damaged), 'run is', 'runs are')} shown without learning curves.")
     return page.section(
-        "skipped", "Left out", p(words), page.details("Which, and why", tag("ul", *items, class_="plain"))
+        "skipped", "Left out", p(" ".join(words)), page.details("Which, and why", tag("ul", *items, class_="plain"))
     )
