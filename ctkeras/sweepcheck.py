@@ -1,14 +1,15 @@
 """What is wrong with a sweep file: each finding names the key and the line and says what would be right."""
 
+import contextlib
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ctkeras import distributions
-from ctkeras.config import EPOCH_METRICS, FIELDS, RunConfig, UserError, describe, parse_value
+from ctkeras import distributions, sweepfile
+from ctkeras.config import EPOCH_METRICS, FIELDS, UserError, describe, parse_value
+from ctkeras.distributions import near
 from ctkeras.sweepfile import CANDIDATE, SweepFile
 
 TOP_KEYS = (
@@ -74,7 +75,7 @@ def _findings(content: dict[str, Any], repeated: tuple[tuple[str, ...], ...]) ->
         yield path, "is given twice; the first is ignored", True
     for key in content:
         if key not in TOP_KEYS:
-            yield (str(key),), f"is no key of a sweep{_near(key, TOP_KEYS)}", True
+            yield (str(key),), f"is no key of a sweep{near(key, TOP_KEYS)}", True
     method = content.get("method")
     if method not in METHODS:
         yield ("method",), f"must be one of {', '.join(METHODS)}; got {method!r}", True
@@ -86,6 +87,7 @@ def _findings(content: dict[str, Any], repeated: tuple[tuple[str, ...], ...]) ->
         yield ("parameters",), "must map hyperparameters to values, as in 'lr: {min: 0.0001, max: 0.01}'", True
         return
     yield from _of_parameters(parameters, ("parameters",), method)
+    yield from _of_warmup(parameters, ("parameters",))
     yield from _of_early_terminate(content, parameters)
 
 
@@ -94,36 +96,27 @@ def _of_metric(content: dict[str, Any]) -> Found:
     needed = content.get("method") == "bayes" or "early_terminate" in content
     if metric is None:
         if needed:
-            yield (
-                ("metric",),
-                "is missing; bayes and early_terminate need 'metric: {name: val_acc, goal: maximize}'",
-                True,
-            )
+            text = "is missing; bayes and early_terminate need 'metric: {name: val_acc, goal: maximize}'"
+            yield ("metric",), text, True
         return
     if not isinstance(metric, dict):
         yield ("metric",), "must be a mapping, as in {name: val_acc, goal: maximize}", True
         return
     for key in metric:
         if key not in METRIC_KEYS:
-            yield ("metric", str(key)), f"is no key of a metric{_near(key, METRIC_KEYS)}", True
+            yield ("metric", str(key)), f"is no key of a metric{near(key, METRIC_KEYS)}", True
     name, goal = metric.get("name"), metric.get("goal", "minimize")
     if goal not in GOALS:
         yield ("metric", "goal"), f"must be maximize or minimize; got {goal!r}", True
     if isinstance(name, str) and "test" in re.split(r"[_/.]", name.lower()):
         yield ("metric", "name"), f"{name} is on the test split, which a search must not see; use val_acc", True
     elif name not in EPOCH_METRICS:
-        yield (
-            ("metric", "name"),
-            f"{name!r} is logged by no run every epoch; logged are {', '.join(EPOCH_METRICS)}",
-            True,
-        )
+        text = f"{name!r} is logged by no run every epoch; logged are {', '.join(EPOCH_METRICS)}"
+        yield ("metric", "name"), text, True
     elif goal in GOALS and (goal == "minimize") != (name in LOWER_IS_BETTER):
         right = "minimize" if name in LOWER_IS_BETTER else "maximize"
-        yield (
-            ("metric", "goal"),
-            f"must be {right} for {name}{'' if 'goal' in metric else '; W&B minimizes unless told'}",
-            True,
-        )
+        text = f"must be {right} for {name}{'' if 'goal' in metric else '; W&B minimizes unless told'}"
+        yield ("metric", "goal"), text, True
 
 
 def _of_run_cap(content: dict[str, Any], method: Any) -> Found:
@@ -152,18 +145,15 @@ def _of_command(content: dict[str, Any]) -> Found:
     for i, word in enumerate(flags):
         place = ("command", str(command.index(word)))
         if word.startswith("${") and word not in AGENT_WORDS:
-            yield (
-                place,
-                f"{word} gives the train verb words it refuses; use ${{args}} or nothing, values come from W&B",
-                True,
-            )
+            text = f"{word} gives the train verb words it refuses; use ${{args}} or nothing, values come from W&B"
+            yield place, text, True
         if not word.startswith("--"):
             continue
         name, _, value = word[2:].partition("=")
         if name in ("config", "debug", "resume"):
             continue
         if name not in FIELDS:
-            yield place, f"the train verb has no option --{name}{_near(name, FIELDS)}", True
+            yield place, f"the train verb has no option --{name}{near(name, FIELDS)}", True
             continue
         yield from _of_value(name, value if "=" in word else "".join(flags[i + 1 : i + 2]), place)
 
@@ -178,14 +168,14 @@ def _of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method:
             yield from _of_nested(spec, place, method)
             continue
         found = [
-            ((*place, str(key)), f"is no key of a parameter{_near(key, PARAMETER_KEYS)}", True)
+            ((*place, str(key)), f"is no key of a parameter{near(key, PARAMETER_KEYS)}", True)
             for key in spec
             if key not in PARAMETER_KEYS
         ]
         if name == CANDIDATE:
             found += _of_candidate(spec, place)
         elif name not in FIELDS:
-            found.append((place, f"is no hyperparameter{_near(name, (*FIELDS, CANDIDATE))}", True))
+            found.append((place, f"is no hyperparameter{near(name, (*FIELDS, CANDIDATE))}", True))
         else:
             found += _of_parameter(str(name), spec, place)
         yield from found
@@ -233,6 +223,11 @@ def _of_drawn(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...]
         return
     bounded = "min" in spec
     ends = distributions.bounds(kind, spec) if bounded else map(distributions.quantiles(kind, spec), (0.01, 0.99))
+    if field is float and q is not None and "q" not in spec:
+        refused = any([*_of_value(name, distributions.rounded(end, q), place)] for end in ends)
+        text = f"q is 1 unless it is given, so that {name} is a whole number; give q, or use {kind.removeprefix('q_')}"
+        yield place, text, refused
+        return
     for key, end in zip(("min", "max"), ends, strict=True):
         value = end if q is None else distributions.rounded(end, q)
         for where, text, _ in _of_value(name, int(value) if field is int and value == int(value) else value, place):
@@ -249,16 +244,19 @@ def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
         for name, one in value.items():
             inner = (*place, "values", str(number), str(name))
             if name not in FIELDS:
-                yield inner, f"is no hyperparameter{_near(name, FIELDS)}", True
+                yield inner, f"is no hyperparameter{near(name, FIELDS)}", True
             else:
                 yield from _of_value(name, one, inner)
+        if {"warmup_epochs", "max_epochs"} <= set(value):
+            own = {name: {"value": value[name]} for name in ("warmup_epochs", "max_epochs")}
+            yield from _of_warmup(own, (*place, "values", str(number)))
 
 
 def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
     known = distributions.DISTRIBUTIONS
     if "distribution" in spec and str(spec["distribution"]) not in known:
         got = spec["distribution"]
-        yield (*place, "distribution"), f"{got!r} is none of W&B's{_near(got, known)}", True
+        yield (*place, "distribution"), f"{got!r} is none of W&B's{near(got, known)}", True
         return
     if "values" in spec:
         yield from _of_values(name, spec, place)
@@ -323,7 +321,7 @@ def _of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> 
         return
     for name in stopper:
         if name not in HYPERBAND_KEYS:
-            yield (key, str(name)), f"is no key of hyperband{_near(name, HYPERBAND_KEYS)}", True
+            yield (key, str(name)), f"is no key of hyperband{near(name, HYPERBAND_KEYS)}", True
     for name in ("min_iter", "max_iter", "s"):
         if name in stopper and (not distributions.is_whole(stopper[name]) or stopper[name] < 1):
             yield (key, name), f"must be a whole number from 1; got {stopper[name]!r}", True
@@ -337,38 +335,49 @@ def _of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> 
     if ("min_iter" in stopper) == ("max_iter" in stopper):
         yield (key,), "needs min_iter, or max_iter and s, in epochs, and not both", True
     elif "min_iter" in stopper:
+        if "s" in stopper:
+            yield (key, "s"), "means nothing beside min_iter", False
         yield from _of_first_band((key, "min_iter"), stopper["min_iter"], parameters)
     elif "s" not in stopper:
         yield (key, "s"), "is missing; max_iter needs it, the number of bands below max_iter", True
     elif stopper["max_iter"] < eta:
         yield (key, "max_iter"), f"must be at least eta, {eta:g}, or there is no epoch to stop at", True
     else:
-        bands = [stopper["max_iter"] / eta ** (n + 1) for n in range(min(stopper["s"], 100))]
-        yield from _of_first_band((key, "max_iter"), int(min(band for band in bands if band >= 1)), parameters)
+        bands = int(math.log(stopper["max_iter"]) / math.log(eta) + 1e-9)  # of an epoch or more; 27 has three at eta 3
+        if bands < stopper["s"]:
+            text = f"is {stopper['s']}, but below max_iter {stopper['max_iter']} are {bands} bands at eta {eta:g}"
+            yield (key, "s"), f"{text}; the others mean nothing", False
+        first = int(stopper["max_iter"] / eta ** min(bands, stopper["s"]) + 1e-9)
+        yield from _of_first_band((key, "max_iter"), first, parameters)
 
 
 def _of_first_band(place: tuple[str, ...], band: int, parameters: dict[str, Any]) -> Found:
-    epochs = max(_max_epochs(parameters), default=RunConfig.max_epochs)
+    epochs = max(_possible(parameters, "max_epochs"), default=math.inf)
     if band > epochs:
         yield place, f"stops runs from epoch {band}, above max_epochs, {epochs:g}, so that none is ever stopped", True
 
 
-def _max_epochs(parameters: dict[str, Any]) -> list[float]:
-    """What a sweep's runs may have for max_epochs, as far as it says."""
-    found: list[Any] = []
-    for name, spec in parameters.items():
-        if not isinstance(spec, dict):
-            continue
-        if isinstance(spec.get("parameters"), dict):
-            found += _max_epochs(spec["parameters"])
-        given = [spec[key] for key in ("value", "max") if key in spec]
-        given += spec["values"] if isinstance(spec.get("values"), list) else []
-        found += (
-            given
-            if name == "max_epochs"
-            else [v["max_epochs"] for v in given if isinstance(v, dict) and "max_epochs" in v]
-        )
-    return [float(value) for value in found if _is_number(value)]
+def _of_warmup(parameters: dict[str, Any], place: tuple[str, ...]) -> Found:
+    """Whether runs' warm-up ends before their training; a candidate's own pair is looked at with the candidate."""
+    warmups = _possible(parameters, "warmup_epochs", without="max_epochs")
+    epochs = _possible(parameters, "max_epochs", without="warmup_epochs")
+    if not warmups or not epochs or not max(warmups) or max(warmups) < min(epochs):
+        return
+    every = min(warmups) >= max(epochs)
+    text = (
+        f"must be below max_epochs; it is {'at least' if every else 'up to'} {(min if every else max)(warmups):g}, and "
+    )
+    text += f"max_epochs {'at most' if every else 'from'} {(max if every else min)(epochs):g}"
+    yield (*place, "warmup_epochs"), text if every else f"{text}; such runs are refused", every
+
+
+def _possible(parameters: dict[str, Any], name: str, *, without: str = "") -> list[float]:
+    """What runs may have for a hyperparameter: the default where a sweep says nothing, and nothing where all is wrong."""
+    found = []
+    for value in sweepfile.possible(parameters, name, without=without):
+        with contextlib.suppress(UserError):
+            found.append(parse_value(name, value))
+    return found if found or sweepfile.possible(parameters, name) else [FIELDS[name].default]
 
 
 def _is_number(value: Any) -> bool:
@@ -379,8 +388,3 @@ def _is_number(value: Any) -> bool:
         return math.isfinite(float(value))
     except ValueError:
         return False
-
-
-def _near(word: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"

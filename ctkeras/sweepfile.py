@@ -169,6 +169,27 @@ def fixed(sweep: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in FIELDS}
 
 
+def possible(parameters: Mapping[str, Any], name: str, *, without: str = "") -> list[Any]:
+    """The values, and the ends of the ranges, that a sweep gives a hyperparameter, nested ones and candidates' included.
+
+    Args:
+        parameters: the sweep's, sound or not.
+        name: the hyperparameter.
+        without: candidates that hold this one too are left out.
+    """
+    found: list[Any] = []
+    for key, spec in parameters.items():
+        if not isinstance(spec, Mapping):
+            continue
+        if isinstance(inner := spec.get("parameters"), Mapping):
+            found += possible(inner, name, without=without)
+        values = spec["values"] if isinstance(spec.get("values"), list) else []
+        values = [*values, *(spec[end] for end in ("value", "min", "max") if end in spec)]
+        candidates = [value for value in values if isinstance(value, Mapping) and without not in value]
+        found += values if key == name else [value[name] for value in candidates if name in value]
+    return found
+
+
 def study_name(sweep: Mapping[str, Any], *, title: str, more: Sequence[Any] = ()) -> str:
     """The name a sweep's study is known by: the sweep's own and a short hash of what it searches.
 

@@ -127,6 +127,12 @@ SCHEMA_FAULTS = {
         "whole q",
     ),
     "rounds to 0": ("batch_size: {distribution: q_uniform, min: 1, max: 64, q: 16}", "batch_size.min", "got 0"),
+    "q left out": (
+        "lr: {distribution: q_log_uniform_values, min: 0.0001, max: 0.01}",
+        "lr",
+        "give q, or use log_uniform_values",
+    ),
+    "q of a normal left out": ("lr: {distribution: q_normal, mu: 0.1, sigma: 0.01}", "lr", "give q, or use normal"),
     "q of 0": ("dropout: {distribution: q_uniform, min: 0.1, max: 0.5, q: 0}", "dropout", "above 0"),
     "sigma": ("dropout: {distribution: normal, sigma: -1}", "dropout", "sigma"),
     "two kinds": ("dropout: {value: 0.1, values: [0.1]}", "dropout", "values"),
@@ -155,6 +161,69 @@ def test_what_wandbs_schema_refuses_is_named(tmp_path, name):
         key = f"early_terminate.{key}".rstrip(".")
     found = {finding.key: finding.text for finding in errors(tmp_path, content)}
     assert word in found[key]
+
+
+# parameters; which of a warm-up's ends is at fault (none: all runs are sound); a word of what is said
+WARMUPS = {
+    "always too long": ("warmup_epochs: {value: 9}, max_epochs: {values: [3, 9]}", "error", "at least 9"),
+    "sometimes too long": ("warmup_epochs: {values: [0, 9]}, max_epochs: {values: [3, 20]}", "warning", "from 3"),
+    "above the default": ("warmup_epochs: {min: 30.0, max: 40.0}", "error", "at most 30"),
+    "within the default": ("warmup_epochs: {min: 0.0, max: 29.5}", "", ""),
+    "none": ("warmup_epochs: {value: 0}, max_epochs: {value: 1}", "", ""),
+    "nested": ("a: {parameters: {warmup_epochs: {value: 5}}}, max_epochs: {value: 5}", "error", "at most 5"),
+    "a candidate's own": (
+        "candidate: {values: [{warmup_epochs: 9, max_epochs: 10}, {warmup_epochs: 2, max_epochs: 3}]}",
+        "",
+        "",
+    ),
+    "a candidate's own, too long": ("candidate: {values: [{warmup_epochs: 9, max_epochs: 9}]}", "error", "at most 9"),
+    "another's": (
+        "candidate: {values: [{max_epochs: 3}, {max_epochs: 30}]}, warmup_epochs: {value: 5}",
+        "warning",
+        "3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARMUPS)
+def test_a_warmup_that_does_not_end_is_named_as_runs_would_refuse_it(tmp_path, name):
+    parameters, kind, word = WARMUPS[name]
+    base = f"method: random\nrun_cap: 4\ncommand: [ctkeras, train]\nparameters: {{{parameters}}}\n"
+    found = sweepcheck.check(sweepfile.load(written(tmp_path, base)))
+    assert [(finding.key.rpartition(".")[2], finding.error) for finding in found] == (
+        [("warmup_epochs", kind == "error")] if kind else []
+    )
+    assert all(word in finding.text for finding in found)
+
+
+def test_a_fault_of_max_epochs_is_found_once(tmp_path):
+    found = errors(tmp_path, SOUND.replace("max_epochs: {value: 30}", "max_epochs: {value: 0}"))
+    assert [finding.key for finding in found] == ["parameters.max_epochs.value"]
+    assert errors(tmp_path, SOUND.replace("max_epochs: {value: 30}", "max_epochs: {values: [0, 4]}"))[0].key.endswith(
+        "min_iter"
+    )
+
+
+def test_bands_that_there_are_not_are_told(tmp_path):
+    """Hyperband's bands lie at max_iter / eta, and so on down to an epoch; s says how many of them count."""
+    for max_iter in range(3, 30):
+        for s in range(1, 6):
+            stopper = f"early_terminate: {{type: hyperband, max_iter: {max_iter}, s: {s}, eta: 3}}"
+            text = SOUND.replace("early_terminate: {type: hyperband, min_iter: 5, eta: 3}", stopper)
+            found = sweepcheck.check(sweepfile.load(written(tmp_path, text)))
+            bands = sum(max_iter >= 3**n for n in range(1, 6))
+            assert [str(finding) for finding in found if finding.error] == []
+            assert [finding.key for finding in found] == (["early_terminate.s"] if s > bands else [])
+            assert all(f"are {bands} bands" in finding.text for finding in found)
+
+
+def test_steps_of_1_are_told_where_they_may_be_meant(tmp_path):
+    text = SOUND.replace("lr: {distribution: log_uniform_values", "weight_decay: {distribution: q_log_uniform_values")
+    (found,) = sweepcheck.check(sweepfile.load(written(tmp_path, text)))
+    assert (found.key, found.error) == ("parameters.weight_decay", False)
+    assert "q is 1" in found.text
+    given = text.replace("max: 0.01}", "max: 0.01, q: 0.0001}")
+    assert sweepcheck.check(sweepfile.load(written(tmp_path, given))) == []
 
 
 @pytest.mark.parametrize(
