@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ctkeras import distributions, sweepfile
-from ctkeras.config import EPOCH_METRICS, FIELDS, UserError, describe, parse_value
+from ctkeras.config import EPOCH_METRICS, FIELDS, RunConfig, UserError, describe, parse_value
 from ctkeras.distributions import near
 from ctkeras.sweepfile import CANDIDATE, SweepFile
 
@@ -377,7 +377,7 @@ def _possible(parameters: dict[str, Any], name: str, *, without: str = "") -> li
     for value in sweepfile.possible(parameters, name, without=without):
         with contextlib.suppress(UserError):
             found.append(parse_value(name, value))
-    return found if found or sweepfile.possible(parameters, name) else [FIELDS[name].default]
+    return found if found or sweepfile.possible(parameters, name) else [getattr(RunConfig, name)]
 
 
 def _is_number(value: Any) -> bool:
