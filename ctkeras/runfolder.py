@@ -79,6 +79,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def class_names(model: Path) -> list[str] | None:
+    """The class names in the contract.json beside a model, in label order; None when there is none.
+
+    Args:
+        model: a model.keras, or a run folder.
+
+    Raises:
+        UserError: the contract is damaged.
+    """
+    path = model / "contract.json" if os.path.isdir(model) else model.with_name("contract.json")
+    if not os.path.lexists(path):
+        return None
+    try:
+        names = read_json(path).get("class_names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path} has no class_names, a list of texts")
+    except UserError as error:
+        raise UserError(f"{error}; put it right, or move it away to go on without class names") from error
+    return names
+
+
 def read_config(folder: Path) -> RunConfig:
     """The configuration a run was started with.
 

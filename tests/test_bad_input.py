@@ -150,6 +150,7 @@ def make_models(at):
 
     at.models = at.root / "models"
     at.models.mkdir()
+    (at.models / "contract.json").write_text(json.dumps({"class_names": ["left", "right"]}))
     model((32, 32, 3), *head()).save(at.models / "good.keras")
     model((32, 32, 3), keras.layers.Lambda(lambda x: x * 2), *head()).save(at.models / "lambda.keras")
     model((32, 32, 1), *head()).save(at.models / "gray.keras")
@@ -167,6 +168,15 @@ def make_models(at):
     (at.models / "text.keras").write_text("hello")
     with zipfile.ZipFile(at.models / "zip.keras", "w") as archive:
         archive.writestr("a.txt", "b")
+
+
+CONTRACTS = {
+    "half_contract": b'{"class_names": ["le',
+    "list_contract": b'["left", "right"]',
+    "empty_contract": b"",
+    "nameless_contract": b'{"class_names": [1, 2]}',
+    "bytes_contract": b"\xff\x00",
+}
 
 
 def make_runs(at):
@@ -197,6 +207,9 @@ def make_runs(at):
     make("half_model", model="half")
     make("text_model", model="text")
     make("other_classes", classes=("a", "b"))
+    make("three_classes", classes=("a", "b", "c"))
+    for name, contract in CONTRACTS.items():
+        (make(name) / "contract.json").write_bytes(contract)
     make("data_gone", data=str(at.missing))
     make("weights_gone", pretrained=True, weights_dir=str(at.missing))
     (make("no_config") / "config.json").unlink()
@@ -249,6 +262,13 @@ def evaluated(name, *more):
 
 def predicted(name, *more):
     return lambda at: ("predict", at.models / name, *more, at.image)
+
+
+def by_contract(verb, name):
+    return {f"{verb} by {name}": (lambda at: (verb, at.runs / name, at.image, *OUT[verb](at)), f"{name}/contract.json")}
+
+
+OUT = {"predict": lambda at: (), "explain": lambda at: ("--out", at.out)}
 
 
 # What is wrong, the command line, and what the one line must mention. Commands that get as far as reading data stand last.
@@ -370,6 +390,8 @@ MISTAKES = {
         lambda at: ("study", "--data", at.good, "--output_dir", at.out, "--storage", at.text / "a" / "study.db"),
         "notes.txt is a file",
     ),
+    **{k: v for verb in ("predict", "explain") for name in CONTRACTS for k, v in by_contract(verb, name).items()},
+    "predict by a contract of three": (lambda at: ("predict", at.runs / "three_classes", at.image), "names 3"),
     "evaluate beside spoilt predictions": (evaluated("spoilt_predictions"), "predictions.csv"),
     "weights a text": (with_weights("text_weights"), "holds no weights of mobilenet_v2"),
     "weights of another model": (with_weights("other_weights"), "holds no weights of mobilenet_v2"),
@@ -406,6 +428,17 @@ def test_the_fixtures_are_right_where_they_should_be(place, capfd):
     code, out, lines = run(("data", "prepare", "--data", place.zip), capfd)
     assert (code, lines) == (0, [])
     assert re.search(r"left +3 +2 +2\nright +3 +2 +2\nall +6 +4 +4\n", out)
+
+
+@pytest.mark.parametrize("verb", OUT)
+def test_without_a_contract_class_names_are_said_to_be_unknown(place, capfd, tmp_path, verb):
+    shutil.copy(place.models / "good.keras", tmp_path)
+    out = ["--out", tmp_path / "out"] if verb == "explain" else []
+    code, out, lines = run((verb, tmp_path / "good.keras", place.image, *out), capfd)
+    assert code == 0
+    assert "class_" in out
+    assert "class names are unknown" in lines[0]
+    assert not [line for line in lines if "unknown" in line][1:]
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch", ""])
