@@ -242,7 +242,21 @@ def has_credentials() -> bool:
     """Whether wandb knows an API key or token, from the environment, its settings or netrc. Asks nobody, contacts nobody."""
     import wandb
 
-    return bool(wandb.login(prompt=False, verify=False))
+    return not is_offline() and bool(wandb.login(prompt=False, verify=False))  # offline, it would warn and say no
+
+
+def is_offline() -> bool:
+    """Whether wandb's settings, from the environment or its files, keep it from its server."""
+    import wandb
+
+    return wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
+
+
+def lacking() -> str:
+    """What is needed before W&B's server can be asked, and how to get it; '' where nothing is."""
+    if is_offline():
+        return "W&B online: unset WANDB_MODE, or run wandb online"
+    return "" if has_credentials() else "a W&B login: run wandb login, or set WANDB_API_KEY"
 
 
 def teardown() -> None:

@@ -575,6 +575,12 @@ def test_a_sweep_needs_a_login(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 2
     assert "wandb login" in done.stderr
+    for mode in ("offline", "dryrun", "disabled"):
+        done = subprocess.run(words, capture_output=True, text=True, env=env | {"WANDB_MODE": mode}, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(
+            r"Error: .* needs W&B online: unset WANDB_MODE.*\n", done.stderr
+        )  # and no line of wandb's own
 
 
 TRAIN = """

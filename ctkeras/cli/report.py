@@ -20,8 +20,8 @@ def report(place: str, out: Path | None, data: str) -> None:
     if Path(place).exists() or not SWEEP.fullmatch(place):
         click.echo(str(report.write_report(Path(place), out, data=data)))
         return
-    if not tracking.has_credentials():
-        raise UserError(f"{place} is no folder, and as a W&B sweep it needs a login: run wandb login")
+    if lacking := tracking.lacking():
+        raise UserError(f"{place} is no folder, and as a W&B sweep it needs {lacking}")
     click.echo(str(report.write_sweep_report(place, out, data=data)))
 
 

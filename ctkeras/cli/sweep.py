@@ -245,5 +245,5 @@ def require_login() -> None:
     """W&B's server is needed here."""
     from ctkeras import tracking
 
-    if not tracking.has_credentials():
-        raise UserError("this needs a W&B login: run wandb login, or set WANDB_API_KEY")
+    if lacking := tracking.lacking():
+        raise UserError(f"this needs {lacking}")
