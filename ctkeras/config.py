@@ -288,6 +288,49 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def without_effect(config: RunConfig, given: Collection[str], *, searched: Collection[str] = ()) -> list[str]:
+    """Says of each hyperparameter given why it changes nothing, where it changes nothing.
+
+    Args:
+        config: the run's.
+        given: names of what was given, rather than left to its default.
+        searched: names of what is not decided yet; nothing is said that depends on them.
+    """
+    c, frozen, head = config, config.cut != "input", config.cut == "head"
+    pixels = not frozen and not c.head_epochs  # the images themselves, at every step
+    views = c.feature_views > 1
+    late = not head and c.head_epochs >= c.max_epochs
+    told = {"pixels": "freeze_backbone is false", "head": "the head alone is trained"}
+    told |= {"late": f"head_epochs {c.head_epochs} is all of max_epochs", "random": "pretrained is false"}
+    told["kept"] = "kept features are of 1 view, the image as it is: give feature_views, or feature_cache false"
+    # The hyperparameter, what else decides, whether it changes nothing, and why.
+    rules = (
+        ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, told["random"]),
+        ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, told["pixels"]),
+        ("unfreeze_from", "head_epochs max_epochs", late, told["late"]),
+        ("freeze_backbone", "head_epochs max_epochs", not c.freeze_backbone and late, told["late"]),
+        ("head_epochs", "freeze_backbone unfreeze_from", c.head_epochs and head, told["head"]),
+        ("freeze_batch_norm", "pretrained", not c.pretrained, told["random"]),
+        ("freeze_batch_norm", "freeze_backbone unfreeze_from", head, told["head"]),
+        ("feature_cache", "freeze_backbone head_epochs", pixels, told["pixels"]),
+        ("feature_views", "freeze_backbone head_epochs", views and pixels, told["pixels"]),
+        ("feature_views", "feature_cache", views and not c.feature_cache, "feature_cache is false"),
+        ("feature_views", "augmentation", views and not c.augmentation, "augmentation is 0"),
+        (
+            "augmentation",
+            "freeze_backbone feature_cache feature_views",
+            c.augmentation and frozen and c.feature_cache and not views,
+            told["kept"],
+        ),
+        ("early_stopping", "max_epochs", c.early_stopping >= c.max_epochs, f"max_epochs is {c.max_epochs}"),
+    )
+    found: dict[str, str] = {}
+    for name, deciding, idle, why in rules:
+        if idle and name in given and not {name, *deciding.split()} & set(searched):
+            found.setdefault(name, f"{name} has no effect because {why}")
+    return list(found.values())
+
+
 def reference_table() -> str:
     """The hyperparameters as a Markdown table, for the README."""
     rows = ["| name | allowed | default | meaning |", "| --- | --- | --- | --- |"]

@@ -430,6 +430,26 @@ def test_the_fixtures_are_right_where_they_should_be(place, capfd):
     assert re.search(r"left +3 +2 +2\nright +3 +2 +2\nall +6 +4 +4\n", out)
 
 
+def test_an_option_without_effect_is_told_in_a_line_and_no_more(place, capfd):
+    idle = "weights_dir has no effect because pretrained is false"
+    nowhere = ("--data", "nowhere", "--output_dir", place.out)  # ends right behind what is told
+    for more, told in (
+        (("--weights_dir", "w", "--pretrained", "false"), [idle]),
+        (("--weights_dir", "w"), []),
+        (("--head_epochs", "2"), ["head_epochs has no effect because the head alone is trained"]),
+    ):
+        code, _, lines = run(("train", *nowhere, *more), capfd)
+        assert (code, lines[:-1]) == (2, told)
+        assert lines[-1].startswith("Error: nowhere")
+    kept = ("--storage", place.text)
+    code, _, lines = run(searched("--pretrained", "false", "--weights_dir", "w", *kept)(place), capfd)
+    assert (code, lines[:-1]) == (2, [idle])
+    both = place.root / "both.yaml"
+    both.write_text(YAML["sweep"].decode().replace("lr: {", "pretrained: {values: [true, false]}, lr: {"))
+    code, _, lines = run(("sweep", "run", both, *searched("--weights_dir", "w", *kept)(place)[3:]), capfd)
+    assert (code, lines[:-1]) == (2, [])  # some of its runs start from ImageNet's weights
+
+
 @pytest.mark.parametrize("verb", OUT)
 def test_without_a_contract_class_names_are_said_to_be_unknown(place, capfd, tmp_path, verb):
     shutil.copy(place.models / "good.keras", tmp_path)

@@ -153,6 +153,75 @@ def test_warmup_ends_before_training_does():
         RunConfig(max_epochs=2, warmup_epochs=2)
 
 
+# What is given, and which of it changes nothing.
+IDLE = [
+    ({}, set()),
+    ({"weights_dir": "w", "pretrained": False}, {"weights_dir"}),
+    ({"head_epochs": 3}, {"head_epochs"}),
+    ({"head_epochs": 3, "unfreeze_from": "stage4"}, set()),
+    ({"head_epochs": 30, "unfreeze_from": "stage4"}, {"unfreeze_from"}),
+    ({"head_epochs": 3, "freeze_backbone": False}, set()),
+    ({"head_epochs": 30, "freeze_backbone": False}, {"freeze_backbone"}),
+    ({"unfreeze_from": "stage4", "freeze_backbone": False}, {"unfreeze_from"}),
+    ({"freeze_batch_norm": False}, {"freeze_batch_norm"}),
+    ({"freeze_batch_norm": False, "unfreeze_from": "stage4"}, set()),
+    ({"freeze_batch_norm": False, "unfreeze_from": "stage4", "pretrained": False}, {"freeze_batch_norm"}),
+    ({"feature_cache": True, "freeze_backbone": False}, {"feature_cache"}),
+    ({"feature_cache": True, "freeze_backbone": False, "head_epochs": 1}, set()),
+    ({"feature_views": 4}, set()),
+    ({"feature_views": 4, "freeze_backbone": False}, {"feature_views"}),
+    ({"feature_views": 4, "augmentation": 0}, {"feature_views"}),
+    ({"feature_views": 4, "augmentation": 0.5}, set()),
+    ({"feature_views": 4, "feature_cache": False}, {"feature_views"}),
+    ({"augmentation": 0.5}, {"augmentation"}),
+    ({"augmentation": 0}, set()),
+    ({"augmentation": 0.5, "feature_cache": False}, set()),
+    ({"augmentation": 0.5, "freeze_backbone": False}, set()),
+    ({"early_stopping": 30}, {"early_stopping"}),
+    ({"early_stopping": 29}, set()),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "idle"), IDLE, ids=[", ".join(f"{n} {v}" for n, v in given.items()) for given, _ in IDLE]
+)
+def test_what_changes_nothing_is_told_once_and_only_where_it_was_given(given, idle):
+    made = RunConfig(**given)
+    lines = config.without_effect(made, given)
+    assert {line.partition(" ")[0] for line in lines} == idle
+    assert len(lines) == len(idle)
+    assert all(" has no effect because " in line for line in lines)
+    assert config.without_effect(made, ()) == []
+    assert config.without_effect(made, given, searched=FIELDS) == []
+
+
+IDLE_FROZEN = [
+    ({"augmentation": 0.0}, {"augmentation": 2.0}),
+    ({}, {"head_epochs": 1}),
+    ({}, {"freeze_batch_norm": False}),
+    ({"augmentation": 0.0}, {"augmentation": 0.0, "feature_views": 3}),
+    ({"feature_cache": False}, {"feature_cache": False, "feature_views": 3}),
+    ({}, {"early_stopping": 2}),
+    ({"head_epochs": 2, "unfreeze_from": "head"}, {"head_epochs": 2, "unfreeze_from": "stage4"}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("one", "other"), IDLE_FROZEN)
+def test_what_is_said_to_change_nothing_changes_nothing(tmp_path, image_folder, one, other):
+    from ctkeras import training
+
+    histories = []
+    for number, given in enumerate((one, other)):
+        small = {"model_name": "mobilenet_v2", "pretrained": False, "image_size": 32, "batch_size": 8, "max_epochs": 2}
+        made = RunConfig(data=str(image_folder), output_dir=str(tmp_path), **{**small, **given})
+        folder = training.train(made, run_id=str(number)).folder
+        lines = (folder / "history.csv").read_text().splitlines()
+        histories.append([line.split(",")[:5] for line in lines])  # epoch, accuracies and losses
+    assert histories[0] == histories[1]
+    assert config.without_effect(made, [name for name in other if other[name] != one.get(name)])
+
+
 def test_data_falls_back_to_the_environment(monkeypatch):
     monkeypatch.setenv("CTKERAS_DATA", "/from/the/environment")
     assert RunConfig().data == "/from/the/environment"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ctkeras.cli.sweep import address_of, engine_options, require_login
-from ctkeras.cli.train import config_options, read_config
+from ctkeras.cli.train import config_options, read_config, tell_idle
 from ctkeras.config import UserError
 
 
@@ -71,6 +71,7 @@ def study(
         command=_command(),
         storage=masked(storage),
     )
+    tell_idle(options, planned.content)
     pool = Pool(workers, patience=patience)
     run: phases.Engine
     if engine == "wandb":

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctkeras.cli.train import config_options, read_config
+from ctkeras.cli.train import config_options, read_config, tell_idle
 from ctkeras.config import UserError
 
 WATCH_SECONDS = 3.0  # between two looks
@@ -116,7 +116,9 @@ def run(
     loaded = sweepfile.load(file)
     for finding in sweepcheck.require_sound(loaded):
         click.echo(f"{file}, {finding}", err=True)
-    planned = search.plan(loaded.content, read_config(config_file, flags), title=file.stem, seed=search_seed)
+    options = read_config(config_file, flags)
+    planned = search.plan(loaded.content, options, title=file.stem, seed=search_seed)
+    tell_idle(options, planned.content)
     url = address_of(storage, planned.places.get("output_dir", "runs"))
     pool = Pool(workers, patience=patience)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctkeras.config import FIELDS, RunConfig, UserError, check_name, describe, load_yaml
+from ctkeras.config import FIELDS, RunConfig, UserError, check_name, describe, load_yaml, without_effect
 
 
 def config_options(command: Callable) -> Callable:
@@ -25,6 +25,24 @@ def read_config(config_file: str | None, flags: dict[str, Any]) -> dict[str, Any
     """The hyperparameters given, a file's below the flags'."""
     values = load_yaml(config_file) if config_file else {}
     return values | {name: value for name, value in flags.items() if value is not None}
+
+
+def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> None:
+    """Says which of the hyperparameters given change nothing.
+
+    Args:
+        given: by name.
+        sweep: whose runs they are for, if they are; what it searches is undecided.
+    """
+    from ctkeras import sweepfile
+
+    searched = set(sweepfile.searched(sweep)) - set(given) if sweep else set()
+    try:
+        config = RunConfig.from_mapping({**(sweepfile.fixed(sweep) if sweep else {}), **given})
+    except UserError:  # of a sweep's runs only some are refused, or all; the search says so
+        return
+    for line in without_effect(config, given, searched=searched):
+        click.echo(line, err=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -47,6 +65,7 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
         _resume(Path(resume))
         return
     config = RunConfig.from_mapping(values)
+    tell_idle(values)
     from ctkeras import stopping, training
 
     stop = stopping.Stop()
