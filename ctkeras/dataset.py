@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from ctkeras import images, phantom, runtime, sources
 from ctkeras.config import UserError
+
+runtime.lend_importlib_resources()
+
+import tensorflow_datasets as tfds  # noqa: E402
 
 
 class ImageSplits(tfds.core.GeneratorBasedBuilder):

@@ -28,6 +28,7 @@ from ctkeras import (
 from ctkeras.config import RunConfig, UserError
 from ctkeras.schedule import Plateau, learning_rate
 
+RESIDENT_BYTES = 2**30  # of features, or of validation, that stay on an accelerator; it has tens of times as much
 IN_FLIGHT = 2  # steps; one computes while the next is sent, and a wish to stop waits for no more than these
 
 
@@ -293,9 +294,10 @@ def feed_of(programs: steps.Programs, config: RunConfig, data: Data, *, weights:
         config.batch_size, config.seed, config.class_weighting, config.mixup_alpha, config.augmentation
     )
     if not programs.on_features:
+        size = data.valid.images.size * 4 * 3  # bytes as float32 in three channels
         return Feed(
             lambda epoch: pipeline.train_batches(data.train, recipe, epoch),
-            lambda: pipeline.eval_batches(data.valid, config.batch_size),
+            _resident(programs, lambda: pipeline.eval_batches(data.valid, config.batch_size), size),
         )
     views = config.feature_views if config.augmentation else 1
     load = functools.partial(
@@ -303,10 +305,28 @@ def feed_of(programs: steps.Programs, config: RunConfig, data: Data, *, weights:
     )
     train = load(data.train, name="training", views=views)
     valid = load(data.valid, name="validation", views=1)
+    if jax.default_backend() != "cpu" and sum(view.nbytes for view in train) <= RESIDENT_BYTES:
+        train = programs.place(np.stack(train))
     return Feed(
         lambda epoch: features.train_batches(train, data.train, recipe, epoch),
-        lambda: features.eval_batches(valid, data.valid, config.batch_size),
+        _resident(programs, lambda: features.eval_batches(valid, data.valid, config.batch_size), valid[0].nbytes),
     )
+
+
+def _resident(
+    programs: steps.Programs, make: Callable[[], Iterator[pipeline.Batch]], size: int
+) -> Callable[[], Iterator[pipeline.Batch]]:
+    """Validation's batches, which are the same in every epoch: on an accelerator they stay there when they are few."""
+    if jax.default_backend() == "cpu" or size > RESIDENT_BYTES:
+        return make
+    placed: list[pipeline.Batch] = []
+
+    def batches() -> Iterator[pipeline.Batch]:
+        if not placed:
+            placed.extend(programs.place_batch(batch) for batch in make())
+        return iter(placed)
+
+    return batches
 
 
 def _distribute(batch_size: int) -> None:

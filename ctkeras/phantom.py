@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ctkeras import runtime
+
 CLASSES: tuple[str, ...] = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")
 DEFAULT_IMAGES, VERSION = 1000, "1.0.0"  # a new version for any change in what is drawn or how it is split
 _AIR, _FAT, _TISSUE, _BONE = -1000, -90, 45, 380  # HU, usual values
@@ -105,6 +107,7 @@ def __getattr__(name: str) -> Any:
 
 @functools.cache  # TFDS registers a class by its name and refuses a second one
 def _tfds_classes() -> dict[str, type]:
+    runtime.lend_importlib_resources()
     import tensorflow_datasets as tfds
 
     @dataclasses.dataclass

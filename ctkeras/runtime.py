@@ -134,6 +134,13 @@ def configure_tensorflow() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def lend_importlib_resources() -> None:
+    """Lets TFDS have the standard library's module as the backport that it asks for without depending on it."""
+    import importlib.resources.abc
+
+    sys.modules.setdefault("importlib_resources", importlib.resources)
+
+
 @contextlib.contextmanager
 def _quiet_native_code() -> Iterator[None]:
     """Drops what native code writes to standard error: TensorFlow's libraries heed no log level while they load."""

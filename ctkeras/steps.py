@@ -73,7 +73,7 @@ class Programs:
     decoupled: bool  # weight decay as AdamW has it
     on_features: bool  # batches hold the prefix's output
     compile_seconds: float = 0.0
-    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)  # (program, bytes it works in)
+    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)  # (program, host bytes it works in)
 
     def start(self) -> State:
         """The state as the model's variables have it now, the optimizer's at zero. Arrays are copies."""
@@ -136,7 +136,8 @@ class Programs:
             if function == self._train_step and runtime.compile_counts["cache_hits"] == hits:
                 runtime.compile_counts["train_programs_compiled"] += 1
             analysis = program.memory_analysis()
-            self.compiled[key] = program, analysis.temp_size_in_bytes if analysis else 0
+            on_host = analysis and jax.default_backend() == "cpu"
+            self.compiled[key] = program, analysis.temp_size_in_bytes if on_host else 0
             heap.release()  # compiling leaves hundreds of megabytes behind
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]

@@ -34,7 +34,7 @@ def plugins(monkeypatch):
 
 @pytest.fixture
 def verified(monkeypatch, plugins):
-    monkeypatch.setattr(runtime, "version", lambda package: runtime.FLAGS_VERIFIED_ON[0])
+    monkeypatch.setattr(runtime, "version", lambda package: runtime.VERIFIED_JAXLIB[0])
     return plugins
 
 
@@ -52,7 +52,7 @@ def test_our_flags_are_added_once_and_the_users_value_wins(verified):
 
 
 @pytest.mark.parametrize("flags", ["", "--xla_a=1"])
-@pytest.mark.parametrize("version", ["", "0.0.1", "99.0", runtime.FLAGS_VERIFIED_ON[0] + "0"])
+@pytest.mark.parametrize("version", ["", "0.0.1", "99.0", runtime.VERIFIED_JAXLIB[0] + "0"])
 def test_an_unverified_jaxlib_gets_no_flag_of_ours(plugins, monkeypatch, version, flags):
     monkeypatch.setattr(runtime, "version", lambda package: version)
     assert runtime.with_cpu_flags(flags) == flags
