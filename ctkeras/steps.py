@@ -135,9 +135,8 @@ class Programs:
             program = lowered.compile(runtime.compiler_options())
             if function == self._train_step and runtime.compile_counts["cache_hits"] == hits:
                 runtime.compile_counts["train_programs_compiled"] += 1
-            analysis = program.memory_analysis()
-            on_host = analysis and jax.default_backend() == "cpu"
-            self.compiled[key] = program, analysis.temp_size_in_bytes if on_host else 0
+            analysis = program.memory_analysis() if jax.default_backend() == "cpu" else None
+            self.compiled[key] = program, analysis.temp_size_in_bytes if analysis else 0
             heap.release()  # compiling leaves hundreds of megabytes behind
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]
