@@ -4,6 +4,7 @@ Augmentation survives as a number of views: view 0 is the image as it is, the ot
 A view depends on nothing of a trial: not its seed, batch size or learning rate.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -16,13 +17,13 @@ from ctkeras.pipeline import Batch, Recipe
 from ctkeras.steps import Programs
 
 CACHE_BYTES = 10 * 2**30  # bytes; a view of 1,000 images takes 5 MB at 1,280 features
-BATCH = 32  # images a pass of the prefix; of no influence on the values kept
+BATCH = 16  # images a pass of the prefix; of no influence on the values kept, and few go to waste in the last
 
 
 def load(
     programs: Programs, split: Split, *, name: str, views: int, weights: str, augmentation: float, precision: str
 ) -> list[np.ndarray]:
-    """Returns a split's features, computing the views that are not kept yet.
+    """Returns a split's features, computing the views that are not kept yet; of processes that want the same one does.
 
     Args:
         programs: with a prefix.
@@ -45,10 +46,12 @@ def load(
         facts = (programs.prefix.name, weights, pixels, split.images.shape, view, seen, precision, *versions)
         path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
         if not path.exists():
-            with runtime.waiting(f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"):
-                features = _compute(programs, split, view=view, augmentation=seen)
-            with runtime.atomic(path) as partial, open(partial, "wb") as file:
-                np.save(file, features)
+            text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"
+            with runtime.waiting(text), runtime.lock(path.with_suffix(".lock")):
+                if not path.exists():
+                    features = _compute(programs, split, view=view, augmentation=seen)
+                    with runtime.atomic(path) as partial, open(partial, "wb") as file:
+                        np.save(file, features)
             runtime.bound(folder, CACHE_BYTES, keep=path)
         loaded.append(np.load(path, mmap_mode="r"))
         os.utime(path)  # used last now, so deleted last
@@ -56,16 +59,30 @@ def load(
 
 
 def _compute(programs: Programs, split: Split, *, view: int, augmentation: float) -> np.ndarray:
-    """One view's features: float32 [N, …]."""
-    batches = pipeline.view_batches(split, view=view, augmentation=augmentation, batch_size=BATCH)
-    total = -(-len(split.files) // BATCH)
-    bar = runtime.Bar("features", total)
-    outputs = []
-    for done, batch in enumerate(batches, start=1):
-        outputs.append(np.asarray(programs.prefix_step(batch.astype(np.float32))))
-        bar.update(done)
+    """One view's features: float32 [N, …]. While a batch is computed the next is made; copies are computed once."""
+    first, which = _distinct(split.images)
+    if view and augmentation:  # each place has draws of its own
+        first = which = np.arange(len(split.files))
+    alone = dataclasses.replace(split, images=split.images[first], files=tuple(split.files[i] for i in first))
+    bar = runtime.Bar("features", -(-len(first) // BATCH))
+    outputs: list[np.ndarray] = []
+    pending = None
+    for batch in pipeline.view_batches(alone, view=view, augmentation=augmentation, batch_size=BATCH):
+        begun = programs.prefix_step(batch.astype(np.float32))
+        if pending is not None:
+            outputs.append(np.asarray(pending))
+            bar.update(len(outputs))
+        pending = begun
+    outputs.append(np.asarray(pending))
     bar.close()
-    return np.concatenate(outputs)[: len(split.files)]
+    return np.concatenate(outputs)[which]
+
+
+def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each distinct image stands first, and for every image its number among these: int [D], int [N]."""
+    numbers: dict[bytes, int] = {}
+    which = [numbers.setdefault(hashlib.sha256(image).digest(), len(numbers)) for image in np.ascontiguousarray(images)]
+    return np.unique(which, return_index=True)[1], np.array(which)
 
 
 def train_batches(features: Sequence[np.ndarray], split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:

@@ -1,5 +1,11 @@
 """Features of the frozen prefix: those of the model itself, computed once, kept under all that they depend on."""
 
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -36,7 +42,7 @@ def kept(tmp_path, monkeypatch):
     """A cache of its own; returns a function that lists the files of features in it."""
     monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Backbone(tiny, backbones._TORCH, "hf://none/tiny"))
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
-    return lambda: {path.name for path in runtime.cache_dir("features").iterdir()}
+    return lambda: {path.name for path in runtime.cache_dir("features").glob("*.npy")}
 
 
 def load(programs, split, *, views=2, augmentation=1.0, precision="float32"):
@@ -55,6 +61,101 @@ def test_kept_features_are_the_computed_ones_and_are_not_computed_again(kept, ca
     assert [(view.shape, view.dtype) for view in computed] == [((COUNT, WIDTH), np.float32)] * 3
     assert all(isinstance(view, np.memmap) for view in computed)
     assert len(kept()) == 3
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many images each pass of the prefix held."""
+    held = []
+    step = steps.Programs.prefix_step
+    monkeypatch.setattr(
+        steps.Programs, "prefix_step", lambda self, inputs: (held.append(len(inputs)), step(self, inputs))[1]
+    )
+    return held
+
+
+@pytest.mark.parametrize("distinct", [1, 5, features.BATCH, COUNT])
+def test_copies_are_computed_once_and_have_the_features_of_their_image(kept, passes, distinct):
+    programs, every = make_programs(), make_split()
+    (alone,) = load(programs, every, views=1)
+    which = np.random.default_rng(1).permutation(np.arange(COUNT) % distinct)
+    copied = dataclasses.replace(every, images=every.images[which])
+    del passes[:]
+    views = load(programs, copied, views=2)
+    np.testing.assert_array_equal(views[0], alone[which])
+    assert len(np.unique(views[1], axis=0)) == COUNT  # a copy's other views are draws of its own
+    full = -(-COUNT // features.BATCH)
+    assert passes == [features.BATCH] * (-(-distinct // features.BATCH) + full)
+
+
+@pytest.mark.parametrize("count", [1, features.BATCH, features.BATCH + 1])
+@pytest.mark.parametrize("batch", [4, 32])
+def test_features_do_not_depend_on_how_many_images_a_pass_holds(kept, monkeypatch, count, batch):
+    programs, every = make_programs(), make_split()
+    (usual,) = load(programs, every, views=1)
+    few = dataclasses.replace(
+        every, images=every.images[:count], labels=every.labels[:count], files=every.files[:count]
+    )
+    monkeypatch.setattr(features, "BATCH", batch)
+    np.testing.assert_allclose(load(programs, few, views=1)[0], usual[:count], atol=1e-6)
+
+
+PROCESS = """
+import pathlib, sys, time
+from ctkeras import runtime
+runtime.configure()
+import numpy as np
+import test_features as tests
+from ctkeras import backbones, steps
+
+backbones.BACKBONES["tiny"] = backbones.Backbone(tests.tiny, backbones._TORCH, "hf://none/tiny")
+programs, split = tests.make_programs(), tests.make_split()
+passes, step = [], steps.Programs.prefix_step
+
+def slow(self, inputs):
+    passes.append(1)
+    time.sleep(0.5)  # seconds; long enough for the other to come
+    return step(self, inputs)
+
+steps.Programs.prefix_step = slow
+own, other = map(pathlib.Path, sys.argv[1:])
+own.touch()
+while not other.exists():
+    time.sleep(0.005)
+views = tests.load(programs, split)
+np.save(own.with_suffix(".npy"), np.stack(views))
+print(len(passes))
+"""
+
+
+def started(cache, code, *arguments):
+    """A process that computes features."""
+    paths = [str(pathlib.Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "CTKERAS_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_processes_at_once_each_view_is_computed_by_one(kept, tmp_path):
+    ends = [tmp_path / "a", tmp_path / "b"]
+    processes = [started(tmp_path, PROCESS, *pair) for pair in (ends, ends[::-1])]
+    passes = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(passes) == 2 * -(-COUNT // features.BATCH)  # two views, whoever computed which
+    first, second = (np.load(end.with_suffix(".npy")) for end in ends)
+    np.testing.assert_array_equal(first, second)
+    assert len(kept()) == 2
+
+
+def test_a_process_killed_over_features_keeps_nobody_out(kept, tmp_path):
+    code = PROCESS.replace("time.sleep(0.5)", "print('in', flush=True); time.sleep(600)")
+    process = started(tmp_path, code, tmp_path / "a", tmp_path / "a")
+    assert process.stdout.readline() == "in\n"
+    process.kill()
+    process.communicate()
+    assert kept() == set()
+    load(make_programs(), make_split())
+    assert len(kept()) == 2
 
 
 def test_views_differ_and_the_first_is_not_augmented(kept):
