@@ -36,9 +36,8 @@ def serve(path: Path, *, port: int) -> None:
     """
     gradio = _gradio()
     port = _free_port(port)
-    runtime.configure()
     with runtime.waiting(f"Opening {path}"):
-        model, names = export.open_model(path)
+        model, names = export.open_named(path)
         answer = Answer(model, names)
     # So that what was uploaded goes when the process is told to end, too.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

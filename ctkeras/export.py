@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras import images, runtime
+from ctkeras import images, runfolder, runtime
 from ctkeras.config import UserError
 
 INTENDED_USE = (
@@ -180,6 +180,30 @@ def check_contract(folder: Path) -> None:
     answers = _answers(model, np.zeros((1, size, size, 3), np.float32))
     if not np.allclose(answers.sum(-1), 1.0, atol=1e-3):
         raise UserError(f"{folder}: the model's answers are no probabilities, as its contract says")
+
+
+def open_named(path: Path) -> tuple[Any, list[str]]:
+    """Opens an exported model for somebody's use, who is told when its class names are unknown.
+
+    Args:
+        path: a model.keras, or a run folder.
+
+    Returns:
+        (model, class names in label order).
+
+    Raises:
+        UserError: no model, a damaged contract, or one of another model.
+    """
+    told = runfolder.class_names(path)  # before Keras is loaded
+    runtime.configure()
+    model, names = open_model(path)
+    if told is None:
+        runtime.note(
+            f"No contract.json lies beside {path}: its class names are unknown, so {names[0]}, … stand for them."
+        )
+    elif len(told) != len(names):
+        raise UserError(f"{path} tells {len(names)} classes apart, and the contract.json beside it names {len(told)}")
+    return model, names
 
 
 def _class_names(path: Path, classes: int) -> list[str]:

@@ -70,27 +70,6 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
     click.echo("The difference may well be noise." if noise else "The difference is more than noise, at the 5% level.")
 
 
-def _open(model: Path) -> tuple[Any, list[str]]:
-    """An exported model and its class names; says it where no contract.json tells them.
-
-    Raises:
-        UserError: no model, a damaged contract, or one of another model.
-    """
-    from ctkeras import export, runfolder, runtime
-    from ctkeras.config import UserError
-
-    told = runfolder.class_names(model)  # before Keras is loaded
-    runtime.configure()
-    opened, names = export.open_model(model)
-    if told is None:
-        runtime.note(
-            f"No contract.json lies beside {model}: its class names are unknown, so {names[0]}, … stand for them."
-        )
-    elif len(told) != len(names):
-        raise UserError(f"{model} tells {len(names)} classes apart, and the contract.json beside it names {len(told)}")
-    return opened, names
-
-
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -101,7 +80,7 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
     from ctkeras import export
 
     files = export.image_files(paths)
-    opened, names = _open(model)
+    opened, names = export.open_named(model)
     failed = 0
     width = max(len(str(file)) for file in files)
     for file, chances, reason in export.predict(opened, files, batch_size=batch_size):
@@ -138,7 +117,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
 
     files = export.image_files(paths)
     runfolder.require_folder(out, "--out")
-    opened, names = _open(model)
+    opened, names = export.open_named(model)
     if wanted is not None and wanted not in names:
         raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}{meant(wanted, names)}")
     label = None if wanted is None else names.index(wanted)
