@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from ctkeras import pipeline, runtime
@@ -85,11 +87,13 @@ def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(which, return_index=True)[1], np.array(which)
 
 
-def train_batches(features: Sequence[np.ndarray], split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
+def train_batches(
+    features: Sequence[np.ndarray] | jax.Array, split: Split, recipe: Recipe, epoch: int
+) -> Iterator[Batch]:
     """Yields an epoch's batches of features: each image in one of its views, then mixup, then class weights.
 
     Args:
-        features: from load.
+        features: from load, or all views as one array on a device, which then makes the batches' inputs itself.
         split: for its labels.
         recipe: as for pixels.
         epoch: from 0.
@@ -106,8 +110,10 @@ def train_batches(features: Sequence[np.ndarray], split: Split, recipe: Recipe, 
         yield Batch(inputs, labels, (labels @ weights).astype(np.float32))
 
 
-def _gather(features: Sequence[np.ndarray], views: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def _gather(features: Sequence[np.ndarray] | jax.Array, views: np.ndarray, indices: np.ndarray) -> Any:
     """Each image in its view: float32 [B, …]."""
+    if isinstance(features, jax.Array):
+        return features[views, indices]
     gathered = np.empty((len(indices), *features[0].shape[1:]), np.float32)
     for view in np.unique(views):
         chosen = views == view
@@ -115,13 +121,11 @@ def _gather(features: Sequence[np.ndarray], views: np.ndarray, indices: np.ndarr
     return gathered
 
 
-def mixup(
-    inputs: np.ndarray, labels: np.ndarray, *, alpha: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def mixup(inputs: Any, labels: np.ndarray, *, alpha: float, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
     """Mixup (Zhang et al. 2018) as keras-cv's layer draws it: a share an example, from Beta(alpha, alpha).
 
     Args:
-        inputs: float32 [B, …].
+        inputs: float32 [B, …], on the host or a device.
         labels: float32 [B, C].
         alpha: above 0.
         rng: draws pairs and shares.

@@ -6,11 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import keras
 import numpy as np
 import pytest
 
-from ctkeras import backbones, decoded, features, model, runtime, steps
+from ctkeras import backbones, decoded, features, loop, model, runtime, steps
 from ctkeras.pipeline import Recipe
 
 SIZE, COUNT, WIDTH = 32, 37, 5  # pixels; images, more than a pass holds; features
@@ -275,6 +276,18 @@ def test_mixed_features_are_the_same_mix_as_their_labels():
     assert mixed > 0
 
 
+def test_features_on_a_device_give_the_same_batches():
+    split = make_split()
+    recipe = Recipe(8, seed=0, class_weighting="loss", mixup_alpha=0.4)
+    on_host = features.train_batches(numbered(3), split, recipe, 1)
+    on_device = features.train_batches(jax.device_put(numbered(3)), split, recipe, 1)
+    for one, other in zip(on_host, on_device, strict=True):
+        assert isinstance(other.inputs, jax.Array)
+        np.testing.assert_allclose(one.inputs, other.inputs, rtol=1e-5)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_array_equal(one.weights, other.weights)
+
+
 @pytest.mark.parametrize("batch_size", [8, 37, 50])
 def test_eval_batches_hold_view_0_in_order_padded_and_masked(batch_size):
     split = make_split()
@@ -284,3 +297,27 @@ def test_eval_batches_hold_view_0_in_order_padded_and_masked(batch_size):
     np.testing.assert_array_equal(inputs[:COUNT], numbered(1)[0])
     np.testing.assert_array_equal(labels[:COUNT].argmax(-1), split.labels)
     np.testing.assert_array_equal(weights, np.arange(len(weights)) < COUNT)
+
+
+def test_validation_stays_on_an_accelerator_when_it_is_small(monkeypatch):
+    """Its batches are sent in the first epoch alone."""
+    split, made = make_split(), []
+    programs = steps.Programs(None, None, None, decoupled=False, on_features=True)
+
+    def make():
+        made.append(1)
+        return features.eval_batches(numbered(1), split, 8)
+
+    def epochs(size):
+        batches = loop._resident(programs, make, size)
+        return [list(batches()) for _ in range(3)]
+
+    assert len(epochs(100)) == len(made) == 3  # on CPU there is nothing to gain
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    first, _, last = epochs(100)
+    assert len(made) == 4
+    for one, other in zip(first, last, strict=True):
+        assert one.inputs is other.inputs
+    np.testing.assert_array_equal(np.concatenate([b.inputs for b in last])[:COUNT], numbered(1)[0])
+    epochs(loop.RESIDENT_BYTES + 1)
+    assert len(made) == 7
