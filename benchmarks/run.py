@@ -194,8 +194,9 @@ def main() -> None:
     parser.add_argument("--torch-python", required=True, help="an interpreter with torch, timm and albumentations")
     parser.add_argument("parts", nargs="*", default=["steps", "input", "trial", "phase1"])
     options = parser.parse_args()
-    names = ("ctkeras", "jax", "keras", "tensorflow")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    names = ("ctkeras", "jax", "keras", "onednn-cpu-gomp", "tensorflow")
+    found = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {found[name]}" for name in names if name in found)
     asked = (
         "import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in ('torch', 'timm', 'albumentations')))"
     )
