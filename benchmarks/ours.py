@@ -20,7 +20,8 @@ CLASSES = 4
 
 def step(name: str, batch: int, size: int, *, frozen: bool):
     """A function that runs one optimizer step on images, and returns when it is done."""
-    built = model.build(name, size, classes=CLASSES)
+    with runtime.without("tensorflow", "tensorflow_text"):  # as a run builds it
+        built = model.build(name, size, classes=CLASSES)
     model.initialise(built, seed=0, dropout=0.3)
     programs = steps.programs(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
     rng = np.random.default_rng(0)
