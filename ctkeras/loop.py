@@ -29,7 +29,7 @@ from ctkeras.config import RunConfig, UserError
 from ctkeras.schedule import Plateau, learning_rate
 
 RESIDENT_BYTES = 2**30  # of features, or of validation, that stay on an accelerator; it has tens of times as much
-IN_FLIGHT = 2  # steps; one computes while the next is sent, and a wish to stop waits for no more than these
+IN_FLIGHT = 2  # steps on an accelerator; one computes while the next is sent, and a wish to stop waits for no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Loop:
         self.state = self.state._replace(totals=self.programs.place(steps.new_totals()))
         frozen = self.programs.place(self.programs.frozen_variables())
         bar = runtime.Bar(f"epoch {epoch + 1}/{config.max_epochs}", total)
-        lr, waiting = 0.0, []
+        lr, waiting, ahead = 0.0, [], jax.default_backend() != "cpu"
         for i, batch in enumerate(self.feed.train(epoch)):
             if stop.reason:
                 bar.close()
@@ -138,7 +138,8 @@ class Loop:
             if epoch == 0 and i == 0 and not self.programs.compiled:
                 runtime.note("Compiling the training step (kept for later runs) …")
             self.state = self.programs.train_step(self.state, frozen, self.programs.place_batch(batch), hyper)
-            waiting.append(self.state.totals["steps"] + 0)  # a copy: the state itself is used up by the next step
+            if ahead:
+                waiting.append(self.state.totals["steps"] + 0)  # a copy: the state itself is used up by the next step
             if len(waiting) > IN_FLIGHT:
                 jax.block_until_ready(waiting.pop(0))
             bar.update(i + 1)

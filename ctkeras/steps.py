@@ -98,8 +98,8 @@ class Programs:
     def place_batch(self, batch: Batch) -> Batch:
         """Puts a batch on the device, or its parts on several, as keras.distribution's DataParallel lays data out."""
         distribution = keras.distribution.distribution()
-        if distribution is None:
-            return jax.device_put(batch)
+        if distribution is None:  # on CPU the program takes the arrays as they are
+            return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
         layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
         return Batch(*(jax.device_put(array, layout) for array, layout in zip(batch, layouts, strict=True)))
 
@@ -111,21 +111,21 @@ class Programs:
 
     def train_step(self, state: State, frozen: list[Any], batch: Batch, hyper: Hyper) -> State:
         """One optimizer step; `state` is used up."""
-        return self._call(self._train_step, state, frozen, batch, hyper, donate=(0,))
+        return self._call(self._train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
 
     def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
         """Logits float32 [B, C], in inference mode."""
-        return self._call(self._eval_step, (state.trainable, state.non_trainable), frozen, batch.inputs)
+        values = (state.trainable, state.non_trainable)
+        return self._call(self._eval_step, values, frozen, batch.inputs, sized_by=batch)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
         """The frozen prefix's output for a batch of images: float32 [B, D], or [B, h, w, D] before a stage."""
         variables = [variable.value for variable in self.prefix.variables]
-        return self._call(self._prefix_step, variables, inputs)
+        return self._call(self._prefix_step, variables, inputs, sized_by=(inputs,))
 
-    def _call(self, function: Callable, *args: Any, donate: tuple[int, ...] = ()) -> Any:
-        """Runs a function, compiling it when it meets new shapes."""
-        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(args))
-        key = (function.__name__, shapes)
+    def _call(self, function: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
+        """Runs a function, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""
+        key = (function.__name__, *((array.shape, array.dtype) for array in sized_by))
         if key not in self.compiled:
             start = time.perf_counter()
             distribution = keras.distribution.distribution()
