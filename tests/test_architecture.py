@@ -35,7 +35,6 @@ FLOORS = [
 ARROWS = {
     "images": {"config", "runtime"},
     "runtime": {"config"},
-    "decoded": {"dataset"},
     "pipeline": {"decoded"},
     "kernels": {"onednn"},
     "steps": {"model", "pipeline"},

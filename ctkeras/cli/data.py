@@ -19,7 +19,7 @@ def data() -> None:
 @data.command()
 @data_option
 def prepare(spec: str | None) -> None:
-    """Check and prepare a data set; training does it too when it hasn't been done."""
+    """Check a data set and prepare it for tensorflow-datasets; training reads its files by itself."""
     from ctkeras import audit, auditsummary, dataset, sources
 
     source = sources.open_source(_given(spec))
