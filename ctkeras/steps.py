@@ -19,6 +19,9 @@ import numpy as np
 from ctkeras import heap, model, runtime
 from ctkeras.pipeline import Batch
 
+# Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
+# be copied to where the heap keeps the program's own memory (heap.py).
+TAKEN_AS_IS = 2**20
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
 
@@ -73,7 +76,9 @@ class Programs:
     decoupled: bool  # weight decay as AdamW has it
     on_features: bool  # batches hold the prefix's output
     compile_seconds: float = 0.0
-    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)  # (program, host bytes it works in)
+    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(
+        default_factory=dict
+    )  # (program, host bytes it works in)
 
     def start(self) -> State:
         """The state as the model's variables have it now, the optimizer's at zero. Arrays are copies."""
@@ -98,8 +103,9 @@ class Programs:
     def place_batch(self, batch: Batch) -> Batch:
         """Puts a batch on the device, or its parts on several, as keras.distribution's DataParallel lays data out."""
         distribution = keras.distribution.distribution()
-        if distribution is None:  # on CPU the program takes the arrays as they are
-            return batch if jax.default_backend() == "cpu" else jax.device_put(batch)
+        if distribution is None:
+            as_it_is = jax.default_backend() == "cpu" and batch.inputs.nbytes <= TAKEN_AS_IS
+            return batch if as_it_is else jax.device_put(batch)
         layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
         return Batch(*(jax.device_put(array, layout) for array, layout in zip(batch, layouts, strict=True)))
 
@@ -121,7 +127,7 @@ class Programs:
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
         """The frozen prefix's output for a batch of images: float32 [B, D], or [B, h, w, D] before a stage."""
         variables = [variable.value for variable in self.prefix.variables]
-        return self._call(self._prefix_step, variables, inputs, sized_by=(inputs,))
+        return self._call(self._prefix_step, variables, self.place(inputs), sized_by=(inputs,))
 
     def _call(self, function: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
         """Runs a function, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""

@@ -60,3 +60,37 @@ def test_small_programs_and_other_systems_are_left_alone(monkeypatch):
     with heap.kept(2**40):
         pass
     heap.release()
+
+
+STEPPED = """
+import resource
+import jax, numpy as np
+from ctkeras import runtime
+runtime.configure()
+from ctkeras import model, pipeline, steps
+built = model.build("mobilenet_v2", 64, classes=3)
+model.initialise(built, seed=0, dropout=0.0)
+programs = steps.programs(built, cut="input", on_features=False, optimizer="adamw")
+rng = np.random.default_rng(0)
+state, faults = programs.start(), []
+numbers = steps.Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
+for _ in range(8):
+    images = rng.integers(0, 256, (32, 64, 64, 3)).astype(np.float32)
+    batch = pipeline.Batch(images, np.eye(3, dtype=np.float32)[rng.integers(0, 3, 32)], np.ones(32, np.float32))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    state = programs.train_step(state, [], programs.place_batch(batch), numbers)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+_, size = programs.compiled[next(iter(programs.compiled))]
+print(size, *faults[3:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(heap._libc() is None, reason="glibc alone has mallopt")
+def test_training_steps_find_their_memory_again():
+    """Nothing that a step allocates first may take the place that the one before left."""
+    done = subprocess.run([sys.executable, "-c", STEPPED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    size, *faults = map(int, done.stdout.split())
+    assert size > 3 * heap.MMAP_THRESHOLD
+    assert sorted(faults)[len(faults) // 2] < size / 4096 / 20
