@@ -9,14 +9,19 @@ import contextlib
 import ctypes
 import functools
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
-MMAP_THRESHOLD = (
-    32 * 2**20
-)  # bytes; where glibc's own threshold ends up when it adapts, which any setting keeps it from
+# Bytes; where glibc's own threshold ends up when it adapts, which any setting keeps it from.
+MMAP_THRESHOLD = 32 * 2**20
+# Bytes of addresses, not of memory: glibc takes the smallest room that fits, so what is allocated between two steps comes to
+# lie here rather than where the next step's memory was.
+HOLE = 128 * 2**20
+PIN = 2**16  # bytes
 MAPPED_AT_MOST = 65536  # glibc's default
+ALIGNMENT = 64  # bytes; XLA's on CPU
 
 
 @functools.cache
@@ -28,19 +33,28 @@ def _libc() -> Any:
     if not hasattr(library, "mallopt"):
         return None
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.aligned_alloc.restype, library.aligned_alloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
     library.malloc_trim.argtypes = [ctypes.c_size_t]
     library.mallopt(M_TRIM_THRESHOLD, -1)  # never give back by itself
     library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    library.mallopt(M_MMAP_MAX, 0)
+    hole = library.malloc(HOLE)
+    while library.malloc(PIN) < hole:  # one that lies behind the hole keeps it apart from the rest of the heap
+        pass
+    library.free(hole)
+    library.mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
     return library
 
 
 _places: dict[int, int] = {}  # where the heap last had room for a size
+_users = 0  # threads inside `kept` now
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def kept(size: int) -> Iterator[None]:
-    """Takes what this thread allocates meanwhile from the heap.
+    """Takes what is allocated meanwhile from the heap. Only the main thread's heap holds such sizes; others gain nothing.
 
     Args:
         size: bytes that will be asked for at once. Small ones stay there anyway.
@@ -49,18 +63,25 @@ def kept(size: int) -> Iterator[None]:
     if library is None or size < MMAP_THRESHOLD:
         yield
         return
-    library.mallopt(M_MMAP_MAX, 0)
+    _use(library, +1)
     try:
-        place = library.malloc(size)
+        place = library.aligned_alloc(ALIGNMENT, size)  # as XLA will
         library.free(place)
-        if place != _places.get(
-            size
-        ):  # something small lies in the old place now, which would be kept beside the new one
+        if place != _places.get(size):
+            # Something else lies in the old place now, which would be kept beside the new one.
             release()
             _places[size] = place
         yield
     finally:
-        library.mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
+        _use(library, -1)
+
+
+def _use(library: Any, change: int) -> None:
+    """Counts a user of the heap in or out."""
+    global _users
+    with _lock:
+        _users += change
+        library.mallopt(M_MMAP_MAX, 0 if _users else MAPPED_AT_MOST)
 
 
 def release() -> None:

@@ -5,12 +5,13 @@ wheel of its own with a C interface (https://uxlfoundation.github.io/oneDNN); JA
 Python function: some 20 us a call, where a convolution takes milliseconds.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import math
 import os
-import threading
 from typing import Any, NamedTuple
 
 import jax
@@ -20,17 +21,22 @@ from ctkeras import runtime
 
 TARGET = "ctkeras_convolution"
 LIBRARY = "libdnnl.so.3"  # the C interface of oneDNN 3
-# From dnnl_types.h and dnnl_common_types.h of oneDNN 3, where they are fixed for all of its versions.
-CPU, IN_ORDER, FLOAT32, ANY_FORMAT, TRAINING, DIRECT = 1, 1, 3, 1, 64, 1
-SOURCE, WEIGHTS, OUTPUT, SOURCE_SLOPE, OUTPUT_SLOPE, WEIGHTS_SLOPE = (
-    1,
-    33,
-    17,
-    129,
-    145,
-    161,
-)  # arguments of a primitive
-QUERY_WEIGHTS, QUERY_WEIGHTS_SLOPE = 131, 132
+# Of dnnl_types.h and dnnl_common_types.h, where they are fixed for all of oneDNN 3.
+CPU = 1
+IN_ORDER = 1
+FLOAT32 = 3
+ANY_FORMAT = 1
+TRAINING = 64
+DIRECT = 1
+SOURCE = 1  # DNNL_ARG_SRC
+WEIGHTS = 33  # DNNL_ARG_WEIGHTS
+OUTPUT = 17  # DNNL_ARG_DST
+SOURCE_SLOPE = 129  # DNNL_ARG_DIFF_SRC
+OUTPUT_SLOPE = 145  # DNNL_ARG_DIFF_DST
+WEIGHTS_SLOPE = 161  # DNNL_ARG_DIFF_WEIGHTS
+QUERY_WEIGHTS = 131
+QUERY_WEIGHTS_SLOPE = 132
+ALIGNMENT = 64  # bytes; a cache line
 # By what is computed: its two inputs and its output.
 ROLES = {
     "forward": (SOURCE, WEIGHTS, OUTPUT),
@@ -90,25 +96,28 @@ def available() -> bool:
 @functools.cache
 def _library() -> Any:
     """The loaded library; None where it isn't installed or lacks what it needs (libgomp on a slim Linux)."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would be in the way of XLA's
-    for place in (*_installed(), LIBRARY):
-        try:
-            library = ctypes.CDLL(str(place))
-        except OSError:
-            continue
-        library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
-        library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_target), platform="cpu", api_version=0)
-        return library
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("onednn-cpu-gomp") or ():
+            if file.name == LIBRARY:
+                return _loaded(str(file.locate()))
     return None
 
 
-def _installed() -> list[Any]:
-    """Where the wheel put the library."""
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.files("onednn-cpu-gomp") or []
-        return [file.locate() for file in files if file.name == LIBRARY]
-    return []
+def _loaded(path: str) -> Any:
+    """Loads the library and registers JAX's custom call with it; None where it can't be loaded."""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read now; threads that spin would be in the way of XLA's
+    try:
+        library = ctypes.CDLL(path)
+    except OSError:
+        return None
+    finally:
+        if policy is None:
+            del os.environ["OMP_WAIT_POLICY"]
+    library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+    library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_target), platform="cpu", api_version=0)
+    return library
 
 
 def geometry(
@@ -160,7 +169,7 @@ convolve.defvjp(lambda inputs, kernel, shape: (convolve(inputs, kernel, shape), 
 
 
 def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: Any) -> Any:
-    _primitive(what, shape)  # what oneDNN can't do fails here, while JAX traces
+    _worker().submit(_primitive, what, shape).result()  # what oneDNN can't do fails here, while JAX traces
     typed = jax.ShapeDtypeStruct(result, jnp.float32)
     words = " ".join(map(str, (what, *shape)))
     return jax.ffi.ffi_call(TARGET, typed, custom_call_api_version=3, legacy_backend_config=words)(*arrays)
@@ -176,8 +185,28 @@ class _Primitive(NamedTuple):
     """A convolution ready to run: where its arrays go, and the calls (primitive, arguments) in their order."""
 
     arrays: list[Any]  # memories of the two inputs and the output, whose addresses change from call to call
+    kernel: Any  # memory of the kernel in the order that oneDNN chose, which lies in the workspace
+    kernel_bytes: int
     calls: list[tuple[Any, Any]]
-    blocked: Any  # holds the kernel in the order that oneDNN chose
+
+
+@functools.cache
+def _worker() -> concurrent.futures.ThreadPoolExecutor:
+    """The one thread that makes and runs primitives.
+
+    A primitive's scratch memory belongs to the thread that made it, XLA calls from any of its threads, and OpenMP would start
+    a team of threads for each.
+    """
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="onednn")
+
+
+_failures: list[BaseException] = []
+
+
+def check() -> None:
+    """Raises what went wrong inside a program that has just run, as it can't be raised through XLA."""
+    if _failures:
+        raise _failures.pop()
 
 
 @ctypes.CFUNCTYPE(
@@ -189,26 +218,39 @@ class _Primitive(NamedTuple):
     ctypes.c_void_p,
 )
 def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
-    """What XLA calls; `words` is what `_call` gave along."""
+    """What XLA calls, with the `words` of `_call`. The last argument is for a status that jaxlib exports no way to set."""
     what, *numbers = words[:length].decode().split()
     shape = Geometry._make(map(int, numbers))
     try:
-        _run(_primitive(what, shape), inputs[0], inputs[1], output)
-    except RuntimeError:  # it can't be raised through XLA; not-a-number ends the run with its own message
+        running = _worker().submit(_run, what, shape, (inputs[0], inputs[1], output))
+        try:
+            running.result()
+        finally:
+            concurrent.futures.wait([running])  # Ctrl-C may end the wait, and the arrays must stay until it is done
+    except BaseException as error:
+        _failures.append(error)
         sizes = {"forward": shape.outputs, "by_inputs": shape.inputs, "by_kernel": shape.kernel}[what]
-        ctypes.memset(output, 0xFF, functools.reduce(int.__mul__, sizes) * 4)
+        ctypes.memset(output, 0xFF, math.prod(sizes) * 4)  # not a number, lest someone go on with what lay in memory
 
 
-_lock = threading.Lock()  # XLA may run two convolutions at once; a primitive's memories hold one call's addresses
+def _run(what: str, shape: Geometry, addresses: tuple[int, int, int]) -> None:
+    """Convolves; in the worker's thread."""
+    library, stream, primitive = _library(), _engine()[1], _primitive(what, shape)
+    places = (*addresses, _workspace(primitive.kernel_bytes))
+    for memory, address in zip((*primitive.arrays, primitive.kernel), places, strict=True):
+        _checked(library.dnnl_memory_set_data_handle(memory, ctypes.c_void_p(address)))
+    for call, arguments in primitive.calls:
+        _checked(library.dnnl_primitive_execute(call, stream, len(arguments), arguments))
 
 
-def _run(primitive: _Primitive, *addresses: int) -> None:
-    library, stream = _library(), _engine()[1]
-    with _lock:
-        for memory, address in zip(primitive.arrays, addresses, strict=True):
-            _checked(library.dnnl_memory_set_data_handle(memory, ctypes.c_void_p(address)))
-        for call, arguments in primitive.calls:
-            _checked(library.dnnl_primitive_execute(call, stream, len(arguments), arguments))
+_workspaces: list[Any] = []  # one buffer, as large as was needed so far
+
+
+def _workspace(size: int) -> int:
+    """The address of some bytes that hold until the next call."""
+    if not _workspaces or len(_workspaces[0]) < size + ALIGNMENT:
+        _workspaces[:] = [ctypes.create_string_buffer(size + ALIGNMENT)]
+    return -(-ctypes.addressof(_workspaces[0]) // ALIGNMENT) * ALIGNMENT
 
 
 @functools.cache
@@ -229,9 +271,7 @@ def _primitive(what: str, shape: Geometry) -> _Primitive:
     description = _description(what, shape, source, free, output)
     query = QUERY_WEIGHTS_SLOPE if what == "by_kernel" else QUERY_WEIGHTS
     chosen = ctypes.c_void_p(_library().dnnl_primitive_desc_query_md(description, query, 0))
-    blocked = ctypes.create_string_buffer(_library().dnnl_memory_desc_get_size(chosen) + 64)
-    aligned = ctypes.c_void_p(-(-ctypes.addressof(blocked) // 64) * 64)  # bytes; a cache line
-    given_memory, chosen_memory = _memory(given), _memory(chosen, aligned)
+    given_memory, chosen_memory = _memory(given), _memory(chosen)
     arrays = {SOURCE: _memory(source), OUTPUT: _memory(output), WEIGHTS: given_memory}
     arrays |= {SOURCE_SLOPE: arrays[SOURCE], OUTPUT_SLOPE: arrays[OUTPUT], WEIGHTS_SLOPE: given_memory}
     roles = ROLES[what]
@@ -243,7 +283,8 @@ def _primitive(what: str, shape: Geometry) -> _Primitive:
     else:
         reorder = _reordering(given, chosen), _arguments((SOURCE, given_memory), (OUTPUT, chosen_memory))
         calls = [reorder, convolution]
-    return _Primitive([arrays[role] for role in roles], calls, blocked)
+    size = _library().dnnl_memory_desc_get_size(chosen)
+    return _Primitive([arrays[role] for role in roles], chosen_memory, size, calls)
 
 
 def _images(shape: tuple[int, ...]) -> Any:
@@ -280,9 +321,10 @@ def _layout(sizes: tuple[int, ...], strides: tuple[int, ...] | None = None) -> A
     return made
 
 
-def _memory(layout: Any, address: Any = None) -> Any:
+def _memory(layout: Any) -> Any:
+    """An array of a layout, whose address is given later."""
     made = ctypes.c_void_p()
-    _checked(_library().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], address))
+    _checked(_library().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], None))
     return made
 
 

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ctkeras.config import UserError
+
 # jaxlib versions on which the flag below was seen to be known and to give the same numbers (an unknown flag aborts), and
 # which call onednn.py.
 VERIFIED_JAXLIB = ("0.10.2",)
@@ -55,8 +57,7 @@ def configure() -> None:
     with without("sklearn", "tensorflow"):
         import keras  # noqa: F401
 
-    # On CPU a step called is a step done: what computes behind the caller's back could not call back into Python (onednn.py)
-    # while the interpreter ends, and would allocate in a thread of its own (heap.py).
+    # On CPU a program runs in the thread that calls it, once its arguments are there (heap.py is for that thread's memory).
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "listening" not in compile_counts:  # once a process
         compile_counts["listening"] = 1
@@ -105,7 +106,19 @@ def cpu_kernels() -> bool:
     """Whether training on CPU uses kernels.py's layers: unless CTKERAS_CPU_KERNELS=off."""
     import jax
 
-    return jax.default_backend() == "cpu" and os.environ.get("CTKERAS_CPU_KERNELS", "on") != "off"
+    return jax.default_backend() == "cpu" and kernels_wanted() != "off"
+
+
+def kernels_wanted() -> str:
+    """CTKERAS_CPU_KERNELS: on, xla (without oneDNN) or off.
+
+    Raises:
+        UserError: it is something else.
+    """
+    wanted = os.environ.get("CTKERAS_CPU_KERNELS") or "on"
+    if wanted not in ("on", "xla", "off"):
+        raise UserError(f"CTKERAS_CPU_KERNELS must be on, xla or off; got {wanted!r}")
+    return wanted
 
 
 def compiler_options() -> dict[str, str | bool]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from ctkeras import heap, model, runtime
+from ctkeras import heap, model, onednn, runtime
 from ctkeras.pipeline import Batch
 
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
@@ -146,8 +146,14 @@ class Programs:
             heap.release()  # compiling leaves hundreds of megabytes behind
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]
-        with heap.kept(size):
-            return program(*args)
+        if size < heap.MMAP_THRESHOLD:
+            outputs = program(*args)
+        else:
+            jax.block_until_ready(args)  # else it would run behind our back, outside of `kept`
+            with heap.kept(size):
+                outputs = jax.block_until_ready(program(*args))
+        onednn.check()
+        return outputs
 
     def _prefix_step(self, variables: list[Any], inputs: Any) -> Any:
         outputs, _ = self.prefix.stateless_call(*_by_kind(self.prefix, variables), inputs, training=False)

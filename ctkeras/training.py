@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras import __version__, audit, decoded, evaluation, runfolder, runtime, scoring, sources, tracking
+from ctkeras import __version__, audit, decoded, evaluation, heap, runfolder, runtime, scoring, sources, tracking
 from ctkeras.config import RunConfig, UserError
 from ctkeras.stopping import Stop, watch
 
@@ -89,6 +89,7 @@ def train(
         raise
     finally:
         ending.stop.end()
+        heap.release()
 
 
 def _train(

@@ -53,7 +53,7 @@ class _Service:
         self.answers: queue.Queue[bool] = queue.Queue()
         self.log: IO[str] | None = None
         self.stop: Any = None
-        self.thread: threading.Thread | None = None
+        self.wanted: queue.Queue[tuple[Any, Any]] = queue.Queue()
 
     def say(self, **message: Any) -> None:
         """Sends a message to the supervisor; without one there is nothing left to do."""
@@ -73,7 +73,7 @@ class _Service:
             self.say(note=line)
 
     def listen(self) -> None:
-        """Does what the supervisor says; trials have a thread of their own, so that a wish to stop is heard meanwhile."""
+        """Hears what the supervisor says, in a thread of its own, so that a wish to stop is heard while a trial runs."""
         for line in sys.stdin.buffer:
             message = json.loads(line)
             if "trial" in message:
@@ -87,12 +87,17 @@ class _Service:
                 self.answers.put(True)
         os._exit(0)  # the supervisor has ended, or wants no more
 
-    def _begin(self, function: Any, *arguments: Any) -> None:
+    def _begin(self, function: Any, argument: Any) -> None:
         from ctkeras.stopping import Stop
 
         self.stop, self.answers = Stop(), queue.Queue()
-        self.thread = threading.Thread(target=function, args=arguments, name="trial")
-        self.thread.start()
+        self.wanted.put((function, argument))
+
+    def work(self) -> None:
+        """Does one thing after the other, in the main thread, whose memory is kept from step to step (heap.py)."""
+        while True:
+            function, argument = self.wanted.get()
+            function(argument)
 
     def _prepare(self, wanted: dict[str, Any]) -> None:
         """Readies what all trials share, the data and ImageNet weights, or says what can't be had."""
@@ -199,7 +204,8 @@ def main() -> None:
         os.sched_setaffinity(0, cores)
     service = _Service()
     sys.stderr = _Notes(service)
-    service.listen()
+    threading.Thread(target=service.listen, name="supervisor", daemon=True).start()
+    service.work()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def work(x):  # its 160 MB are no output
     return lax_sum(jnp.fft.irfft(jnp.fft.rfft(x)))
 
 lax_sum = lambda x: (x * x).sum()
-x = jnp.ones((1000, 20000), jnp.float32)
+x = jnp.ones((1000, 20000), jnp.float32).block_until_ready()
 program = jax.jit(work).lower(x).compile()
 size = program.memory_analysis().temp_size_in_bytes
 assert size > 2 * heap.MMAP_THRESHOLD, size
