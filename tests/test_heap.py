@@ -25,7 +25,7 @@ faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 seen, peaks = [], []
-for step in range(6):
+for step in range(10):
     junk = np.ones(300_000)  # something of a program's own lands on the heap in between
     before = faults()
     with heap.kept(size if sys.argv[1] == "kept" else 0):
