@@ -21,14 +21,32 @@ def report() -> Iterator[tuple[str, str]]:
     import jax
 
     yield "jax devices", ", ".join(f"{device.device_kind} ({device.platform})" for device in jax.local_devices())
+    yield "convolutions", _convolutions()
     yield "XLA_FLAGS", os.environ.get("XLA_FLAGS") or "none"
     yield "tensorflow sees GPU", _tensorflow_gpus()
-    for part in ("data", "decoded", "features", "jax"):
+    for part in ("data", "decoded", "looks", "features", "jax"):
         folder = runtime.cache_dir(part)
         size = runtime.folder_bytes(folder) / 2**20 if folder.exists() else 0
         yield f"cache {part}", f"{size:,.0f} MB in {folder}"
     yield "data", _data()
     yield "W&B", _wandb()
+
+
+def _convolutions() -> str:
+    """What computes a run's convolutions."""
+    import jax
+
+    from ctkeras import onednn
+
+    if jax.default_backend() != "cpu":
+        return "as JAX does on this device"
+    if onednn.available():
+        return f"oneDNN ({runtime.version('onednn-cpu-gomp')})"
+    if runtime.kernels_wanted() != "on":
+        return f"XLA, as CTKERAS_CPU_KERNELS is {runtime.kernels_wanted()}"
+    if runtime.version("jaxlib") not in runtime.VERIFIED_JAXLIB:
+        return "XLA, slower: oneDNN was seen to work with jaxlib " + ", ".join(runtime.VERIFIED_JAXLIB)
+    return "XLA, slower: oneDNN isn't installed, lacks libgomp.so.1 (Debian: apt install libgomp1), or there are many devices"
 
 
 def _tensorflow_gpus() -> str:
