@@ -48,22 +48,20 @@ def _libc() -> Any:
 
 
 _places: dict[int, int] = {}  # where the heap last had room for a size
-_users = 0  # threads inside `kept` now
-_lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def kept(size: int) -> Iterator[None]:
-    """Takes what is allocated meanwhile from the heap. Only the main thread's heap holds such sizes; others gain nothing.
+    """Takes what is allocated meanwhile from the heap; in the main thread alone, as no other's heap holds such sizes.
 
     Args:
         size: bytes that will be asked for at once. Small ones stay there anyway.
     """
     library = _libc()
-    if library is None or size < MMAP_THRESHOLD:
+    if library is None or size < MMAP_THRESHOLD or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _use(library, +1)
+    library.mallopt(M_MMAP_MAX, 0)
     try:
         place = library.aligned_alloc(ALIGNMENT, size)  # as XLA will
         library.free(place)
@@ -73,15 +71,7 @@ def kept(size: int) -> Iterator[None]:
             _places[size] = place
         yield
     finally:
-        _use(library, -1)
-
-
-def _use(library: Any, change: int) -> None:
-    """Counts a user of the heap in or out."""
-    global _users
-    with _lock:
-        _users += change
-        library.mallopt(M_MMAP_MAX, 0 if _users else MAPPED_AT_MOST)
+        library.mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
 
 
 def release() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_small_programs_and_other_systems_are_left_alone(monkeypatch):
     with heap.kept(2**40):
         pass
     heap.release()
+
+
+def test_other_threads_are_left_alone(monkeypatch):
+    """Their memory isn't on the heap; giving it back and taking it again in every step would cost them time."""
+    monkeypatch.setattr(heap, "release", lambda: released.append(1))
+    released = []
+
+    def work():
+        with heap.kept(2**30):
+            pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not released
 
 
 STEPPED = """
