@@ -61,7 +61,7 @@ def load(
 
 
 def _compute(programs: Programs, split: Split, *, view: int, augmentation: float) -> np.ndarray:
-    """One view's features: float32 [N, …]. While a batch is computed the next is made; copies are computed once."""
+    """One view's features: float32 [N, …]. An accelerator computes a batch while the next is made; copies are computed once."""
     first, which = _distinct(split.images)
     if view and augmentation:  # each place has draws of its own
         first = which = np.arange(len(split.files))

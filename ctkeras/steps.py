@@ -76,9 +76,8 @@ class Programs:
     decoupled: bool  # weight decay as AdamW has it
     on_features: bool  # batches hold the prefix's output
     compile_seconds: float = 0.0
-    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(
-        default_factory=dict
-    )  # (program, host bytes it works in)
+    # The programs, each with the bytes of the host that it works in.
+    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)
 
     def start(self) -> State:
         """The state as the model's variables have it now, the optimizer's at zero. Arrays are copies."""
