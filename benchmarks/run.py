@@ -118,11 +118,11 @@ def trial() -> None:
         for what in ("nothing kept", "all kept"):
             print(trial_row(what, *run_train(folder, env, *flags)), flush=True)
         code = (
-            "import sys; from ctkeras import training; from ctkeras.config import RunConfig\n"
+            "import sys; from ctkeras.training.train import train; from ctkeras.config import RunConfig\n"
             "import time\n"
             "for lr in (0.01, 0.02):\n"
             "    values = dict(word[2:].split('=') for word in sys.argv[1:])\n"
-            "    start = time.perf_counter(); result = training.train(RunConfig.from_mapping(values | {'lr': lr}))\n"
+            "    start = time.perf_counter(); result = train(RunConfig.from_mapping(values | {'lr': lr}))\n"
             "    print(time.perf_counter() - start, result.folder)"
         )
         words = [*flags, f"--output_dir={folder / 'warm'}"]

@@ -153,11 +153,11 @@ def _plain(text: str) -> str:
 
 def intended_use(path: Path) -> str:
     """What the contract beside a model says it is for; the usual words where it says nothing."""
-    from ctkeras import runfolder
+    from ctkeras.runs.folder import read_contract
 
     folder = path if os.path.isdir(path) else path.parent
     try:
-        return str(runfolder.read_json(folder / "contract.json").get("intended_use") or export.INTENDED_USE)
+        return str(read_contract(folder).get("intended_use") or export.INTENDED_USE)
     except UserError:
         return export.INTENDED_USE
 

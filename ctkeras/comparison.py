@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras import audit, resampling, runfolder, runtime, scoring, sources
+from ctkeras import audit, resampling, runtime, scoring, sources
 from ctkeras.config import UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.predictions import Predictions, read_predictions
 
 
 def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int, float]:
@@ -80,15 +82,15 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
     return paired(right_a[order_a], right_b[order_b], _groups(folder_a, files, data))
 
 
-def _predictions(folder: Path, split: str) -> scoring.Predictions:
+def _predictions(folder: Path, split: str) -> Predictions:
     """A split's predictions, which must be there."""
     runfolder.read_config(folder)
-    if (found := scoring.read_predictions(folder, split)) is None:
+    if (found := read_predictions(folder, split)) is None:
         raise UserError(f"{folder} has no {split} predictions; `evaluate {folder} --split {split}` writes them")
     return found
 
 
-def _told(predictions: scoring.Predictions) -> np.ndarray:
+def _told(predictions: Predictions) -> np.ndarray:
     """(file, label) of each image, in the order of files."""
     return np.array(sorted(zip(predictions.files, map(str, predictions.labels), strict=True)))
 

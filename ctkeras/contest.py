@@ -1,6 +1,5 @@
 """Two configurations over the same seeds: which is better on validation, and whether that is more than noise."""
 
-import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ctkeras import sweepfile
-from ctkeras.sweepfile import Result
+from ctkeras.runs.predictions import read_predictions
+from ctkeras.runs.result import Result, best_first
 
 LEVEL = 0.95  # of the interval around a difference
 
@@ -41,7 +41,7 @@ class Contender:
     @property
     def best(self) -> Result:
         """The seed with the highest val_acc, ties by val_loss."""
-        return sweepfile.best_first(self.runs.values())[0]
+        return best_first(self.runs.values())[0]
 
     def to_dict(self) -> dict[str, Any]:
         """For study.json."""
@@ -118,8 +118,8 @@ def _half_width(values: Sequence[float]) -> float:
 
 def _right(folder: Path | None) -> dict[str, float]:
     """Which validation images a run got right, 1 or 0 by file; none when its predictions aren't here."""
-    if folder is None or not (folder / "predictions.csv").exists():
+    valid = read_predictions(folder, "valid") if folder is not None else None
+    if valid is None:
         return {}
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("split") == "valid"]
-    return {row["file"]: float(row["label"] == row["predicted"]) for row in rows}
+    right = valid.probabilities.argmax(-1) == valid.labels
+    return dict(zip(valid.files, right.astype(float).tolist(), strict=True))

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras import images, runfolder, runtime
+from ctkeras import images, runtime
 from ctkeras.config import UserError
+from ctkeras.runs import folder as runfolder
 
 INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."

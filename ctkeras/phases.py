@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runfolder, runtime, search, status, storage, sweepfile, tracking, trial, trials
+from ctkeras import runtime, search, status, storage, sweepfile, tracking, trial, trials
 from ctkeras.config import FIELDS, UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.result import Result, best_first
 from ctkeras.status import settings
-from ctkeras.sweepfile import Result
 from ctkeras.workers import Pool
 
 __all__ = ["Engine", "Phase", "Task", "local", "settings", "summary", "to_dict", "wandb", "write"]
@@ -150,13 +151,12 @@ def _agent(path: str, function: Callable[[], None]) -> bool:
 
 def _metrics(folder: Path) -> dict[str, Any]:
     """A run's metrics.json, empty where the run isn't on this machine."""
-    path = folder / "metrics.json"
-    return runfolder.read_json(path) if path.exists() else {}
+    return runfolder.read_metrics(folder) if (folder / "metrics.json").exists() else {}
 
 
 def summary(phase: Phase) -> str:
     """A phase's outcome in a line."""
-    best = sweepfile.best_first(phase.results)[0]
+    best = best_first(phase.results)[0]
     parts = [
         f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {status.seconds_text(phase.seconds)}"
     ]
@@ -168,7 +168,7 @@ def summary(phase: Phase) -> str:
 
 def to_dict(phase: Phase) -> dict[str, Any]:
     """For study.json."""
-    best = sweepfile.best_first(phase.results)[0]
+    best = best_first(phase.results)[0]
     return {
         "phase": phase.number,
         "sweep": phase.sweep,

@@ -1,7 +1,5 @@
 """Evaluation of an exported model on one split, from the run folder alone, and the log of when the test split was opened."""
 
-import csv
-import dataclasses
 import datetime
 import hashlib
 import os
@@ -10,22 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras import audit, decoded, evaluation, export, runfolder, runtime, sources
+from ctkeras import audit, decoded, evaluation, export, runtime, sources
 from ctkeras.config import UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.predictions import Predictions, prediction_rows, read_predictions, write_predictions
 
 BATCH = 32  # images a pass
 OPENED = "test_opened.json"  # in the run folder: every time the test split was opened, first to last
 USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}  # splits whose images are no test any more
-
-
-@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
-class Predictions:
-    """One split's rows of predictions.csv."""
-
-    files: tuple[str, ...]
-    labels: np.ndarray  # int [N]
-    probabilities: np.ndarray  # float64 [N, C]
-    class_names: tuple[str, ...]
 
 
 def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bool = False) -> dict[str, Any]:
@@ -48,7 +38,7 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
     """
     config = runfolder.read_config(folder)
     source = sources.open_source(data or config.data)
-    trained_on = runfolder.read_json(folder / "metrics.json").get("data_fingerprint")
+    trained_on = runfolder.read_metrics(folder).get("data_fingerprint")
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
     if split == "test" and not again and (stored := _stored(folder, identity)):
         return stored
@@ -64,8 +54,9 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
     if split == "test":
         facts |= _write_down(folder, {**identity, "data": at, "again": again})
     images = decoded.load_split(source, split, int(model.input.shape[1]))
-    rows = prediction_rows(images, _probabilities(model, images, split), split)
-    runfolder.write_predictions(folder, rows, split=split)
+    chances = _probabilities(model, images, split)
+    rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
+    write_predictions(folder, rows, split=split)
     metrics = facts | _metrics(folder, split, audited)
     runfolder.write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
@@ -90,49 +81,6 @@ def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:
     """Which distinct image each file holds: int [N], equal for copies."""
     twins = audited.twins()
     return np.array([twins.get(file, -1 - i) for i, file in enumerate(files)])
-
-
-def read_predictions(folder: Path, split: str) -> Predictions | None:
-    """A split's rows of predictions.csv; None when the run has none.
-
-    Args:
-        folder: the run folder.
-        split: train, valid or test.
-
-    Raises:
-        UserError: the file isn't what this tool writes.
-    """
-    path = folder / "predictions.csv"
-    if not path.exists():
-        return None
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file, strict=True) if row["split"] == split]
-        if not rows:
-            return None
-        names = [column.removeprefix("p_") for column in rows[0] if column.startswith("p_")]
-        labels = np.array([names.index(row["label"]) for row in rows])
-        probabilities = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
-        return Predictions(tuple(row["file"] for row in rows), labels, probabilities, tuple(names))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read ({error}); move it away") from error
-
-
-def prediction_rows(split: decoded.Split, probabilities: np.ndarray, split_name: str) -> list[dict[str, Any]]:
-    """Rows of predictions.csv, from which every metric can be computed again: nine digits hold a float32 exactly.
-
-    Args:
-        split: for files, labels and class names.
-        probabilities: float [N, C].
-        split_name: train, valid or test.
-    """
-    names, rows = split.class_names, []
-    for file, label, row in zip(split.files, split.labels, probabilities, strict=True):
-        chances = {f"p_{name}": f"{chance:.9g}" for name, chance in zip(names, row, strict=True)}
-        rows.append(
-            {"file": file, "split": split_name, "label": names[label], "predicted": names[row.argmax()], **chances}
-        )
-    return rows
 
 
 def _check_classes(folder: Path, names: list[str], source: sources.Source, valid: Predictions | None) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from ctkeras import runfolder, sampling, sources, space, storage, sweepfile
+from ctkeras import sampling, sources, space, storage, sweepfile
 from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, UserError, parse_value
-from ctkeras.stopping import Stop
+from ctkeras.runs import folder as runfolder
 from ctkeras.supervisor import Supervisor
+from ctkeras.training.stopping import Stop
 from ctkeras.trials import Search, Trials
 from ctkeras.workers import Pool
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import contest, phases, runfolder, runtime, scoring, search, sweepfile
+from ctkeras import contest, phases, runtime, scoring, search, sweepfile
 from ctkeras.config import RunConfig, UserError, check_name
 from ctkeras.contest import Contender, Difference
 from ctkeras.phases import Phase
-from ctkeras.stopping import Stop, on_signals
-from ctkeras.sweepfile import Result
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.result import Result, best_first
+from ctkeras.training.stopping import Stop, on_signals
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
 LEAST_SEEDS = 2  # of phase 3; one says nothing about spread
@@ -155,7 +156,7 @@ def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[R
     """
     if len(done) == 1:
         return done[0].results
-    runs = [*done[1].results, sweepfile.best_first(done[0].results)[0]]
+    runs = [*done[1].results, best_first(done[0].results)[0]]
     names = [name for name in sweepfile.searched(content) if name != "seed"]
     different = {tuple(run.config[name] for name in names) for run in runs}
     return runs if len(different) > 1 else done[1].results + done[0].results
@@ -187,15 +188,15 @@ def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
     final = folder / best.name
     if (final / "model.keras").exists() and (final / "contract.json").exists():
         return final
-    from ctkeras import training
+    from ctkeras.training.train import train
 
     places = {name: study.options[name] for name in sweepfile.PLACES if name in study.options}
     config = RunConfig.from_mapping({**sweepfile.plain(best.config), **places, "output_dir": str(folder)})
     runtime.note(f"The winner's run {best.name} isn't on this machine; training it again.")
     stop = Stop()
     with on_signals(stop):
-        result = training.train(config, run_id=best.name, stop=stop)
-    return result.folder if result.metrics["stopped_by"] in training.FINISHED else None
+        result = train(config, run_id=best.name, stop=stop)
+    return result.folder if result.metrics["stopped_by"] in runfolder.FINISHED else None
 
 
 def _test_once(final: Path, data: str) -> dict[str, Any]:

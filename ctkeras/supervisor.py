@@ -7,8 +7,9 @@ from typing import Any
 
 from ctkeras import owner, status
 from ctkeras.config import UserError
-from ctkeras.stopping import Stop
-from ctkeras.trials import FINISHED, Job, Trials
+from ctkeras.runs.folder import FINISHED
+from ctkeras.training.stopping import Stop
+from ctkeras.trials import Job, Trials
 from ctkeras.workers import Pool, Worker
 
 LOOK_SECONDS = 5.0  # between two looks for trials that others have left behind

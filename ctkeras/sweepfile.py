@@ -5,11 +5,12 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctkeras.config import FIELDS, UserError, check_name, parse_value, read_yaml
+from ctkeras.runs.result import Result, best_first
 
 CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
 METRIC = {"name": "val_acc", "goal": "maximize"}
@@ -43,16 +44,6 @@ PHASE2_WIDE = {
     "max_epochs": [30, 50, 75],
     "weight_decay": [1e-5, 1e-4, 1e-3],
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One finished run of a sweep, whichever engine ran it."""
-
-    name: str
-    config: Mapping[str, Any]
-    val_acc: float
-    val_loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +88,6 @@ def expand(values: Mapping[str, Any]) -> dict[str, Any]:
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters among a run's recorded values."""
     return {name: config[name] for name in FIELDS if name in config}
-
-
-def best_first(results: Iterable[Result]) -> list[Result]:
-    """Results by val_acc, ties by val_loss, then by name so that the order is one order."""
-    return sorted(results, key=lambda result: (-result.val_acc, result.val_loss, result.name))
 
 
 def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

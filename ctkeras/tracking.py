@@ -10,7 +10,8 @@ import numpy as np
 
 from ctkeras import runtime
 from ctkeras.config import EPOCH_METRICS, UserError
-from ctkeras.sweepfile import Result
+from ctkeras.runs.predictions import worst_errors
+from ctkeras.runs.result import Result
 
 DEFAULT_PROJECT = "ctkeras"
 
@@ -98,12 +99,6 @@ class Tracker:
         plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
         self.run.summary.update(plain)
         self.run.finish(exit_code=exit_code)
-
-
-def worst_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Indices of the wrongly classified images, the most confident error first."""
-    wrong = np.flatnonzero(probabilities.argmax(-1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(-1), kind="stable")]
 
 
 def create_sweep(sweep: dict[str, Any], *, project: str = "", entity: str = "") -> str:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runfolder, runtime, sweepfile, tracking, training
+from ctkeras import runtime, sweepfile, tracking
 from ctkeras.config import FIELDS, RunConfig, UserError, parse_value
-from ctkeras.stopping import Stop
+from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.folder import new_id
+from ctkeras.training.stopping import Stop
+from ctkeras.training.train import RunResult, TrainingFailed, train
 
 
 def in_sweep() -> bool:
@@ -17,7 +20,7 @@ def in_sweep() -> bool:
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
-def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> training.RunResult | None:
+def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> RunResult | None:
     """Trains one run of a sweep, with what wandb.config says.
 
     A value that can't be used, or a loss that is no longer finite, ends the W&B run as failed with its reason; it raises
@@ -31,7 +34,7 @@ def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> traini
     Returns:
         The result; None when there is none.
     """
-    run_id = os.environ.get("WANDB_RUN_ID") or runfolder.new_id("trial")
+    run_id = os.environ.get("WANDB_RUN_ID") or new_id("trial")
     known = {name: value for name, value in flags.items() if name in FIELDS}
     tracker = tracking.start(known, run_id=run_id, folder=None, resume=True)
     try:
@@ -42,10 +45,10 @@ def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> traini
         return None
     tracker.set_config(config.to_dict())
     folder = Path(config.output_dir) / run_id
-    resume = folder if (folder / runfolder.CHECKPOINT).exists() else None
+    resume = folder if (folder / CHECKPOINT).exists() else None
     try:
-        return training.train(config, run_id=run_id, resume=resume, stop=stop, tracker=tracker, leave=leave)
-    except (UserError, training.TrainingFailed) as error:
+        return train(config, run_id=run_id, resume=resume, stop=stop, tracker=tracker, leave=leave)
+    except (UserError, TrainingFailed) as error:
         runtime.note(f"Failed: {error}")
         return None
 
@@ -60,7 +63,7 @@ def run_local(
     before: Callable[[Sequence[dict[str, Any]]], None],
     after_epoch: Callable[[dict[str, Any]], None],
     leave: Callable[[], None],
-) -> training.RunResult:
+) -> RunResult:
     """Trains one trial of the local engine, from its checkpoint when its folder has one.
 
     Args:
@@ -79,12 +82,12 @@ def run_local(
     """
     folder = Path(config.output_dir) / run_id
     _drop_offline(folder, run_id)
-    resumed = (folder / runfolder.CHECKPOINT).exists()
+    resumed = (folder / CHECKPOINT).exists()
     begun = tracking.start(
         config.to_dict(), run_id=run_id, folder=folder, resume=resumed, group=group, job_type=job_type
     )
     tracker = _Followed(begun, before)
-    return training.train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch)
+    return train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch)
 
 
 class _Followed(tracking.Tracker):

@@ -1,7 +1,6 @@
 """A search's trials in their storage: each handed out once, followed, and recorded, whoever dies in between."""
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import math
@@ -14,14 +13,17 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
-from ctkeras import runfolder, runtime, sampling, storage, sweepfile
+from ctkeras import runtime, sampling, storage, sweepfile
 from ctkeras.config import RunConfig, UserError
 from ctkeras.owner import Owner, Watch
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.history import read_history
+from ctkeras.runs.result import Result
 
 TRIES = 2  # a trial whose worker dies is run once more
 PAUSE_SECONDS = 5.0  # between two tries to reach it
 OUTAGE_SECONDS = 300.0  # a database that can't be reached is waited for; a server's restart takes less
-FINISHED = ("max_epochs", "early_stopping", "hyperband")  # as training has them, which is too heavy to import here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +159,8 @@ class Trials:
         job = Job(trial.number, trial._trial_id, self._run_id(trial.number), config)
         job.tries, job.taken_up = trial.user_attrs.get("tries", 0), True
         with contextlib.suppress(UserError):  # none yet
-            metrics = runfolder.read_json(job.folder / "metrics.json")
-            job.metrics = metrics if metrics.get("stopped_by") in FINISHED else None
+            metrics = runfolder.read_metrics(job.folder)
+            job.metrics = metrics if metrics.get("stopped_by") in runfolder.FINISHED else None
         return job
 
     def _new(self, trials: Sequence[FrozenTrial]) -> Job:
@@ -177,7 +179,7 @@ class Trials:
         except UserError as error:
             job.config, job.failure = {"output_dir": "", **plain}, str(error)
         else:
-            for name in (runfolder.CHECKPOINT, "metrics.json"):  # of a study that was deleted: this is a new run
+            for name in (CHECKPOINT, "metrics.json"):  # of a study that was deleted: this is a new run
                 (job.folder / name).unlink(missing_ok=True)
         facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
         for key, value in facts.items():
@@ -239,7 +241,7 @@ class Trials:
         A trial that hyperband stopped is pruned to Optuna, which learns from its value all the same.
         """
         metric, stopped_by = self.search.metric, metrics["stopped_by"]
-        history = _read_history(job.folder, metric)
+        history = _by_epoch(job.folder, metric)
         value = metrics.get(metric)
         value = (list(history.values()) or [math.nan])[-1] if value is None else float(value)
         if not math.isfinite(value):
@@ -283,10 +285,10 @@ class Trials:
             self._set(job.trial_id, owner=None)
 
 
-def results(trials: Sequence[FrozenTrial]) -> list[sweepfile.Result]:
+def results(trials: Sequence[FrozenTrial]) -> list[Result]:
     """The trials that ended with a val_acc, those that hyperband stopped included, as the W&B side has them."""
     return [
-        sweepfile.Result(t.user_attrs["run"], t.user_attrs["config"], t.user_attrs["val_acc"], t.user_attrs["val_loss"])
+        Result(t.user_attrs["run"], t.user_attrs["config"], t.user_attrs["val_acc"], t.user_attrs["val_loss"])
         for t in trials
         if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.user_attrs.get("val_acc") is not None
     ]
@@ -296,10 +298,9 @@ def _in_order(values: dict[int, float]) -> list[float]:
     return [values[epoch] for epoch in sorted(values)]
 
 
-def _read_history(folder: Path, metric: str) -> dict[int, float]:
-    """A run's metric by epoch; empty when the folder isn't here."""
+def _by_epoch(folder: Path, metric: str) -> dict[int, float]:
+    """A run's metric by epoch; empty when its history is not on this machine or is damaged."""
     try:
-        with open(folder / "history.csv", newline="", encoding="utf-8") as file:
-            return {int(row["epoch"]): float(row[metric]) for row in csv.DictReader(file)}
-    except (OSError, KeyError, ValueError):
+        return {int(row["epoch"]): row[metric] for row in read_history(folder)}
+    except (UserError, KeyError):
         return {}

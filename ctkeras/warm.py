@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ctkeras import runfolder, runtime
+from ctkeras import runtime
 from ctkeras.config import RunConfig, UserError
+from ctkeras.runs import folder as runfolder
 
 LOG = "log.txt"  # in the run folder: what was said while the trial ran
 
@@ -88,7 +89,7 @@ class _Service:
         os._exit(0)  # the supervisor has ended, or wants no more
 
     def _begin(self, function: Any, argument: Any) -> None:
-        from ctkeras.stopping import Stop
+        from ctkeras.training.stopping import Stop
 
         self.stop, self.answers = Stop(), queue.Queue()
         self.wanted.put((function, argument))
@@ -119,7 +120,8 @@ class _Service:
     def _trial(self, told: dict[str, Any]) -> None:
         """Runs one trial and says how it ended."""
         runtime.configure()
-        from ctkeras import training, trial
+        from ctkeras import trial
+        from ctkeras.training.train import TrainingFailed
 
         config = RunConfig.from_mapping(told["config"])
         folder = Path(config.output_dir) / told["run_id"]
@@ -133,7 +135,7 @@ class _Service:
 
         def leave() -> None:
             if self.stop.reason != "hyperband":  # that one is in no hurry, and the process is wanted again
-                self.say(done=runfolder.read_json(folder / "metrics.json"))
+                self.say(done=runfolder.read_metrics(folder))
                 os._exit(0)
 
         try:
@@ -150,7 +152,7 @@ class _Service:
                 )
             self.log = None
             self.say(done=_plain(result.metrics), memory=resident_bytes())
-        except (UserError, training.TrainingFailed) as error:
+        except (UserError, TrainingFailed) as error:
             self.log = None
             self.say(failed=str(error))
         except BaseException as error:  # whatever it is, this process may be spoilt by it: another takes its place
@@ -164,12 +166,7 @@ class _Service:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keeps a run folder to one process: a worker whose supervisor has just been killed may not be gone yet."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the run folder {folder} can't be made ({error.strerror}); pass another --output_dir"
-        ) from None
+    runfolder.make_folder(folder)
     with runtime.lock(folder / ".lock"):
         yield
 

@@ -13,7 +13,10 @@ import time
 import optuna
 import yaml
 
-from ctkeras import owner, runfolder, search, storage
+from ctkeras import owner, search, storage
+from ctkeras.config import EPOCH_METRICS
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.history import write_history
 from ctkeras.trials import Trials
 
 CONSTANT = {
@@ -75,7 +78,7 @@ def somebody(*, alive=False, elsewhere=False):
 def row(job, epoch):
     """An epoch of a run that trains nothing: its numbers follow from its hyperparameters alone."""
     quality = 1 - abs(job.config["lr"] - 0.01) - job.config["dropout"] / 10
-    names = runfolder.EPOCH_METRICS
+    names = EPOCH_METRICS
     return dict.fromkeys(names, 0.5) | {"epoch": epoch, "val_acc": round(quality * epoch / (epoch + 1), 6)}
 
 
@@ -97,7 +100,7 @@ def pretend(trials, job, *, before=lambda: None):
             break
         rows.append(row(job, len(rows) + 1))
         job.folder.mkdir(parents=True, exist_ok=True)
-        runfolder.write_history(job.folder, rows)
+        write_history(job.folder, rows)
         before()
         trials.report(job, rows[-1]["epoch"], rows[-1]["val_acc"])
     metrics = {"val_acc": rows[-1]["val_acc"], "val_loss": 0.5, "epochs": len(rows), "best_epoch": len(rows)}

@@ -16,8 +16,10 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import cli, runfolder, sources
+from ctkeras import cli, sources
 from ctkeras.config import RunConfig
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 
 # What is said before a wait. All else on standard error must be the one line.
 PROGRESS = re.compile(
@@ -215,10 +217,10 @@ def make_runs(at):
     (make("no_config") / "config.json").unlink()
     (make("no_metrics") / "metrics.json").unlink()
     (make("spoilt_predictions") / "predictions.csv").write_text("file;split\na;valid\n")
-    (make("text_checkpoint") / runfolder.CHECKPOINT).write_text("hello")
-    np.savez(make("foreign_checkpoint") / runfolder.CHECKPOINT, weights=np.ones(3))
+    (make("text_checkpoint") / CHECKPOINT).write_text("hello")
+    np.savez(make("foreign_checkpoint") / CHECKPOINT, weights=np.ones(3))
     facts = {"cut": "head", "epoch": 1, "plateau": {}, "start": ["other images", "other weights"]}
-    runfolder.save_checkpoint(make("other_data"), runfolder.Checkpoint({"best": [np.ones(3)]}, facts))
+    save_checkpoint(make("other_data"), Checkpoint({"best": [np.ones(3)]}, facts))
 
 
 TRAIN = ("--model_name", "mobilenet_v2", "--image_size", "32", "--max_epochs", "1")
@@ -329,7 +331,7 @@ MISTAKES = {
     "resume with flags": (resumed("good", "--lr", "1"), "leave out lr"),
     "resume without a config": (resumed("no_config"), "config.json can't be read"),
     "resume a damaged config": (resumed("damaged_config"), "config.json is not JSON"),
-    "resume a config that is a list": (resumed("list_config"), "holds no JSON object"),
+    "resume a config that is a list": (resumed("list_config"), "is not a JSON object"),
     "resume another program's config": (resumed("foreign_config"), "unknown hyperparameter 'learning_rate'"),
     "resume a bad value": (resumed("bad_value"), "dropout must be"),
     "resume damaged metrics": (resumed("damaged_metrics"), "metrics.json is not JSON"),

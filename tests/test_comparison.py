@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctkeras import audit, cli, comparison, runfolder
+from ctkeras import audit, cli, comparison
 from ctkeras.config import RunConfig, UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.predictions import write_predictions
 
 NAMES = ("left", "right")
 
@@ -63,7 +65,7 @@ def make_run(tmp_path, image_folder):
             }
             for file, (label, chance) in answers.items()
         ]
-        runfolder.write_predictions(folder, rows, split=split)
+        write_predictions(folder, rows, split=split)
         return folder
 
     return make

@@ -209,13 +209,13 @@ IDLE_FROZEN = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), IDLE_FROZEN)
 def test_what_is_said_to_change_nothing_changes_nothing(tmp_path, image_folder, one, other):
-    from ctkeras import training
+    from ctkeras.training.train import train
 
     histories = []
     for number, given in enumerate((one, other)):
         small = {"model_name": "mobilenet_v2", "pretrained": False, "image_size": 32, "batch_size": 8, "max_epochs": 2}
         made = RunConfig(data=str(image_folder), output_dir=str(tmp_path), **{**small, **given})
-        folder = training.train(made, run_id=str(number)).folder
+        folder = train(made, run_id=str(number)).folder
         lines = (folder / "history.csv").read_text().splitlines()
         histories.append([line.split(",")[:5] for line in lines])  # epoch, accuracies and losses
     assert histories[0] == histories[1]

@@ -7,7 +7,8 @@ import pytest
 from scipy import special, stats
 from sklearn import metrics
 
-from ctkeras import calibration, evaluation, ranking, resampling, runfolder
+from ctkeras import calibration, evaluation, ranking, resampling
+from ctkeras.runs import folder as runfolder
 
 NAMES = ("a", "b", "c", "d")
 CANCER = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")

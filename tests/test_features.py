@@ -11,8 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from ctkeras import backbones, decoded, features, loop, model, runtime, steps
+from ctkeras import backbones, decoded, model, runtime
 from ctkeras.pipeline import Recipe
+from ctkeras.training import features, inputs, steps
+from ctkeras.training.programs import Programs, programs_at
 
 SIZE, COUNT, WIDTH = 32, 37, 5  # pixels; images, more than a pass holds; features
 
@@ -28,7 +30,7 @@ def tiny(image_size):
 def make_programs(seed=0, precision="float32"):
     built = model.build("tiny", SIZE, classes=3, precision=precision)
     model.initialise(built, seed=seed, dropout=0.0)
-    return steps.programs(built, cut="head", on_features=True, optimizer="adamw")
+    return programs_at(built, cut="head", on_features=True, optimizer="adamw")
 
 
 def make_split(seed=0):
@@ -48,7 +50,7 @@ def kept(tmp_path, monkeypatch):
 
 def load(programs, split, *, views=2, augmentation=1.0, precision="float32"):
     options = {"augmentation": augmentation, "precision": precision}
-    weights = backbones.fingerprint(programs.prefix.variables)
+    weights = backbones.fingerprint(programs.parts.prefix.variables)
     return features.load(programs, split, name="training", views=views, weights=weights, **options)
 
 
@@ -68,10 +70,8 @@ def test_kept_features_are_the_computed_ones_and_are_not_computed_again(kept, ca
 def passes(monkeypatch):
     """How many images each pass of the prefix held."""
     held = []
-    step = steps.Programs.prefix_step
-    monkeypatch.setattr(
-        steps.Programs, "prefix_step", lambda self, inputs: (held.append(len(inputs)), step(self, inputs))[1]
-    )
+    step = Programs.prefix_step
+    monkeypatch.setattr(Programs, "prefix_step", lambda self, inputs: (held.append(len(inputs)), step(self, inputs))[1])
     return held
 
 
@@ -107,18 +107,20 @@ from ctkeras import runtime
 runtime.configure()
 import numpy as np
 import test_features as tests
-from ctkeras import backbones, steps
+from ctkeras import backbones
+from ctkeras.training import steps
+from ctkeras.training.programs import Programs, programs_at
 
 backbones.BACKBONES["tiny"] = backbones.Backbone(tests.tiny, backbones._TORCH, "hf://none/tiny")
 programs, split = tests.make_programs(), tests.make_split()
-passes, step = [], steps.Programs.prefix_step
+passes, step = [], Programs.prefix_step
 
 def slow(self, inputs):
     passes.append(1)
     time.sleep(0.5)  # seconds; long enough for the other to come
     return step(self, inputs)
 
-steps.Programs.prefix_step = slow
+Programs.prefix_step = slow
 own, other = map(pathlib.Path, sys.argv[1:])
 own.touch()
 while not other.exists():
@@ -206,7 +208,7 @@ def test_what_the_features_depend_on_keys_their_file(kept):
     one_pixel = make_split()
     one_pixel.images[-1, -1, -1] ^= 1
     assert new(programs, one_pixel) == 2
-    weight = programs.prefix.weights[-1]
+    weight = programs.parts.prefix.weights[-1]
     weight.assign(np.asarray(weight.value) + 1e-6)
     assert new(programs, split) == 2
 
@@ -302,14 +304,14 @@ def test_eval_batches_hold_view_0_in_order_padded_and_masked(batch_size):
 def test_validation_stays_on_an_accelerator_when_it_is_small(monkeypatch):
     """Its batches are sent in the first epoch alone."""
     split, made = make_split(), []
-    programs = steps.Programs(None, None, None, decoupled=False, on_features=True)
+    programs = Programs(steps.Parts(None, None, None, decoupled=False, on_features=True))
 
     def make():
         made.append(1)
         return features.eval_batches(numbered(1), split, 8)
 
     def epochs(size):
-        batches = loop._resident(programs, make, size)
+        batches = inputs._resident(programs, make, size)
         return [list(batches()) for _ in range(3)]
 
     assert len(epochs(100)) == len(made) == 3  # on CPU there is nothing to gain
@@ -319,5 +321,5 @@ def test_validation_stays_on_an_accelerator_when_it_is_small(monkeypatch):
     for one, other in zip(first, last, strict=True):
         assert one.inputs is other.inputs
     np.testing.assert_array_equal(np.concatenate([b.inputs for b in last])[:COUNT], numbered(1)[0])
-    epochs(loop.RESIDENT_BYTES + 1)
+    epochs(inputs.RESIDENT_BYTES + 1)
     assert len(made) == 7

@@ -83,10 +83,12 @@ import resource
 import jax, numpy as np
 from ctkeras import runtime
 runtime.configure()
-from ctkeras import model, pipeline, steps
+from ctkeras import model, pipeline
+from ctkeras.training import steps
+from ctkeras.training.programs import programs_at
 built = model.build("mobilenet_v2", 64, classes=3)
 model.initialise(built, seed=0, dropout=0.0)
-programs = steps.programs(built, cut="input", on_features=False, optimizer="adamw")
+programs = programs_at(built, cut="input", on_features=False, optimizer="adamw")
 rng = np.random.default_rng(0)
 state, faults = programs.start(), []
 numbers = steps.Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))

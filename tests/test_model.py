@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from ctkeras import backbones, model, steps
+from ctkeras import backbones, model
 from ctkeras.config import CUTS, UserError
 from ctkeras.pipeline import Batch
+from ctkeras.training import steps
+from ctkeras.training.programs import programs_at
 
 SIZE, CLASSES = 32, 3
 HYPER = steps.Hyper(np.float32(0.1), np.float32(1e-4), np.float32(0.1))
@@ -60,7 +62,7 @@ def batch(count=8):
 
 def train(built, *, frozen, count=3, optimizer="sgd"):
     """Trains some steps and puts the result into the model."""
-    programs = steps.programs(built, cut="head" if frozen else "input", on_features=False, optimizer=optimizer)
+    programs = programs_at(built, cut="head" if frozen else "input", on_features=False, optimizer=optimizer)
     state, kept = programs.start(), programs.place(programs.frozen_variables())
     for _ in range(count):
         state = programs.train_step(state, kept, programs.place_batch(batch()), HYPER)
@@ -144,7 +146,7 @@ def test_a_frozen_step_on_images_is_the_step_on_their_features():
     train(built, frozen=False)
     model.initialise(built, seed=0, dropout=0.3)
     on_images, on_features = (
-        steps.programs(built, cut="head", on_features=choice, optimizer="sgd") for choice in (False, True)
+        programs_at(built, cut="head", on_features=choice, optimizer="sgd") for choice in (False, True)
     )
     frozen = on_images.place(on_images.frozen_variables())
     one = on_images.train_step(on_images.start(), frozen, on_images.place_batch(batch()), HYPER)

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 from sklearn.utils.class_weight import compute_class_weight
 
-from ctkeras import decoded, features, pipeline, runtime
+from ctkeras import decoded, pipeline, runtime
 from ctkeras.pipeline import Recipe
+from ctkeras.training import features
 
 SIZE = 32  # pixels of a side
 ALL_RANDOM = {"class_weighting": "loss", "mixup_alpha": 0.4, "augmentation": 1.0}

@@ -425,7 +425,7 @@ def test_nothing_from_a_file_becomes_markup(hostile, page):
         pytest.param(lambda path: (path / "metrics.json").unlink(), "it has not finished", id="unfinished"),
         pytest.param(lambda path: (path / "config.json").unlink(), "config.json can't be read", id="no config"),
         pytest.param(lambda path: (path / "config.json").write_text("{"), "is not JSON", id="half a config"),
-        pytest.param(lambda path: (path / "metrics.json").write_text("[]"), "holds no JSON object", id="other metrics"),
+        pytest.param(lambda path: (path / "metrics.json").write_text("[]"), "is not a JSON object", id="other metrics"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc=None), "it reached no val_acc", id="no result"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc="0.9"), "it reached no val_acc", id="text"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc=7), "it reached no val_acc", id="no share"),
@@ -459,7 +459,7 @@ def test_a_run_without_its_lesser_files_is_still_shown(tmp_path):
 HISTORIES = {
     "no CSV": (lambda text: text.replace("0.", '"0.', 1), "can't be read"),
     "no text": (lambda text: text.replace("0.", "\udcff", 1), "can't be read"),
-    "empty": (lambda text: "", "holds no epochs"),
+    "empty": (lambda text: "", "has no epochs"),
     "no epochs": (lambda text: text.replace("epoch,", "when,", 1), "line 2: epoch is missing"),
     "an epoch that is none": (
         lambda text: text.replace("\n3,", "\ninf,", 1).replace("\r3,", "\rinf,", 1),
@@ -480,7 +480,7 @@ def test_a_damaged_history_is_told_and_its_run_kept(tmp_path, capfd, damage):
     assert spoilt.read_bytes() != before.encode()
     page = written(tmp_path)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("run-0001: its learning curves are left out; history.csv")
+    assert line.startswith(f"run-0001: its learning curves are left out; {history}")
     assert reason in line
     sections = Parsed(page).sections
     assert "1 run is shown without learning curves" in sections["skipped"]
@@ -566,7 +566,7 @@ def test_the_verb_prints_the_pages_path_last(runs, tmp_path):
         assert done.returncode == 2 and why in done.stderr
     done = command("report", str(runs), "--out", str(tmp_path / "new" / "a.html"))
     assert (tmp_path / "new" / "a.html").exists()
-    assert f"The folder {tmp_path / 'new'} isn't there yet; it is made." in done.stderr
+    assert f"The folder {tmp_path / 'new'} does not exist yet; it will be created." in done.stderr
 
 
 def test_a_sweep_needs_a_login(tmp_path):

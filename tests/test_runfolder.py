@@ -11,9 +11,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from ctkeras import runfolder
 from ctkeras.config import EPOCH_METRICS, RunConfig, UserError
-from ctkeras.runfolder import Checkpoint
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.checkpoint import CHECKPOINT, Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
+from ctkeras.runs.history import write_history
+from ctkeras.runs.predictions import write_predictions
 
 
 def test_ids_are_distinct_and_sort_by_time(monkeypatch):
@@ -33,12 +35,12 @@ def test_a_place_for_files_is_a_folder_or_can_be_made_one(tmp_path, capfd):
     for wrong in (file, file / "below", file / "far" / "below", tmp_path / "lost", tmp_path / "lost" / "below"):
         with pytest.raises(UserError, match=r"--out .*(file|lost) is a file"):
             runfolder.require_folder(wrong, "--out")
-    for told in (False, True):
-        runfolder.require_folder(tmp_path, "--out", told=told)
-        runfolder.require_folder(new, "--out", told=told)
+    for announce in (False, True):
+        runfolder.require_folder(tmp_path, "--out", announce=announce)
+        runfolder.require_folder(new, "--out", announce=announce)
         said = capfd.readouterr().err
-        assert (str(new) in said) == told
-        assert said.count("\n") == told
+        assert (str(new) in said) == announce
+        assert said.count("\n") == announce
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lost"]  # nothing is made here
 
 
@@ -90,7 +92,7 @@ def test_a_config_is_read_back(tmp_path):
     [
         (None, r"config\.json can't be read .*; a run folder has config\.json"),
         ("{", r"config\.json is not JSON"),
-        ("[]", r"config\.json holds no JSON object"),
+        ("[]", r"config\.json is not a JSON object"),
         ('{"lrr": 1}', "unknown hyperparameter 'lrr'; did you mean lr"),
         ('{"lr": -1}', "lr must be a number, 0 < lr; got -1"),
         ('{"lr": NaN}', "lr must be a number, 0 < lr; got nan"),
@@ -121,7 +123,7 @@ def test_history_has_a_row_an_epoch_and_loses_no_digit(tmp_path):
     rng = np.random.default_rng(0)
     history = [dict(zip(EPOCH_METRICS, rng.random(len(EPOCH_METRICS)).tolist(), strict=True)) for _ in range(3)]
     for done in range(1, 4):
-        runfolder.write_history(tmp_path, history[:done])
+        write_history(tmp_path, history[:done])
     assert [{name: float(value) for name, value in row.items()} for row in rows_of(tmp_path / "history.csv")] == history
     assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
 
@@ -138,10 +140,10 @@ def test_predictions_replace_their_own_split_alone(tmp_path):
         predictions("test", 4, share=0.2),
         predictions("valid", 2, share=0.3),
     )
-    runfolder.write_predictions(tmp_path, valid, split="valid")
-    runfolder.write_predictions(tmp_path, test, split="test")
+    write_predictions(tmp_path, valid, split="valid")
+    write_predictions(tmp_path, test, split="test")
     assert rows_of(tmp_path / "predictions.csv") == valid + test
-    runfolder.write_predictions(tmp_path, again, split="valid")
+    write_predictions(tmp_path, again, split="valid")
     assert rows_of(tmp_path / "predictions.csv") == test + again
 
 
@@ -158,7 +160,7 @@ def test_predictions_that_were_tampered_with_are_named_and_left(tmp_path, conten
     path = tmp_path / "predictions.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"predictions\.csv"):
-        runfolder.write_predictions(tmp_path, predictions("valid", 1, share=0.5), split="valid")
+        write_predictions(tmp_path, predictions("valid", 1, share=0.5), split="valid")
     assert path.read_bytes() == content
 
 
@@ -182,8 +184,8 @@ FACTS = {
 
 def test_a_checkpoint_comes_back_bit_for_bit_and_in_order(tmp_path):
     saved = Checkpoint({"trainable": arrays(25), "best": arrays(13, seed=1)}, FACTS)
-    runfolder.save_checkpoint(tmp_path, saved)
-    loaded = runfolder.load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, saved)
+    loaded = load_checkpoint(tmp_path)
     assert loaded.facts == FACTS
     assert list(loaded.arrays) == ["trainable", "best"]
     for key, expected in saved.arrays.items():
@@ -193,27 +195,27 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_in_order(tmp_path):
 
 
 def test_a_checkpoint_replaces_the_one_before(tmp_path):
-    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(12)}, {"epoch": 1}))
-    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 2}))
-    loaded = runfolder.load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, Checkpoint({"best": arrays(12)}, {"epoch": 1}))
+    save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 2}))
+    loaded = load_checkpoint(tmp_path)
     assert (loaded.facts, len(loaded.arrays["best"])) == ({"epoch": 2}, 5)
-    assert [path.name for path in tmp_path.iterdir()] == [runfolder.CHECKPOINT]
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
-    runfolder.save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 1}))
+    save_checkpoint(tmp_path, Checkpoint({"best": arrays(5)}, {"epoch": 1}))
     with pytest.raises(ValueError, match="Object arrays"):
-        runfolder.save_checkpoint(tmp_path, Checkpoint({"best": [np.array([object()])]}, {"epoch": 2}))
-    assert runfolder.load_checkpoint(tmp_path).facts == {"epoch": 1}
-    assert [path.name for path in tmp_path.iterdir()] == [runfolder.CHECKPOINT]
+        save_checkpoint(tmp_path, Checkpoint({"best": [np.array([object()])]}, {"epoch": 2}))
+    assert load_checkpoint(tmp_path).facts == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_run_without_a_checkpoint_has_none_and_can_drop_it(tmp_path):
-    assert runfolder.load_checkpoint(tmp_path) is None
-    runfolder.drop_checkpoint(tmp_path)
-    runfolder.save_checkpoint(tmp_path, Checkpoint({}, {}))
-    assert runfolder.load_checkpoint(tmp_path) == Checkpoint({}, {})
-    runfolder.drop_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path) is None
+    drop_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, Checkpoint({}, {}))
+    assert load_checkpoint(tmp_path) == Checkpoint({}, {})
+    drop_checkpoint(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,9 +270,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    (tmp_path / runfolder.CHECKPOINT).write_bytes(DAMAGED[damage])
+    (tmp_path / CHECKPOINT).write_bytes(DAMAGED[damage])
     with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*start it anew"):
-        runfolder.load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path)
     assert sprung == []
 
 
@@ -279,9 +281,9 @@ def test_a_checkpoint_with_flipped_bits_is_whole_or_called_damaged(tmp_path):
     for _ in range(300):
         content = bytearray(good)
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        (tmp_path / runfolder.CHECKPOINT).write_bytes(content)
+        (tmp_path / CHECKPOINT).write_bytes(content)
         try:
-            loaded = runfolder.load_checkpoint(tmp_path)
+            loaded = load_checkpoint(tmp_path)
         except UserError:
             damaged += 1
         else:

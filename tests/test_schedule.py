@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-from ctkeras import schedule
-from ctkeras.config import RunConfig
 from ctkeras.schedule import Plateau, learning_rate
+
+from ctkeras.config import RunConfig
+from ctkeras.training import schedule
 
 LR, EPOCHS, STEPS = 0.01, 9, 7  # steps an epoch
 

@@ -11,8 +11,10 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import cli, decoded, evaluation, export, images, runfolder, scoring, sources
+from ctkeras import cli, decoded, evaluation, export, images, scoring, sources
 from ctkeras.config import RunConfig, UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.predictions import prediction_rows, read_predictions
 
 SIZE, NAMES = 32, ("left", "right")
 
@@ -75,7 +77,7 @@ def test_predictions_are_the_exported_models(run, data):
 def test_every_number_can_be_computed_again_from_predictions(run, split):
     metrics = scoring.evaluate_run(run, split)
     assert json.loads((run / f"metrics_{split}.json").read_text()) == metrics
-    valid, own = (scoring.read_predictions(run, name) for name in ("valid", split))
+    valid, own = (read_predictions(run, name) for name in ("valid", split))
     distinct = np.array(own.files)
     if split == "test":  # the two copies are the image they copy
         distinct = np.array(["test/left/0.png" if "copy" in file else file for file in own.files])
@@ -93,7 +95,7 @@ def test_every_number_can_be_computed_again_from_predictions(run, split):
 
 def test_test_numbers_are_given_three_ways(run):
     metrics = scoring.evaluate_run(run, "test")
-    own = scoring.read_predictions(run, "test")
+    own = read_predictions(run, "test")
     right = dict(zip(own.files, own.probabilities.argmax(-1) == own.labels, strict=True))
     assert metrics["n"] == len(right) == 14
     assert metrics["acc"] == pytest.approx(np.mean(list(right.values())))
@@ -194,8 +196,7 @@ def test_without_validation_predictions_nothing_is_chosen(run):
 def test_predictions_hold_a_float32_exactly():
     chances = np.random.default_rng(0).random((200, 2)).astype(np.float32) ** 20
     files = tuple(map(str, range(200)))
-    split = decoded.Split(np.zeros((200, 1, 1), np.uint8), np.zeros(200, int), files, NAMES)
-    rows = scoring.prediction_rows(split, chances, "valid")
+    rows = prediction_rows(files, np.zeros(200, int), chances, class_names=NAMES, split="valid")
     stored = np.array([[row["p_left"], row["p_right"]] for row in rows]).astype(np.float32)
     np.testing.assert_array_equal(stored, chances)
 

@@ -21,8 +21,10 @@ import pytest
 import sweeps
 
 from ctkeras import config as config_
-from ctkeras import owner, runfolder, runtime, search, status, storage, sweepfile
+from ctkeras import owner, runtime, search, status, storage, sweepfile
 from ctkeras.config import UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.result import best_first
 
 
 def test_a_study_is_known_by_what_it_searches(tmp_path):
@@ -326,7 +328,7 @@ def test_results_are_those_that_a_next_phase_takes(tmp_path):
     results = trials_.results(sweeps.opened(tmp_path, found).all())
     assert len(results) == 6
     content, _ = sweepfile.next_phase(found.content, results, 2)
-    top = sweepfile.best_first(results)[0]
+    top = best_first(results)[0]
     assert content["parameters"]["candidate"]["values"][0]["lr"] == top.config["lr"]
     again = sweepfile.load(_written(tmp_path, content)).content
     assert sweeps.planned(tmp_path, again).name == sweeps.planned(tmp_path, content).name  # YAML changes no number

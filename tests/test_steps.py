@@ -5,8 +5,10 @@ import keras
 import numpy as np
 import pytest
 
-from ctkeras import backbones, model, steps
+from ctkeras import backbones, model
 from ctkeras.pipeline import Batch
+from ctkeras.training import steps
+from ctkeras.training.programs import Structure, classifier, programs_at
 
 SIZE, FEATURES, CLASSES, COUNT = 32, 6, 4, 8
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -24,7 +26,7 @@ def linear(optimizer, seed=0):
     rng = np.random.default_rng(seed)
     head.kernel.assign(rng.standard_normal(head.kernel.shape))
     head.bias.assign(rng.standard_normal(CLASSES))
-    return steps.programs(built, cut="input", on_features=False, optimizer=optimizer)
+    return programs_at(built, cut="input", on_features=False, optimizer=optimizer)
 
 
 def linear_batch(seed=0):
@@ -188,12 +190,12 @@ def test_the_first_step_without_a_finite_loss_is_remembered(bad, value):
 
 def test_the_state_starts_at_the_models_values_and_is_stored_back():
     programs = linear("adam")
-    before = [np.array(variable.value) for variable in programs.suffix.trainable_variables]
+    before = [np.array(variable.value) for variable in programs.parts.suffix.trainable_variables]
     after, state = run(programs, [linear_batch()] * 2, [hyper()] * 2)
-    for variable, value in zip(programs.suffix.trainable_variables, before, strict=True):
+    for variable, value in zip(programs.parts.suffix.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable.value, value)  # training works on copies
     programs.store(state)
-    for variable, value in zip(programs.suffix.trainable_variables, after[-1], strict=True):
+    for variable, value in zip(programs.parts.suffix.trainable_variables, after[-1], strict=True):
         np.testing.assert_array_equal(variable.value, value)
     assert all(not np.any(value) for value in programs.start().optimizer)  # a new run's optimizer remembers nothing
     run(programs, [linear_batch()], [hyper()], state)  # the state can go on after it was stored
@@ -228,7 +230,7 @@ def step(programs, batch, numbers):
 
 @pytest.mark.parametrize("cut", ["head", "stage2", "input"])
 def test_other_numbers_run_the_same_program_and_count(built, cut):
-    programs = steps.programs(built, cut=cut, on_features=False, optimizer="adamw")
+    programs = programs_at(built, cut=cut, on_features=False, optimizer="adamw")
     plain = {"lr": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "dropout": 0.3, "seed": 0}
     changes = [{}, {"lr": 0.01}, {"weight_decay": 0.5}, {"label_smoothing": 0.4}, {"dropout": 0.8}, {"seed": 1}]
     seen = []
@@ -246,7 +248,7 @@ def test_other_numbers_run_the_same_program_and_count(built, cut):
 
 
 def test_another_shape_is_another_program(built):
-    programs = steps.programs(built, cut="head", on_features=False, optimizer="sgd")
+    programs = programs_at(built, cut="head", on_features=False, optimizer="sgd")
     step(programs, image_batch(), hyper())
     step(programs, Batch(*(part[:4] for part in image_batch())), hyper())
     assert len(programs.compiled) == 2
@@ -257,7 +259,7 @@ def test_biases_and_batch_norm_do_not_decay(built, optimizer):
     rng = np.random.default_rng(0)
     for weight in built.model.trainable_variables:
         weight.assign(rng.uniform(0.5, 1.5, weight.shape))
-    programs = steps.programs(built, cut="input", on_features=False, optimizer=optimizer)
+    programs = programs_at(built, cut="input", on_features=False, optimizer=optimizer)
     before = {variable.path: np.array(variable.value) for variable in built.model.trainable_variables}
     state = step(programs, image_batch(weight=0.0), hyper(0.1, weight_decay=0.5))  # no gradient: decay alone
     kernels = 0
@@ -274,7 +276,7 @@ def test_biases_and_batch_norm_do_not_decay(built, optimizer):
 
 
 def test_eval_is_in_inference_mode_and_changes_nothing(built):
-    programs = steps.programs(built, cut="input", on_features=False, optimizer="sgd")
+    programs = programs_at(built, cut="input", on_features=False, optimizer="sgd")
     state = step(programs, image_batch(), hyper())
     one, other = (np.array(programs.eval_step(state, [], image_batch())) for _ in range(2))
     np.testing.assert_array_equal(one, other)  # no dropout, statistics at rest
@@ -284,11 +286,11 @@ def test_eval_is_in_inference_mode_and_changes_nothing(built):
 
 def test_a_process_keeps_its_models_and_programs(monkeypatch):
     monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Backbone(tiny, backbones._TORCH, "hf://none/tiny"))
-    structure = steps.Structure("tiny", SIZE, CLASSES, "float32", None, False)
-    one, again = steps.classifier(structure), steps.classifier(structure._replace(image_size=SIZE))
+    structure = Structure("tiny", SIZE, CLASSES, "float32", None, False)
+    one, again = classifier(structure), classifier(structure._replace(image_size=SIZE))
     assert one is again
-    assert steps.classifier(structure._replace(classes=2)) is not one
+    assert classifier(structure._replace(classes=2)) is not one
     options = {"cut": "head", "on_features": True}
-    kept = steps.programs(one, optimizer="adam", **options)
-    assert steps.programs(again, optimizer="adam", **options) is kept
-    assert steps.programs(again, optimizer="adamw", **options) is not kept
+    kept = programs_at(one, optimizer="adam", **options)
+    assert programs_at(again, optimizer="adam", **options) is kept
+    assert programs_at(again, optimizer="adamw", **options) is not kept

@@ -10,20 +10,21 @@ import time
 
 import pytest
 
-from ctkeras import stopping
+from ctkeras.training import stopping
 
 # The CLI, with one step that blocks the main thread for a minute as a long compiled call does, and says when.
 STUCK = """
 import sys, time
-from ctkeras import cli, steps
-real, calls, stuck_at = steps.Programs.train_step, [], int(sys.argv.pop(1))
+from ctkeras import cli
+from ctkeras.training.programs import Programs
+real, calls, stuck_at = Programs.train_step, [], int(sys.argv.pop(1))
 def train_step(self, *args):
     calls.append(1)
     if len(calls) == stuck_at:
         print("stuck", flush=True)
         time.sleep(60)
     return real(self, *args)
-steps.Programs.train_step = train_step
+Programs.train_step = train_step
 cli.run()
 """
 TRAIN = (

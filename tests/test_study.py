@@ -13,9 +13,10 @@ import time
 import pytest
 import sweeps
 
-from ctkeras import contest, phases, runfolder, search, study, sweepfile
+from ctkeras import contest, phases, search, study, sweepfile
 from ctkeras.config import RunConfig, UserError
-from ctkeras.sweepfile import Result
+from ctkeras.runs.predictions import write_predictions
+from ctkeras.runs.result import Result, best_first
 
 TINY = {
     "data": "phantom:48",
@@ -99,7 +100,7 @@ def test_one_architecture_hands_on_its_two_best_configurations():
     found = results(9, models=["mobilenet_v2"])
     two, _ = study._next(planned, planned.content, found, 2)
     first, second = two["parameters"]["candidate"]["values"]
-    assert first["lr"] == sweepfile.best_first(found)[0].config["lr"]
+    assert first["lr"] == best_first(found)[0].config["lr"]
     assert first != second
     assert first["model_name"] == second["model_name"] == "mobilenet_v2"
 
@@ -167,7 +168,7 @@ def predict(folder, right, wrong):
         for n in range(right + wrong)
     ]
     folder.mkdir()
-    runfolder.write_predictions(folder, rows, split="valid")
+    write_predictions(folder, rows, split="valid")
     return folder
 
 
@@ -220,7 +221,7 @@ def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
                     {"file": str(n), "split": "valid", "label": "a", "predicted": "ab"[not h]}
                     for n, h in enumerate(hits)
                 ]
-                runfolder.write_predictions(folder, rows, split="valid")
+                write_predictions(folder, rows, split="valid")
                 folders[f"{lr}-{seed}"] = folder
                 accuracies.append(sum(hits) / 72)
             runs += contender(accuracies, lr=lr)

@@ -9,7 +9,7 @@ import yaml
 
 from ctkeras import cli, sweepcheck, sweepfile
 from ctkeras.config import FIELDS, RunConfig, UserError
-from ctkeras.sweepfile import Result
+from ctkeras.runs.result import Result
 
 SHIPPED = sorted((pathlib.Path(__file__).parent.parent / "sweep_yaml").glob("*.yaml"))
 SOUND = """\

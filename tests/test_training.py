@@ -7,8 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from ctkeras import runfolder, sources, stopping, training
+from ctkeras import sources
 from ctkeras.config import EPOCH_METRICS, RunConfig, UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.training import stopping
+from ctkeras.training.train import TrainingFailed, train
 
 TINY = {"data": "phantom:48", "model_name": "mobilenet_v2", "pretrained": False, "image_size": 32, "batch_size": 8}
 # Fine-tuning everything, with all that draws at random or remembers: mixup, augmentation, dropout, plateau, warm-up.
@@ -58,7 +61,7 @@ def numbers(folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return training.train(config(tmp_path_factory.mktemp("runs"), **FROZEN))
+    return train(config(tmp_path_factory.mktemp("runs"), **FROZEN))
 
 
 def test_run_folder_holds_what_is_promised(finished):
@@ -122,26 +125,26 @@ def test_parameters_are_counted(finished):
     ],
 )
 def test_resumed_run_repeats_the_uninterrupted_one(tmp_path, values, epochs):
-    whole = training.train(config(tmp_path, **values), run_id="whole")
+    whole = train(config(tmp_path, **values), run_id="whole")
     steps = sources.open_source(values["data"]).images * 6 // 10 // values["batch_size"]
-    cut = training.train(config(tmp_path, **values), run_id="cut", stop=StopAfter(epochs * steps + 1))
+    cut = train(config(tmp_path, **values), run_id="cut", stop=StopAfter(epochs * steps + 1))
     assert cut.metrics["stopped_by"] == "sigterm"
     assert cut.metrics["epochs"] == epochs
-    resumed = training.train(runfolder.read_config(cut.folder), resume=cut.folder)
+    resumed = train(runfolder.read_config(cut.folder), resume=cut.folder)
     assert numbers(resumed.folder) == numbers(whole.folder)
     assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
     assert resumed.metrics["stopped_by"] == "max_epochs"
 
 
 def test_same_seed_same_numbers_in_a_used_process_other_seed_others(tmp_path, finished):
-    again = training.train(config(tmp_path, **FROZEN))
+    again = train(config(tmp_path, **FROZEN))
     assert numbers(again.folder) == numbers(finished.folder)
-    other = training.train(config(tmp_path, **FROZEN | {"seed": 1}))
+    other = train(config(tmp_path, **FROZEN | {"seed": 1}))
     assert numbers(other.folder) != numbers(finished.folder)
 
 
 def test_stop_before_the_first_epochs_end_leaves_no_model_and_says_so(tmp_path):
-    training.train(config(tmp_path, **FROZEN), run_id="cut", stop=StopAfter(1))
+    train(config(tmp_path, **FROZEN), run_id="cut", stop=StopAfter(1))
     assert not (tmp_path / "cut" / "model.keras").exists()
     metrics = json.loads((tmp_path / "cut" / "metrics.json").read_text())
     assert metrics["stopped_by"] == "sigterm"
@@ -149,26 +152,26 @@ def test_stop_before_the_first_epochs_end_leaves_no_model_and_says_so(tmp_path):
 
 
 def test_resume_refuses_other_data(tmp_path):
-    cut = training.train(config(tmp_path, **FROZEN), stop=StopAfter(8))
+    cut = train(config(tmp_path, **FROZEN), stop=StopAfter(8))
     stored = json.loads((cut.folder / "config.json").read_text())
     with pytest.raises(UserError, match="other images"):
-        training.train(RunConfig.from_mapping(stored | {"data": "phantom:52"}), resume=cut.folder)
+        train(RunConfig.from_mapping(stored | {"data": "phantom:52"}), resume=cut.folder)
 
 
 def test_nan_ends_the_run_with_its_step_and_a_hint(tmp_path):
-    with pytest.raises(training.TrainingFailed, match=r"epoch 1, step \d+.*lower lr"):
-        training.train(config(tmp_path, **FROZEN | {"lr": 1e38, "optimizer": "sgd"}), run_id="nan")
+    with pytest.raises(TrainingFailed, match=r"epoch 1, step \d+.*lower lr"):
+        train(config(tmp_path, **FROZEN | {"lr": 1e38, "optimizer": "sgd"}), run_id="nan")
     assert json.loads((tmp_path / "nan" / "metrics.json").read_text())["stopped_by"] == "nan"
 
 
 @pytest.mark.parametrize("values", [FROZEN, STAGE], ids=["frozen", "stage"])
 def test_other_numbers_compile_nothing(tmp_path, values):
     """Nor do they load a compiled program again; structural settings do."""
-    training.train(config(tmp_path, **values))
+    train(config(tmp_path, **values))
     numbers = {"lr": 0.01, "weight_decay": 0.01, "dropout": 0.1, "label_smoothing": 0.2, "mixup_alpha": 0.7, "seed": 5}
-    metrics = training.train(config(tmp_path, **values | numbers | {"scheduler": "step"})).metrics
+    metrics = train(config(tmp_path, **values | numbers | {"scheduler": "step"})).metrics
     assert [metrics[name] for name in ("train_programs_compiled", "cache_hits", "cache_misses")] == [0, 0, 0]
-    other = training.train(config(tmp_path, **values | {"batch_size": 7, "max_epochs": 1})).metrics
+    other = train(config(tmp_path, **values | {"batch_size": 7, "max_epochs": 1})).metrics
     assert other["train_programs_compiled"] + other["cache_hits"] > 0
 
 
@@ -190,8 +193,8 @@ def test_a_second_process_finds_the_compiled_programs(tmp_path):
 def test_before_a_stage_nothing_changes_and_behind_it_all_does(tmp_path):
     import keras
 
-    result = training.train(config(tmp_path, **STAGE | {"freeze_batch_norm": False, "lr": 0.01}), run_id="stage")
-    training.train(config(tmp_path, **FROZEN), run_id="head")
+    result = train(config(tmp_path, **STAGE | {"freeze_batch_norm": False, "lr": 0.01}), run_id="stage")
+    train(config(tmp_path, **FROZEN), run_id="head")
     stage, head = (keras.saving.load_model(tmp_path / name / "model.keras") for name in ("stage", "head"))
     changed = [
         not np.array_equal(one.value, other.value) for one, other in zip(stage.weights, head.weights, strict=True)
@@ -204,7 +207,7 @@ def test_before_a_stage_nothing_changes_and_behind_it_all_does(tmp_path):
 
 def test_early_stopping_waits_its_epochs(tmp_path):
     values = FROZEN | {"max_epochs": 60, "early_stopping": 3, "lr": 0.05}
-    result = training.train(config(tmp_path, **values))
+    result = train(config(tmp_path, **values))
     assert result.metrics["stopped_by"] == "early_stopping"
     assert result.metrics["epochs"] == result.metrics["best_epoch"] + 3
 
@@ -215,12 +218,12 @@ def test_training_never_opens_the_test_split(tmp_path, monkeypatch):
     opened = []
     load = decoded.load_split
     monkeypatch.setattr(decoded, "load_split", lambda *args: opened.append(args[1]) or load(*args))
-    training.train(config(tmp_path, **FROZEN))
+    train(config(tmp_path, **FROZEN))
     assert opened == ["train", "valid"]
 
 
 def test_frozen_random_backbone_is_warned_of(tmp_path, capsys):
-    training.train(config(tmp_path, **FROZEN))
+    train(config(tmp_path, **FROZEN))
     assert "random features" in capsys.readouterr().err
 
 
@@ -238,9 +241,10 @@ class NoTensorFlow:
             raise ImportError(name)
 sys.meta_path.insert(0, NoTensorFlow())
 import numpy as np
-from ctkeras import decoded, training
+from ctkeras import decoded
 from ctkeras.config import RunConfig
-from ctkeras.loop import Data
+from ctkeras.training.inputs import Data
+from ctkeras.training.train import train
 rng = np.random.default_rng(0)
 def split(n):
     labels = np.arange(n, dtype=np.int32) % 2
@@ -248,7 +252,7 @@ def split(n):
     return decoded.Split(pixels, labels, tuple(map(str, range(n))), ("dark", "bright"))
 values = dict(pretrained=False, model_name="mobilenet_v2", image_size=32, batch_size=8, max_epochs=2, augmentation=0)
 config = RunConfig(freeze_backbone={frozen}, output_dir={str(tmp_path)!r}, **values)
-print(training.train(config, data=Data(split(24), split(8), "arrays")).metrics["epochs"])
+print(train(config, data=Data(split(24), split(8), "arrays")).metrics["epochs"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -264,10 +268,10 @@ def test_several_devices_give_the_numbers_of_one(tmp_path):
 
     values = FULL | {"max_epochs": 2, "output_dir": str(tmp_path), "augmentation": 0.0}
     code = f"""
-from ctkeras import training
+from ctkeras.training.train import train
 from ctkeras.config import RunConfig
 import sys
-r = training.train(RunConfig.from_mapping({values!r}), run_id=sys.argv[1])
+r = train(RunConfig.from_mapping({values!r}), run_id=sys.argv[1])
 import jax; print(jax.local_device_count())
 """
     for count in (1, 4):
@@ -284,7 +288,7 @@ import jax; print(jax.local_device_count())
 
 def test_real_images_with_real_weights_reach_a_linear_classifiers_accuracy(tmp_path, real_data, real_weights):
     values = {"data": real_data, "model_name": "mobilenet_v2", "weights_dir": real_weights, "feature_views": 1}
-    result = training.train(config(tmp_path, **values))
+    result = train(config(tmp_path, **values))
     assert result.metrics["val_acc"] >= 0.75
 
 
@@ -308,6 +312,6 @@ def test_a_run_after_fine_tuning_starts_from_the_weight_file_again(tmp_path):
         "max_epochs": 1,
         "warmup_epochs": 0,
     }
-    first = training.train(config(tmp_path, **values))
-    again = training.train(config(tmp_path, **values))
+    first = train(config(tmp_path, **values))
+    again = train(config(tmp_path, **values))
     assert numbers(again.folder) == numbers(first.folder)

@@ -112,8 +112,9 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
     """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
     from ctkeras import explain as gradcam
-    from ctkeras import export, runfolder
+    from ctkeras import export
     from ctkeras.config import UserError, meant
+    from ctkeras.runs import folder as runfolder
 
     files = export.image_files(paths)
     runfolder.require_folder(out, "--out")

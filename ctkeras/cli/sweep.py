@@ -84,12 +84,12 @@ def address_of(storage: str, output_dir: str) -> Any:
     Raises:
         UserError: it is neither a file nor an address, or its folder can't be.
     """
-    from ctkeras import runfolder
+    from ctkeras.runs import folder as runfolder
     from ctkeras.storage import address
 
     url = address(storage, output_dir)
     if storage and url.drivername == "sqlite":
-        runfolder.require_folder(Path(str(url.database)).parent, "--storage", told=True)
+        runfolder.require_folder(Path(str(url.database)).parent, "--storage", announce=True)
     return url
 
 
@@ -201,13 +201,14 @@ def agent(path: str, count: int | None, data: str | None) -> None:
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
     """Write the next phase's sweep file from a sweep's results, with the reasons in its header."""
-    from ctkeras import runfolder, runtime, sweepfile, tracking
+    from ctkeras import runtime, sweepfile, tracking
+    from ctkeras.runs import folder as runfolder
 
     require_login()
     previous, results = tracking.read_sweep(path)
     content, reasons = sweepfile.next_phase(previous, results, phase, wide=wide)
     target = out or Path(f"phase{phase}.yaml")
-    runfolder.require_folder(target.parent, "--out", told=True)
+    runfolder.require_folder(target.parent, "--out", announce=True)
     header = [f"Phase {phase}, made from {path};", *reasons, f"python -m ctkeras sweep create {target}"]
     with runtime.atomic(target) as partial:
         partial.write_text(sweepfile.dump(content, header), encoding="utf-8")
@@ -222,13 +223,14 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the model (default: best-<run>)")
 def best(path: str, download: bool, out: Path | None) -> None:
     """Show a sweep's best run by val_acc, ties by val_loss."""
-    from ctkeras import sweepfile, tracking
+    from ctkeras import tracking
+    from ctkeras.runs.result import best_first
 
     require_login()
     _, results = tracking.read_sweep(path)
     if not results:
         raise UserError(f"{path} has no finished run with a val_acc yet")
-    top = sweepfile.best_first(results)[0]
+    top = best_first(results)[0]
     click.echo(
         f"run {top.name}  val_acc {top.val_acc:.4f}  val_loss {top.val_loss:.4f}  of {len(results)} finished runs"
     )

@@ -66,16 +66,18 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
         return
     config = RunConfig.from_mapping(values)
     tell_idle(values)
-    from ctkeras import stopping, training
+    from ctkeras.training import stopping
+    from ctkeras.training.train import train as train_run
 
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(training.train(config, stop=stop, leave=_leave))
+        _print_result(train_run(config, stop=stop, leave=_leave))
 
 
 def _train_for_sweep(values: dict[str, Any]) -> None:
     """Trains what W&B's sweep says; arguments beside the hyperparameters are the agent's, and in wandb.config anyway."""
-    from ctkeras import stopping, trial
+    from ctkeras import trial
+    from ctkeras.training import stopping
 
     stop = stopping.Stop()
     with stopping.on_signals(stop):
@@ -96,18 +98,21 @@ def _refuse(extra: tuple[str, ...]) -> None:
 
 def _resume(folder: Path) -> None:
     """Goes on with a run, or says that it has ended."""
-    from ctkeras import runfolder, stopping, training
+    from ctkeras.runs import folder as runfolder
+    from ctkeras.training import stopping
+    from ctkeras.training.train import RunResult
+    from ctkeras.training.train import train as train_run
 
     config = runfolder.read_config(folder)
     if (folder / "metrics.json").exists():
-        metrics = runfolder.read_json(folder / "metrics.json")
-        if metrics.get("stopped_by") in training.FINISHED:
+        metrics = runfolder.read_metrics(folder)
+        if metrics.get("stopped_by") in runfolder.FINISHED:
             click.echo(f"{folder} has finished ({metrics['stopped_by']}); nothing to resume.", err=True)
-            _print_result(training.RunResult(folder, metrics))
+            _print_result(RunResult(folder, metrics))
             return
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(training.train(config, resume=folder, stop=stop, leave=_leave))
+        _print_result(train_run(config, resume=folder, stop=stop, leave=_leave))
 
 
 def _leave() -> None:

@@ -5,11 +5,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctkeras import __version__, runfolder, runtime
+from ctkeras import __version__, runtime
 from ctkeras.config import UserError
 from ctkeras.report import findings, page, results
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
+from ctkeras.runs import folder as runfolder
 
 NAME = "report.html"
 MOST_BYTES = 10 * 2**20  # bytes; what a mail system still takes
@@ -52,7 +53,7 @@ def _write(read: results.Results, out: Path, data: str) -> Path:
     """Writes the page atomically."""
     if os.path.isdir(out):
         raise UserError(f"{out} is a folder; --out takes the file to write, as {out / NAME}")
-    runfolder.require_folder(out.parent, "--out", told=True)
+    runfolder.require_folder(out.parent, "--out", announce=True)
     text = compose(findings.find(read, data=data))
     try:
         with runtime.atomic(out) as partial:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runfolder, runtime
+from ctkeras import runtime
 from ctkeras.config import UserError
 from ctkeras.report import verdict
 from ctkeras.report.results import Results, Run
+from ctkeras.runs import folder as runfolder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays

@@ -1,6 +1,5 @@
 """What runs have left, read from run folders or from W&B; a damaged one is listed with its reason and left out."""
 
-import csv
 import dataclasses
 import math
 import os
@@ -8,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runfolder, runtime
-from ctkeras.config import EPOCH_METRICS, FIELDS, UserError, parse_value
+from ctkeras import runtime
+from ctkeras.config import FIELDS, UserError, parse_value
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.history import by_epoch, read_history
 from ctkeras.sweepfile import PLACES
 
 _DEPTH = 3  # folders below the one given in which runs are looked for: study, phase, run
@@ -110,7 +111,7 @@ def from_wandb(sweep: str, config: Mapping[str, Any], rows: Sequence[Mapping[str
             # W&B tells a run only to stop; in a sweep with hyperband that is who asked, unless a person did.
             if "early_terminate" in config and metrics.get("stopped_by") in ("sweep", "sigterm"):
                 metrics["stopped_by"] = "hyperband"
-            runs.append(Run(row["name"], None, _config(row["config"]), metrics, _history(row["history"])))
+            runs.append(Run(row["name"], None, _config(row["config"]), metrics, by_epoch(row["history"])))
         except UserError as error:
             skipped.append((str(row["name"]), str(error)))
     if not runs:
@@ -124,12 +125,12 @@ def read_run(folder: Path, name: str) -> Run:
     Raises:
         UserError: what is missing or damaged.
     """
-    config = _config(runfolder.read_json(folder / "config.json"))
+    config = _config(runfolder.read_config_values(folder))
     if not (folder / "metrics.json").exists():
         raise UserError("it has not finished: there is no metrics.json yet")
-    metrics = _metrics(runfolder.read_json(folder / "metrics.json"))
+    metrics = _metrics(runfolder.read_metrics(folder))
     try:
-        return Run(name, folder, config, metrics, _read_history(folder / "history.csv"))
+        return Run(name, folder, config, metrics, read_history(folder))
     except UserError as error:  # a run is worth showing without its curves
         return Run(name, folder, config, metrics, [], str(error))
 
@@ -178,43 +179,6 @@ def _finite(value: Any) -> float | None:
     """A finite number, or None."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if usable else None
-
-
-def _read_history(path: Path) -> list[dict[str, float]]:
-    """history.csv's rows; none when it is missing.
-
-    Raises:
-        UserError: what is damaged in it, and in which line.
-    """
-    if not path.exists():
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"history.csv can't be read ({error})") from error
-    for line, row in enumerate(rows, start=2):
-        for name in ("epoch", *(name for name in EPOCH_METRICS if name in row)):
-            number, text = _number(row.get(name)), row.get(name) or ""  # none in a line that ends early
-            if (math.isnan(number) and text.lower() != "nan") or (name == "epoch" and not math.isfinite(number)):
-                raise UserError(f"history.csv, line {line}: {name} is {repr(text) if text else 'missing'}")
-    if not rows:
-        raise UserError("history.csv holds no epochs")
-    return _history(rows)
-
-
-def _history(rows: Sequence[Mapping[Any, Any]]) -> list[dict[str, float]]:
-    """Rows of numbers, by epoch."""
-    read = [{str(name): _number(value) for name, value in row.items()} for row in rows]
-    return sorted((row for row in read if math.isfinite(row.get("epoch", math.nan))), key=lambda row: row["epoch"])
-
-
-def _number(value: Any) -> float:
-    """A number, NaN for anything else."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def searched(runs: Sequence[Run]) -> list[str]:

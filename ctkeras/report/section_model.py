@@ -7,26 +7,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctkeras import calibration, evaluation, scoring
+from ctkeras import calibration, evaluation
 from ctkeras.config import UserError
 from ctkeras.report import charts, curves, page
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
+from ctkeras.runs.predictions import Predictions, read_predictions
 
 WORST = 6  # errors shown; each is two pictures
 PICTURE = 224  # px; of an image in the report
 MOST_CLASSES = 20  # a confusion matrix of more can't be read as a picture
 
 
-def answers(found: Findings) -> scoring.Predictions | None:
+def answers(found: Findings) -> Predictions | None:
     """The chosen model's answers that the sections below are of: on test when it was opened, else on validation."""
     folder = found.chosen.folder
     if folder is None:
         return None
     try:
-        return (scoring.read_predictions(folder, "test") if found.test else None) or scoring.read_predictions(
-            folder, "valid"
-        )
+        return (read_predictions(folder, "test") if found.test else None) or read_predictions(folder, "valid")
     except UserError:
         return None
 
@@ -34,7 +33,7 @@ def answers(found: Findings) -> scoring.Predictions | None:
 def split_of(found: Findings) -> str:
     """The split that `answers` are of, in words."""
     try:
-        opened = found.test and found.chosen.folder and scoring.read_predictions(found.chosen.folder, "test")
+        opened = found.test and found.chosen.folder and read_predictions(found.chosen.folder, "test")
     except UserError:
         opened = None
     return "test" if opened else "validation"
@@ -82,7 +81,7 @@ def confusion(found: Findings) -> Section:
     )
 
 
-def _by_class(found: Findings, given: scoring.Predictions, counts: np.ndarray) -> Html:
+def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     """Precision, recall and more by class: with intervals from metrics_test.json, else counted."""
     kinds = ("precision", "recall", "specificity", "auc", "ap")
     names, lines = given.class_names, []

@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ctkeras import __version__, export, runfolder
+from ctkeras import __version__, export
 from ctkeras.config import FIELDS, UserError
 from ctkeras.report import page
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Section, p, tag
 from ctkeras.report.results import Run
 from ctkeras.report.section_results import described
+from ctkeras.runs.folder import read_contract
 
 WARNING = "Not for diagnosis."
 LIMITS = (
@@ -64,7 +65,7 @@ def contract_of(run: Run) -> dict[str, Any]:
     if run.folder is None:
         return {}
     try:
-        return runfolder.read_json(run.folder / "contract.json")
+        return read_contract(run.folder)
     except UserError:
         return {}
 

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctkeras import comparison, resampling, scoring
+from ctkeras import comparison, resampling
 from ctkeras.config import UserError
 from ctkeras.report.results import Results, Run, best_by_architecture
+from ctkeras.runs.predictions import read_predictions
 
 LEVEL = 0.05  # of McNemar's test: above it, two runs are not told apart
 
@@ -35,7 +36,7 @@ def right_answers(run: Run) -> dict[str, bool] | None:
     if run.folder is None:
         return None
     try:
-        found = scoring.read_predictions(run.folder, "valid")
+        found = read_predictions(run.folder, "valid")
     except UserError:
         return None
     if found is None:

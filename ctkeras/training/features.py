@@ -16,7 +16,7 @@ import numpy as np
 from ctkeras import pipeline, runtime
 from ctkeras.decoded import Split
 from ctkeras.pipeline import Batch, Recipe
-from ctkeras.steps import Programs
+from ctkeras.training.programs import Programs
 
 CACHE_BYTES = 10 * 2**30  # bytes; a view of 1,000 images takes 5 MB at 1,280 features
 BATCH = 16  # images a pass of the prefix; of no influence on the values kept, and few go to waste in the last
@@ -45,7 +45,7 @@ def load(
     loaded = []
     for view in range(views):
         seen = augmentation if view else 0.0
-        facts = (programs.prefix.name, weights, pixels, split.images.shape, view, seen, precision, *versions)
+        facts = (programs.parts.prefix.name, weights, pixels, split.images.shape, view, seen, precision, *versions)
         path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
         if not path.exists():
             text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"

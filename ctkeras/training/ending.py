@@ -1,0 +1,146 @@
+"""The end of a run: its exported model, predictions.csv, metrics.json and W&B's summary, whichever thread ends it."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctkeras import __version__, evaluation, runtime, tracking
+from ctkeras.config import UserError
+from ctkeras.runs.checkpoint import drop_checkpoint
+from ctkeras.runs.folder import FINISHED, write_metrics
+from ctkeras.runs.predictions import prediction_rows, worst_errors, write_predictions
+from ctkeras.training.stopping import Stop
+
+if TYPE_CHECKING:
+    from ctkeras.training.loop import Loop
+
+WORST_SHOWN = 6  # images of a run at W&B
+VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "numpy", "wandb")
+
+
+class Ending:
+    """Ends a run once: from the training thread, or from the watcher's when a stop cannot wait for a step to end."""
+
+    def __init__(self, folder: Path, tracker: tracking.Tracker | None, stop: Stop) -> None:
+        self.folder, self.tracker, self.stop = folder, tracker, stop
+        self.run: Loop | None = None
+        self.metrics: dict[str, Any] | None = None
+        self.lock = threading.RLock()  # held while the run's best epoch changes and while it is exported
+        self.started, self.before = time.perf_counter(), 0.0
+        # Seconds of this process.
+        self.spent = {"imports": 0.0, "data": 0.0, "model": 0.0, "features": 0.0, "epochs": 0.0}
+        self.last = self.started
+
+    def passed(self, part: str) -> None:
+        """Adds the time since the last call to a part of the run."""
+        now = time.perf_counter()
+        self.spent[part] += now - self.last
+        self.last = now
+
+    def begin(self, run: "Loop") -> None:
+        """Takes on a run once it is built."""
+        self.run, self.before = run, run.progress.seconds
+
+    def seconds(self) -> float:
+        """The run's time so far, earlier processes' included."""
+        return self.before + time.perf_counter() - self.started
+
+    def finish(self, stopped_by: str, *, failed: bool = False) -> dict[str, Any]:
+        """Exports, writes metrics and ends the W&B run; called again, returns the first call's metrics."""
+        with self.lock:
+            if self.metrics is None:
+                if self.run is not None:
+                    self.run.progress.seconds = self.seconds()
+                    metrics = _finish(self.run, self.folder, stopped_by, self.spent)
+                else:
+                    metrics = {"stopped_by": stopped_by, "val_acc": None, "best_epoch": 0, "epochs": 0}
+                    write_metrics(self.folder, metrics)
+                self.metrics = metrics
+                if self.tracker is not None:
+                    if self.run is not None and self.run.best:
+                        _show(self.run, self.tracker, self.folder)
+                    self.tracker.finish(metrics, exit_code=1 if failed else 0)
+            return self.metrics
+
+    def finish_for(self, leave: Callable[[], None] | None) -> None:
+        """Ends the run from another thread while its own still computes; then calls `leave`."""
+        self.finish(self.stop.reason)
+        if leave is not None:
+            leave()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the W&B run of a run that failed, with a short reason; exit code 2 for a mistake of the user's."""
+        with self.lock:
+            if self.metrics is None and self.tracker is not None:
+                text = " ".join(f"{type(error).__name__}: {error}".split())
+                code = 2 if isinstance(error, UserError) else 1
+                self.tracker.finish({"failure": text[:300], "stopped_by": "error"}, exit_code=code)
+                self.metrics = {}
+
+
+def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float]) -> dict[str, Any]:
+    """Exports the best epoch's model, writes predictions.csv and metrics.json; a finished run's checkpoint is deleted."""
+    begun = time.perf_counter()
+    if run.progress.best_epoch:
+        _export(run, folder)
+    metrics = {
+        **_numbers(run, stopped_by),
+        **_counts(run),
+        **{f"seconds_{part}": seconds for part, seconds in spent.items()},
+        "seconds_export": time.perf_counter() - begun,
+        **run.data.cleaned,
+        "memory_bytes": runtime.memory_bytes(),
+        "data_fingerprint": run.data.fingerprint,
+        "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {runtime.version(p)}" for p in VERSIONED)]),
+    }
+    write_metrics(folder, metrics)
+    if stopped_by in FINISHED:
+        drop_checkpoint(folder)
+    return metrics
+
+
+def _export(run: "Loop", folder: Path) -> None:
+    """Writes the best epoch's model and its answers on validation."""
+    from ctkeras.training.loop import export_best
+
+    with runtime.waiting(f"Exporting epoch {run.progress.best_epoch}, the best, and checking the file"):
+        export_best(run, folder)
+    valid, probabilities = run.data.valid, evaluation.softmax(run.best_logits)
+    rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split="valid")
+    write_predictions(folder, rows, split="valid")
+
+
+def _numbers(run: "Loop", stopped_by: str) -> dict[str, Any]:
+    """What a run reached, how large its model is and how long it took."""
+    progress = run.progress
+    best = progress.history[progress.best_epoch - 1] if progress.best_epoch else {}
+    return {
+        **{name: best.get(name) for name in ("val_acc", "val_loss", "train_acc", "train_loss")},
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "stopped_by": stopped_by,
+        "params_total": sum(int(np.prod(w.shape)) for w in run.built.model.weights if w.name != "rate"),
+        "params_trainable": sum(int(np.prod(v.shape)) for v in run.programs.parts.suffix.trainable_variables),
+        "seconds_total": progress.seconds,
+        "seconds_compile": progress.compile_seconds,
+    }
+
+
+def _counts(run: "Loop") -> dict[str, int]:
+    """What this process has compiled for the run: train programs, and hits and misses of JAX's cache."""
+    names = ("train_programs_compiled", "cache_hits", "cache_misses")
+    return {name: runtime.compile_counts[name] - run.compiled.get(name, 0) for name in names}
+
+
+def _show(run: "Loop", tracker: tracking.Tracker, folder: Path) -> None:
+    """Gives W&B the views it cannot make of numbers: the model, and tables and worst errors on validation."""
+    valid, probabilities = run.data.valid, evaluation.softmax(run.best_logits)
+    worst = [np.array(valid.images[i]) for i in worst_errors(valid.labels, probabilities)[:WORST_SHOWN]]
+    tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst)
+    if run.config.log_model:
+        metadata = {"model_name": run.config.model_name, "val_acc": run.progress.best_acc}
+        tracker.log_model(folder, name=f"{run.config.model_name}-{folder.name}", metadata=metadata)

@@ -1,0 +1,244 @@
+"""The epochs of a run, from top to bottom: each batch's step, then validation, then the row, the best model, the checkpoint."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from ctkeras import evaluation, export, kernels, model, pipeline, runtime
+from ctkeras.config import RunConfig
+from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
+from ctkeras.runs.history import write_history
+from ctkeras.training.inputs import Data, Feed, feed_of
+from ctkeras.training.programs import Programs, phase_programs, frozen_fingerprint
+from ctkeras.training.schedule import Plateau, learning_rate
+from ctkeras.training.steps import Hyper, State, new_totals
+
+if TYPE_CHECKING:
+    from ctkeras.training.ending import Ending
+    from ctkeras.training.stopping import Stop
+
+IN_FLIGHT = 2  # steps on an accelerator: one computes while the next is sent, and a request to stop waits for no more
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is after an epoch; with the arrays beside it, all that a checkpoint holds."""
+
+    cut: str  # where the training of this phase begins, one of config.CUTS; the arrays are those behind it
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0
+    best_acc: float = -1.0
+    best_loss: float = math.inf
+    plateau: Plateau = dataclasses.field(default_factory=Plateau)
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Loop:
+    """A run in progress."""
+
+    config: RunConfig
+    data: Data
+    built: model.Classifier
+    progress: Progress
+    programs: Programs
+    state: State
+    feed: Feed
+    weights: str  # the frozen weights' fingerprint
+    compiled: dict[str, int]  # runtime.compile_counts at the start
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)  # weights, on the host
+    # Of validation, float32 [N, C]: at the best epoch, and at the last.
+    best_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+
+
+def run_epochs(
+    run: Loop,
+    ending: "Ending",
+    *,
+    log: Callable[[dict[str, Any]], None],
+    after_epoch: Callable[[dict[str, Any]], None] | None,
+) -> tuple[str, str]:
+    """Trains epoch by epoch until the run ends.
+
+    Args:
+        run: from start.begin.
+        ending: its lock is held while the best epoch changes; it may have ended the run from another thread.
+        log: called with each epoch's row.
+        after_epoch: called with each epoch's row once it is on disk.
+
+    Returns:
+        Why it ended, and what went wrong, '' for nothing.
+    """
+    config, progress, proved = run.config, run.progress, False
+    while progress.epoch < config.max_epochs:
+        if cut_at(config, progress.epoch) != progress.cut:
+            unfreeze(run)
+        row = train_epoch(run, ending.stop)
+        with ending.lock:
+            if row is None or ending.metrics is not None:
+                return ending.stop.reason, ""
+            if trouble := not_finite(run, row):
+                return "nan", trouble
+            better = improve(run, row)
+            progress.seconds = ending.seconds()
+            save(run, ending.folder)
+        log(row)
+        runtime.note(_line(row, config.max_epochs, better))
+        if after_epoch is not None:
+            after_epoch(row)
+        if better and not proved:
+            _prove_early(run, ending)
+            proved = True
+        if config.early_stopping and row["epoch"] - progress.best_epoch >= config.early_stopping:
+            return "early_stopping", ""
+    return "max_epochs", ""
+
+
+def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
+    """Trains and validates one epoch.
+
+    Args:
+        run: at the epoch's start.
+        stop: its `reason` is read before each step.
+
+    Returns:
+        The epoch's row of EPOCH_METRICS; None when it was stopped half-way, and nothing of it counts.
+    """
+    config, programs, epoch = run.config, run.programs, run.progress.epoch
+    begun, compiled = time.perf_counter(), programs.compile_seconds
+    steps = pipeline.steps_per_epoch(len(run.data.train.files), config.batch_size)
+    run.state = run.state._replace(totals=programs.place(new_totals()))
+    frozen = programs.place(programs.frozen_variables())
+    bar, pending, lr = runtime.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps), [], 0.0
+    if epoch == 0 and not programs.compiled:
+        runtime.note("Compiling the training step (cached for later runs) …")
+    for i, batch in enumerate(run.feed.train(epoch)):
+        if stop.reason:
+            bar.close()
+            return None
+        lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
+        hyper = Hyper(np.float32(lr), np.float32(config.weight_decay), np.float32(config.label_smoothing))
+        run.state = programs.train_step(run.state, frozen, programs.place_batch(batch), hyper)
+        _wait_for_earlier(pending, run.state)
+        bar.update(i + 1)
+    bar.close()
+    totals = {name: float(value) for name, value in jax.device_get(run.state.totals).items()}
+    val_acc, val_loss = validate(run)
+    run.progress.epoch += 1
+    run.progress.compile_seconds += programs.compile_seconds - compiled
+    return {
+        "epoch": run.progress.epoch,
+        "train_acc": totals["correct"] / totals["examples"],
+        "train_loss": math.nan if totals["bad_step"] >= 0 else totals["loss"] / totals["examples"],
+        "val_acc": val_acc,
+        "val_loss": val_loss,
+        "lr": lr,
+        "epoch_seconds": time.perf_counter() - begun,
+        "memory_bytes": runtime.memory_bytes(),
+    }
+
+
+def _wait_for_earlier(pending: list[Any], state: State) -> None:
+    """On an accelerator, waits until no more than IN_FLIGHT steps are under way."""
+    if jax.default_backend() == "cpu":
+        return
+    pending.append(state.totals["steps"] + 0)  # a copy: the next step uses up the state itself
+    if len(pending) > IN_FLIGHT:
+        jax.block_until_ready(pending.pop(0))
+
+
+def validate(run: Loop) -> tuple[float, float]:
+    """Sets `logits` to those of the validation images, in order; returns val_acc and val_loss."""
+    programs, labels = run.programs, run.data.valid.labels
+    frozen = programs.place(programs.frozen_variables())
+    outputs = [programs.eval_step(run.state, frozen, programs.place_batch(batch)) for batch in run.feed.valid()]
+    run.logits = np.concatenate([np.asarray(output) for output in outputs])[: len(labels)]
+    probabilities = evaluation.softmax(run.logits)
+    return evaluation.accuracy(labels, probabilities), evaluation.cross_entropy(labels, probabilities)
+
+
+def not_finite(run: Loop, row: dict[str, Any]) -> str:
+    """Where a loss of the last epoch was not finite, and what to do, in a sentence; '' when all were finite."""
+    step = int(run.state.totals["bad_step"]) + 1  # from 1; 0 when every step's loss was finite
+    if not step and np.isfinite(row["val_loss"]):
+        return ""
+    where = f"step {step}" if step else "validation"
+    return f"The loss is not finite in epoch {row['epoch']}, {where}: lower lr ({run.config.lr:g}) or warm up."
+
+
+def improve(run: Loop, row: dict[str, Any]) -> bool:
+    """Adds the row to the history; takes the epoch's weights as the best ones if it is: by val_acc, ties by val_loss."""
+    progress = run.progress
+    better = (row["val_acc"], -row["val_loss"]) > (progress.best_acc, -progress.best_loss)
+    if better:
+        progress.best_epoch = row["epoch"]
+        progress.best_acc, progress.best_loss = row["val_acc"], row["val_loss"]
+        run.programs.store(run.state)
+        run.best = [np.array(weight.value) for weight in _changing_weights(run)]
+        run.best_logits = run.logits
+    progress.plateau = progress.plateau.after(row["val_loss"])
+    progress.history.append(row)
+    return better
+
+
+def save(run: Loop, folder: Path) -> None:
+    """Writes history.csv and the checkpoint."""
+    write_history(folder, run.progress.history)
+    facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
+    names = ("trainable", "non_trainable", "optimizer")
+    arrays = {name: [np.asarray(array) for array in getattr(run.state, name)] for name in names}
+    save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
+
+
+def export_best(run: Loop, folder: Path) -> None:
+    """Writes the best epoch's model into the run folder; the state in training does not change."""
+    for weight, value in zip(_changing_weights(run), run.best, strict=True):
+        weight.assign(value)
+    names = run.data.train.class_names
+    export.export(run.built.model, folder, class_names=names, model_name=run.config.model_name, kind=kernels.core)
+
+
+def _changing_weights(run: Loop) -> list[Any]:
+    """The Keras weights that the whole run may change."""
+    return phase_programs(run.built, run.config, run.config.cut).parts.suffix.weights
+
+
+def _prove_early(run: Loop, ending: "Ending") -> None:
+    """Exports once, after the first epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
+    if not export.is_proved(run.built.model):
+        with runtime.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
+            export_best(run, ending.folder)
+
+
+def cut_at(config: RunConfig, epoch: int) -> str:
+    """Where training begins in an epoch, counted from 0."""
+    return "head" if epoch < config.head_epochs else config.cut
+
+
+def unfreeze(run: Loop) -> None:
+    """Moves from training the head to training from config.cut on, with a new optimizer, because its variables are others."""
+    run.programs.store(run.state)
+    run.progress.cut = run.config.cut
+    run.programs = phase_programs(run.built, run.config, run.config.cut)
+    run.state = run.programs.start()
+    run.weights = frozen_fingerprint(run.programs)
+    run.feed = feed_of(run.programs, run.config, run.data, weights=run.weights)
+    runtime.note(f"The head is trained; now training from {run.config.cut} on.")
+
+
+def _line(row: dict[str, Any], epochs: int, better: bool) -> str:
+    """One epoch in a line; a star marks the best so far."""
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  train_acc {row['train_acc']:.3f} train_loss {row['train_loss']:.3f}  "
+        f"val_acc {row['val_acc']:.3f} val_loss {row['val_loss']:.3f}  lr {row['lr']:.2g}  "
+        f"{row['epoch_seconds']:.1f} s{' *' if better else ''}"
+    )

@@ -1,0 +1,195 @@
+"""The compiled steps of a run. What is structural identifies a program; a process that trains again reuses it."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import keras
+import numpy as np
+
+from ctkeras import backbones, heap, model, onednn, runtime
+from ctkeras.config import RunConfig
+from ctkeras.pipeline import Batch
+from ctkeras.training.steps import Hyper, Parts, State, eval_step, new_totals, prefix_step, train_step
+
+# Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
+# be copied to where the heap keeps the program's own memory (heap.py).
+TAKEN_AS_IS = 2**20
+MOMENTUM = 0.9  # of sgd; torchvision's training reference
+
+
+class Structure(NamedTuple):
+    """What identifies a model in this process."""
+
+    model_name: str
+    image_size: int
+    classes: int
+    precision: str
+    weights: Path | None
+    freeze_batch_norm: bool
+
+
+@functools.lru_cache(maxsize=6)  # a phase-1 sweep has three backbones, frozen or not
+def classifier(structure: Structure) -> model.Classifier:
+    """Builds a structure's model, once per process."""
+    return model.build(
+        structure.model_name,
+        structure.image_size,
+        classes=structure.classes,
+        precision=structure.precision,
+        weights=structure.weights,
+        freeze_batch_norm=structure.freeze_batch_norm,
+    )
+
+
+@dataclasses.dataclass
+class Programs:
+    """The steps of one model cut at one point, each compiled at its first use."""
+
+    parts: Parts
+    compile_seconds: float = 0.0
+    # The programs, each with the bytes of host memory that it works in.
+    compiled: dict[tuple, tuple[Any, int]] = dataclasses.field(default_factory=dict)
+
+    def start(self) -> State:
+        """The state as the model's variables have it now, the optimizer's at zero. Arrays are copies."""
+        trainable, non_trainable = (
+            _copies(self.parts.suffix.trainable_variables),
+            self.parts.suffix.non_trainable_variables,
+        )
+        zeros = [np.zeros(v.shape, v.dtype) for v in self.parts.optimizer.variables]
+        return self.place(State(trainable, _copies(non_trainable), zeros, new_totals()))
+
+    def store(self, state: State) -> None:
+        """Writes a state's values into the Keras model's variables. Copies, because the next step uses up the state."""
+        for variable, value in zip(self.parts.suffix.trainable_variables, state.trainable, strict=True):
+            variable.assign(np.array(value))
+        for variable, value in zip(self.parts.suffix.non_trainable_variables, state.non_trainable, strict=True):
+            variable.assign(np.array(value))
+
+    def place(self, tree: Any) -> Any:
+        """Puts arrays on the device, or on every device when there are several."""
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, _replicated(distribution))
+
+    def place_batch(self, batch: Batch) -> Batch:
+        """Puts a batch on the device, or spreads it over several as keras.distribution's DataParallel lays data out."""
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            as_it_is = jax.default_backend() == "cpu" and batch.inputs.nbytes <= TAKEN_AS_IS
+            return batch if as_it_is else jax.device_put(batch)
+        layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
+        return Batch(*(jax.device_put(array, layout) for array, layout in zip(batch, layouts, strict=True)))
+
+    def frozen_variables(self) -> list[Any]:
+        """The prefix's variables as arrays; [] when everything is trained or the batches hold features."""
+        if self.parts.prefix is None or self.parts.on_features:
+            return []
+        return [variable.value for variable in self.parts.prefix.variables]
+
+    def train_step(self, state: State, frozen: list[Any], batch: Batch, hyper: Hyper) -> State:
+        """steps.train_step, compiled; `state` is used up."""
+        return self._call(train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
+
+    def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
+        """steps.eval_step, compiled: logits float32 [B, C]."""
+        values = (state.trainable, state.non_trainable)
+        return self._call(eval_step, values, frozen, batch.inputs, sized_by=batch)
+
+    def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
+        """steps.prefix_step, compiled: the features of a batch of images."""
+        variables = [variable.value for variable in self.parts.prefix.variables]
+        return self._call(prefix_step, variables, self.place(inputs), sized_by=(inputs,))
+
+    def _call(self, step: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
+        """Runs a step, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""
+        key = (step.__name__, *((array.shape, array.dtype) for array in sized_by))
+        if key not in self.compiled:
+            start = time.perf_counter()
+            self.compiled[key] = _compile(functools.partial(step, self.parts), args, donate, counted=step is train_step)
+            self.compile_seconds += time.perf_counter() - start
+        program, size = self.compiled[key]
+        if size < heap.MMAP_THRESHOLD:
+            outputs = program(*args)
+        else:
+            jax.block_until_ready(args)  # otherwise it would run after this returns, outside of `kept`
+            with heap.kept(size):
+                outputs = jax.block_until_ready(program(*args))
+        onednn.check()
+        return outputs
+
+
+def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: bool) -> tuple[Any, int]:
+    """Compiles a step for arguments like these, or loads it from JAX's cache.
+
+    Args:
+        step: a pure function of arrays.
+        args: its arguments.
+        donate: indices of the arguments that a call uses up.
+        counted: count it in runtime.compile_counts when it was not in the cache.
+
+    Returns:
+        The program and the bytes of host memory that it works in; 0 on an accelerator.
+    """
+    distribution = keras.distribution.distribution()
+    placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
+    lowered = jax.jit(step, donate_argnums=donate, **placed).lower(*args)
+    hits = runtime.compile_counts["cache_hits"]
+    program = lowered.compile(runtime.compiler_options())
+    if counted and runtime.compile_counts["cache_hits"] == hits:
+        runtime.compile_counts["train_programs_compiled"] += 1
+    analysis = program.memory_analysis() if jax.default_backend() == "cpu" else None
+    heap.release()  # compiling leaves hundreds of megabytes behind
+    return program, analysis.temp_size_in_bytes if analysis else 0
+
+
+def programs_at(built: model.Classifier, *, cut: str, on_features: bool, optimizer: str) -> Programs:
+    """The programs of a classifier, created once and stored with it.
+
+    Args:
+        built: the model.
+        cut: where training begins, one of config.CUTS.
+        on_features: batches hold the prefix's output instead of images.
+        optimizer: adam, adamw or sgd.
+    """
+    key = (cut, on_features, optimizer)
+    if key not in built.programs:
+        built.programs[key] = Programs(_parts(built, *key))
+    return built.programs[key]
+
+
+def _parts(built: model.Classifier, cut: str, on_features: bool, optimizer: str) -> Parts:
+    prefix, suffix = built.split(cut)
+    sgd = functools.partial(keras.optimizers.SGD, momentum=MOMENTUM)
+    adam = functools.partial(keras.optimizers.Adam, epsilon=1e-8)  # PyTorch's epsilon; Keras' default is 1e-7
+    instance = (sgd if optimizer == "sgd" else adam)(1.0)  # each step sets the rate
+    instance.build(suffix.trainable_variables)
+    return Parts(prefix, suffix, instance, optimizer == "adamw", on_features)
+
+
+def phase_programs(built: model.Classifier, config: RunConfig, cut: str) -> Programs:
+    """The programs of one phase of a run, which trains from `cut` on."""
+    on_features = cut != "input" and config.feature_cache
+    return programs_at(built, cut=cut, on_features=on_features, optimizer=config.optimizer)
+
+
+def frozen_fingerprint(made: Programs) -> str:
+    """The fingerprint of the frozen weights; '' when nothing is frozen."""
+    return backbones.fingerprint(made.parts.prefix.variables) if made.parts.prefix is not None else ""
+
+
+def _copies(variables: list[Any]) -> list[np.ndarray]:
+    """Host copies: the originals would be used up with the state."""
+    return [np.array(variable.value) for variable in variables]
+
+
+def _replicated(distribution: Any) -> Any:
+    """A sharding that puts the whole array on every device of a distribution's mesh."""
+    mesh = distribution.device_mesh.backend_mesh
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -1,0 +1,86 @@
+"""The start of a run: its model, and the loop at epoch 0 or where a checkpoint left it."""
+
+from pathlib import Path
+
+import jax
+import keras
+import numpy as np
+
+from ctkeras import model, runtime
+from ctkeras.config import RunConfig, UserError
+from ctkeras.runs.checkpoint import load_checkpoint
+from ctkeras.training.inputs import Data, feed_of
+from ctkeras.training.loop import Loop, Progress, cut_at
+from ctkeras.training.programs import Structure, classifier, phase_programs, frozen_fingerprint
+from ctkeras.training.schedule import Plateau
+from ctkeras.training.steps import State, new_totals
+
+
+def build(config: RunConfig, *, classes: int, weights: Path | None) -> model.Classifier:
+    """Builds a run's model, or reuses the one built in this process; its weights are those the run starts with.
+
+    Args:
+        config: every hyperparameter.
+        classes: number of classes.
+        weights: ImageNet weights, None to start from random ones.
+
+    Raises:
+        UserError: the file holds other weights.
+    """
+    _distribute(config.batch_size)
+    structure = Structure(
+        model_name=config.model_name,
+        image_size=config.image_size,
+        classes=classes,
+        precision=config.precision,
+        weights=weights,
+        freeze_batch_norm=config.freeze_batch_norm and config.pretrained and config.cut != "head",
+    )
+    with runtime.waiting(f"Building {config.model_name}"), runtime.without("tensorflow", "tensorflow_text"):
+        built = classifier(structure)
+        model.initialise(built, seed=config.seed, dropout=config.dropout)
+    return built
+
+
+def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Path) -> Loop:
+    """Puts a run at its start, or where its checkpoint left it.
+
+    Args:
+        config: every hyperparameter.
+        data: decoded images.
+        built: its model, from build.
+        folder: the run folder, which may have a checkpoint.
+
+    Raises:
+        UserError: the checkpoint belongs to other data or other weights.
+    """
+    compiled = dict(runtime.compile_counts)
+    checkpoint = load_checkpoint(folder)
+    facts = dict(checkpoint.facts) if checkpoint else {}
+    cut = facts.get("cut", cut_at(config, 0))
+    programs = phase_programs(built, config, cut)
+    weights = frozen_fingerprint(programs)
+    progress = Progress(cut)
+    state, best, best_logits = programs.start(), [], np.zeros((0, 0))
+    if checkpoint:
+        if facts.pop("start") != [data.fingerprint, weights]:
+            raise UserError(
+                f"{folder} was started on other images or other weights; resume it with the same, or start a new run"
+            )
+        progress = Progress(**{**facts, "plateau": Plateau(**facts["plateau"])})
+        stored = {name: checkpoint.arrays.get(name, []) for name in ("trainable", "non_trainable", "optimizer")}
+        state = programs.place(State(**stored, totals=new_totals()))
+        best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
+    feed = feed_of(programs, config, data, weights=weights)
+    return Loop(config, data, built, progress, programs, state, feed, weights, compiled, best, best_logits)
+
+
+def _distribute(batch_size: int) -> None:
+    """Spreads batches over all local devices when there are several and they divide the batch."""
+    devices = jax.local_device_count()
+    if devices > 1 and batch_size % devices == 0:
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+        runtime.note(f"Spreading each batch over {devices} devices.")
+    elif devices > 1:
+        keras.distribution.set_distribution(None)
+        runtime.note(f"Using one of {devices} devices, because they do not divide batch_size {batch_size}.")

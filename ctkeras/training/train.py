@@ -1,0 +1,118 @@
+"""train(config): the only function that trains. The CLI, sweeps and tests all call it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctkeras import heap, runtime, sources, tracking
+from ctkeras.config import RunConfig, UserError
+from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.folder import make_folder, new_id, write_config
+from ctkeras.training.ending import Ending
+from ctkeras.training.inputs import Data, load_data
+from ctkeras.training.stopping import Stop, watch
+
+HIGH_LR = 0.01  # the sweep's upper end; above it fine-tuning forgets what ImageNet taught
+
+
+class TrainingFailed(RuntimeError):
+    """A run that could not continue; its folder holds what was reached."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """A run's folder and the content of its metrics.json."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def train(
+    config: RunConfig,
+    *,
+    data: Data | None = None,
+    resume: Path | None = None,
+    stop: Stop | None = None,
+    run_id: str = "",
+    tracker: tracking.Tracker | None = None,
+    leave: Callable[[], None] | None = None,
+    after_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> RunResult:
+    """Trains one classifier and writes its run folder.
+
+    Args:
+        config: every hyperparameter.
+        data: arrays to use instead of config.data; TensorFlow is then needed only for augmentation and pixel mixup.
+        resume: the run folder of a run to resume.
+        stop: a request to stop; the best epoch so far is then exported within 20 s, even while a step computes.
+        run_id: name of the run folder; '' for a new one.
+        tracker: a W&B run started before; this function ends it.
+        leave: called after a run was ended while its step still computed; to exit the process, for example.
+        after_epoch: called with each epoch's row once it is on disk; a search asks `stop` there when a run is losing.
+
+    Raises:
+        UserError: something the user can correct, before anything slow.
+        TrainingFailed: the loss is no longer finite.
+    """
+    folder = resume or Path(config.output_dir) / (run_id or new_id(config.model_name))
+    ending = Ending(folder, tracker, stop or Stop())
+    watch(ending.stop, lambda: ending.finish_for(leave))
+    try:
+        return _train(config, data, ending, after_epoch)
+    except BaseException as error:
+        ending.fail(error)
+        raise
+    finally:
+        ending.stop.end()
+        heap.release()
+
+
+def _train(
+    config: RunConfig, data: Data | None, ending: Ending, after_epoch: Callable[[dict[str, Any]], None] | None
+) -> RunResult:
+    """The run in order: data, weights, model, folder, start, epochs, ending."""
+    source = sources.open_source(config.data) if data is None else None  # before keras is imported: within a second
+    if (place := Path(config.output_dir)).exists() and not place.is_dir():
+        raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
+    runtime.configure()
+    from ctkeras import backbones
+    from ctkeras.training import loop, start
+
+    ending.passed("imports")
+    weights = backbones.find_weights(config.model_name, config.weights_dir) if config.pretrained else None
+    if source is not None:
+        data = load_data(source, config)
+        ending.passed("data")
+    _warn(config)
+    assert data is not None  # for the type checker: it was given, or there is a source
+    built = start.build(config, classes=len(data.train.class_names), weights=weights)  # refuses a file of other weights
+    ending.passed("model")
+    folder = ending.folder
+    make_folder(folder)
+    write_config(folder, config)
+    resumed = (folder / CHECKPOINT).exists()
+    tracker = ending.tracker or tracking.start(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
+    ending.tracker = tracker
+    run = start.begin(config, data, built, folder=folder)
+    ending.passed("features")
+    ending.begin(run)
+    tracker.catch_up(run.progress.history)
+    stopped_by, trouble = loop.run_epochs(run, ending, log=tracker.log, after_epoch=after_epoch)
+    ending.passed("epochs")
+    metrics = ending.finish(stopped_by, failed=bool(trouble))
+    if trouble:
+        raise TrainingFailed(f"{trouble} {folder} holds what was reached.")
+    return RunResult(folder, metrics)
+
+
+def _warn(config: RunConfig) -> None:
+    """Warns of settings that are allowed but seldom intended."""
+    if config.freeze_backbone and not config.pretrained:
+        runtime.note(
+            "Warning: pretrained is false and the backbone is frozen: the head will learn from random features."
+        )
+    if config.cut != "head" and config.lr > HIGH_LR:
+        runtime.note(
+            f"Warning: lr {config.lr:g} suits training the head only; for layers with ImageNet weights about 1e-4 is usual."
+        )
