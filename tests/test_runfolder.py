@@ -14,8 +14,9 @@ import pytest
 from ctkeras.config import EPOCH_METRICS, RunConfig, UserError
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.checkpoint import CHECKPOINT, Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
-from ctkeras.runs.history import write_history
-from ctkeras.runs.predictions import write_predictions
+from ctkeras.runs.history import by_epoch, read_history, write_history
+from ctkeras.runs.predictions import prediction_rows, read_predictions, worst_errors, write_predictions
+from ctkeras.runs.result import Result, best_first
 
 
 def test_ids_are_distinct_and_sort_by_time(monkeypatch):
@@ -271,7 +272,7 @@ DAMAGED = {
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     (tmp_path / CHECKPOINT).write_bytes(DAMAGED[damage])
-    with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*start it anew"):
+    with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*start a new one"):
         load_checkpoint(tmp_path)
     assert sprung == []
 
@@ -290,3 +291,155 @@ def test_a_checkpoint_with_flipped_bits_is_whole_or_called_damaged(tmp_path):
             for arrays_of_key in loaded.arrays.values():
                 np.testing.assert_array_equal(arrays_of_key, [np.arange(6.0)])
     assert damaged > 150
+
+
+# The files of a run folder as version 0.1.0 wrote them, before the format was written down; config.json without two
+# hyperparameters that came later.
+OLD = {
+    "config.json": '{"data": "phantom:12", "model_name": "resnet18", "lr": 0.001, "max_epochs": 2, "seed": 4}\n',
+    "metrics.json": '{"val_acc": 0.5, "val_loss": null, "best_epoch": 2, "epochs": 2, "stopped_by": "max_epochs"}\n',
+    "history.csv": "epoch,train_acc,train_loss,val_acc,val_loss,lr,epoch_seconds\r\n"
+    "1,0.25,1.5,0.25,nan,0.001,2.5\r\n"
+    "2,0.5,1.25,0.5,1.0,0.0005,2.5\r\n",
+    "predictions.csv": "file,split,label,predicted,p_a,p_b\r\n"
+    "valid/1.png,valid,a,a,0.75,0.25\r\n"
+    "valid/2.png,valid,b,a,0.5,0.5\r\n"
+    "test/1.png,test,b,b,0.125,0.875\r\n",
+    "contract.json": '{"class_names": ["a", "b"], "input_shape": [224, 224, 3]}',
+}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A run folder of before the format."""
+    for name, text in OLD.items():
+        (tmp_path / name).write_bytes(text.encode())
+    return tmp_path
+
+
+def test_a_folder_from_before_the_format_still_opens(old):
+    runfolder.make_folder(old)  # resuming in it is allowed
+    config = runfolder.read_config(old)
+    assert (config.model_name, config.lr, config.max_epochs, config.seed) == ("resnet18", 0.001, 2, 4)
+    assert runfolder.read_metrics(old) == json.loads(OLD["metrics.json"])
+    assert runfolder.class_names(old) == runfolder.class_names(old / "model.keras") == ["a", "b"]
+    first, second = read_history(old)
+    assert math.isnan(first.pop("val_loss"))
+    assert first == {
+        "epoch": 1,
+        "train_acc": 0.25,
+        "train_loss": 1.5,
+        "val_acc": 0.25,
+        "lr": 0.001,
+        "epoch_seconds": 2.5,
+    }
+    assert (second["epoch"], second["val_loss"]) == (2, 1.0)
+    valid, test = (read_predictions(old, split) for split in ("valid", "test"))
+    assert valid.files == ("valid/1.png", "valid/2.png")
+    assert (valid.labels.tolist(), valid.class_names) == ([0, 1], ("a", "b"))
+    assert valid.probabilities.tolist() == [[0.75, 0.25], [0.5, 0.5]]
+    assert test.files == ("test/1.png",)
+    assert read_predictions(old, "train") is None
+
+
+def test_the_format_is_written_and_not_among_the_values(tmp_path):
+    config = RunConfig(data="phantom:12", seed=7)
+    runfolder.write_config(tmp_path, config)
+    runfolder.write_metrics(tmp_path, {"val_acc": 0.5, "val_loss": math.nan})
+    for name in ("config.json", "metrics.json"):
+        assert json.loads((tmp_path / name).read_text())["format"] == runfolder.FORMAT == 1
+    assert runfolder.read_config(tmp_path) == config
+    assert runfolder.read_config_values(tmp_path) == config.to_dict()
+    assert runfolder.read_metrics(tmp_path) == {"val_acc": 0.5, "val_loss": None}
+
+
+VERBS = {
+    "evaluate": ("evaluate", "{run}", "--split", "valid"),
+    "report": ("report", "{run}", "--out", "{run}/report.html"),
+    "compare": ("compare", "{run}", "{run}"),
+    "resume": ("train", "--resume", "{run}"),
+    "predict": ("predict", "{run}", "{image}"),
+    "explain": ("explain", "{run}", "{image}", "--out", "{run}/heat"),
+}
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_folder_of_a_newer_format_is_refused_in_a_line(old, image_folder, capfd, monkeypatch, verb, name):
+    from ctkeras import cli
+
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    (old / name).write_text(json.dumps(json.loads(OLD[name]) | {"format": 2}))
+    before = sorted(path.name for path in old.iterdir())
+    image = next(image_folder.rglob("*.png"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main([word.format(run=old, image=image) for word in VERBS[verb]])
+    said = capfd.readouterr()
+    assert caught.value.code == 2
+    (line,) = said.err.splitlines()
+    assert f"{name} has format 2, and ctkeras " in line
+    assert line.endswith("reads formats up to 1; upgrade ctkeras") or verb == "report"
+    assert sorted(path.name for path in old.iterdir()) == before
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, True, -1, None])
+def test_a_format_that_is_no_whole_number_is_refused(old, value):
+    (old / "metrics.json").write_text(json.dumps({"format": value}))
+    with pytest.raises(UserError, match=r"metrics\.json has format .*; a whole number from 0 to 1 is allowed"):
+        runfolder.read_metrics(old)
+
+
+def test_a_run_folder_is_created_once_and_a_newer_one_left_alone(tmp_path):
+    runfolder.make_folder(tmp_path / "some" / "run")
+    runfolder.make_folder(tmp_path / "some" / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot create run folder .*file/run .*pass another --output_dir"):
+        runfolder.make_folder(tmp_path / "file" / "run")
+    (tmp_path / "config.json").write_text('{"format": 2}')
+    with pytest.raises(UserError, match="has format 2"):
+        runfolder.make_folder(tmp_path)
+
+
+def test_what_ends_a_run_for_good():
+    assert set(runfolder.FINISHED) == {"max_epochs", "early_stopping", "hyperband"}  # a stop or a NaN can be resumed
+
+
+def test_predictions_are_read_as_written(tmp_path):
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(3), 9).astype(np.float32)
+    labels, files, names = rng.integers(3, size=9), [f"{i}.png" for i in range(9)], ("b", "a", "c d")
+    rows = prediction_rows(files, labels, chances, class_names=names, split="valid")
+    assert [row["predicted"] for row in rows] == [names[i] for i in chances.argmax(-1)]
+    assert read_predictions(tmp_path, "valid") is None
+    write_predictions(tmp_path, rows, split="valid")
+    read = read_predictions(tmp_path, "valid")
+    assert (read.files, read.class_names) == (tuple(files), names)
+    np.testing.assert_array_equal(read.labels, labels)
+    np.testing.assert_array_equal(read.probabilities.astype(np.float32), chances)
+
+
+def test_the_most_confident_errors_come_first():
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.05, 0.95], [0.3, 0.7], [0.4, 0.6]])
+    assert worst_errors(np.array([0, 0, 0, 1, 0]), probabilities).tolist() == [2, 1, 4]
+    assert worst_errors(np.array([0, 1, 1, 1, 1]), probabilities).tolist() == []
+
+
+def test_results_are_ordered_by_accuracy_then_loss_then_name():
+    results = [
+        Result(*facts) for facts in (("d", {}, 0.5, 0.1), ("c", {}, 0.9, 0.5), ("b", {}, 0.9, 0.4), ("a", {}, 0.9, 0.5))
+    ]
+    assert [result.name for result in best_first(results)] == ["b", "a", "c", "d"]
+
+
+def test_history_is_read_by_epoch_as_numbers():
+    rows = [{"epoch": "2", "val_acc": "0.5"}, {"epoch": "", "val_acc": "1"}, {"epoch": 1, "val_acc": None}]
+    first, second = by_epoch(rows)
+    assert first["epoch"] == 1
+    assert math.isnan(first["val_acc"])
+    assert second == {"epoch": 2.0, "val_acc": 0.5}
+
+
+def test_a_run_without_a_history_has_no_rows(tmp_path):
+    assert read_history(tmp_path) == []
+    write_history(tmp_path, [dict(zip(EPOCH_METRICS, range(1, 9), strict=True))])
+    assert read_history(tmp_path) == [dict(zip(EPOCH_METRICS, map(float, range(1, 9)), strict=True))]

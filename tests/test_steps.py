@@ -103,6 +103,34 @@ def test_updates_are_those_of_the_papers_with_decay_of_the_kernel_alone(optimize
         assert np.abs(confused[-1][0] - after[-1][0]).max() > 1e-2  # the comparison can tell
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_is_a_pure_function(optimizer, weight_decay, label_smoothing):
+    """Called without a compiled program: it gives the update computed by hand, and neither state nor model changes."""
+    parts, batch = linear(optimizer).parts, linear_batch()
+    values = [np.array(variable.value) for variable in parts.suffix.trainable_variables]
+    zeros = [np.zeros(variable.shape, variable.dtype) for variable in parts.optimizer.variables]
+    state = steps.State([value.copy() for value in values], [], zeros, steps.new_totals())
+    after = steps.train_step(parts, state, [], batch, hyper(0.05, weight_decay, label_smoothing))
+    (expected,) = reference(optimizer, values, [batch], 0.05, weight_decay, label_smoothing)
+    loss, _ = loss_and_gradients(*(value.astype(np.float64) for value in values), batch, label_smoothing)
+    for got, wanted in zip(after.trainable, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert float(after.totals["loss"]) == pytest.approx(loss * COUNT, rel=1e-5)
+    for one, other in zip([*state.trainable, *state.optimizer], [*values, *zeros], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert state.totals == steps.new_totals()
+    for variable, value in zip(parts.suffix.trainable_variables, values, strict=True):
+        np.testing.assert_array_equal(variable.value, value)
+    logits = steps.eval_step(parts, (values, []), [], batch.inputs)
+    np.testing.assert_allclose(logits, batch.inputs @ values[0] + values[1], rtol=1e-5, atol=1e-5)
+
+
+def test_adams_epsilon_is_pytorchs():
+    assert linear("adam").parts.optimizer.epsilon == linear("adamw").parts.optimizer.epsilon == 1e-8
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -95,6 +95,7 @@ def read_config(folder: Path) -> RunConfig:
     """
     if not os.path.isdir(folder):  # unlike Path's, never raises: a name may be too long for a file
         raise UserError(f"{folder} is not a run folder; runs are under the output_dir they were started with")
+    require_known_format(folder)
     return RunConfig.from_mapping(read_config_values(folder))
 
 

@@ -15,7 +15,7 @@ from ctkeras.config import RunConfig
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
 from ctkeras.training.inputs import Data, Feed, feed_of
-from ctkeras.training.programs import Programs, phase_programs, frozen_fingerprint
+from ctkeras.training.programs import Programs, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau, learning_rate
 from ctkeras.training.steps import Hyper, State, new_totals
 

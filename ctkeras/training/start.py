@@ -11,7 +11,7 @@ from ctkeras.config import RunConfig, UserError
 from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.training.inputs import Data, feed_of
 from ctkeras.training.loop import Loop, Progress, cut_at
-from ctkeras.training.programs import Structure, classifier, phase_programs, frozen_fingerprint
+from ctkeras.training.programs import Structure, classifier, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State, new_totals
 
