@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SILENT_SECONDS = 60.0  # without a new beat, a holder that can't be looked up, as on another machine, is taken for dead
 LOOK_SECONDS = 10.0  # at most this long can a single look vouch for
 BEAT_SECONDS = 10.0  # between two beats; several may be late before SILENT_SECONDS are over
@@ -75,7 +77,10 @@ class Watch:
 
 
 def _space() -> str:
-    """Names the running system and its process table: a container has its own, and so has a machine after a restart."""
+    """Names the running system and its process table: a container has its own, and so has a machine after a restart.
+
+    psutil has neither the boot's id nor the namespace, and its boot time shifts with the clock.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -84,22 +89,20 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in the system's own unit; '' where that can't be known."""
+    """When a process was started, in clock ticks since the system's start; '' if it has ended or that cannot be known.
+
+    It is the difference of two times of one clock, so a clock that is set meanwhile changes nothing.
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        boot = psutil.boot_time()  # before the process is opened: older versions of psutil take the time from here
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""  # a killed process stays in the table until its parent looks
+        return str(round((process.create_time() - boot) * os.sysconf("SC_CLK_TCK")))
+    except psutil.Error:
         return ""
-    return "" if state in "ZX" else fields[18]  # a killed process stays in the table until its parent looks
 
 
 def _lives(pid: int, start: str) -> bool:
     """Whether a process of this system lives and is the one meant."""
-    if start or Path("/proc/self/stat").exists():
-        return bool(start) and _started(pid) == start
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return _started(pid) == start if start else psutil.pid_exists(pid)

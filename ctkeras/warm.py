@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from ctkeras import runfolder, runtime
 from ctkeras.config import RunConfig, UserError
 
@@ -180,11 +182,8 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resident_bytes() -> int:
-    """Memory this process has in use now; 0 where the system doesn't tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    """Memory that this process has in use now."""
+    return psutil.Process().memory_info().rss
 
 
 def _end_with_supervisor() -> None:

@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from ctkeras import runtime
 from ctkeras.owner import Awake
@@ -149,12 +150,12 @@ class Pool:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far; where the system doesn't tell, time itself, so that it never seems to stand still."""
+    """CPU time of a process so far; where that cannot be known, time itself, so that it never seems to stand still."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.Error:
         return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used.user + used.system
 
 
 def environments(workers: int) -> list[tuple[dict[str, str], Sequence[int]]]:
