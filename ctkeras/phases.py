@@ -12,6 +12,7 @@ from ctkeras import runfolder, runtime, search, status, storage, sweepfile, trac
 from ctkeras.config import FIELDS, UserError
 from ctkeras.status import settings
 from ctkeras.sweepfile import Result
+from ctkeras.trials import Search
 from ctkeras.workers import Pool
 
 __all__ = ["Engine", "Phase", "Task", "local", "settings", "summary", "to_dict", "wandb", "write"]
@@ -29,6 +30,7 @@ class Task:
     group: str  # the study's name
     folder: Path  # the study's
     later: int  # trials of later phases
+    first: Search  # phase 1's, which has read the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +80,7 @@ def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
         url: the storage.
         pool: the workers.
     """
-    planned = search.plan(
-        task.content, task.options, title=f"phase{task.number}", seed=task.seed, group=task.group, later=task.later
-    )
+    planned = _planned(task)
     outcome = search.run(planned, url=url, pool=pool)
     if outcome.stopped_by:
         return None
@@ -96,6 +96,23 @@ def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
         stopped=sum(one.get("stopped_by") == "hyperband" for one in attrs),
         epochs_saved=status.epochs_saved(outcome.trials),
         seconds=sum(one.get("seconds") or 0.0 for one in attrs),
+    )
+
+
+def _planned(task: Task) -> Search:
+    """A phase's search: phase 1's was planned with the study, and its results go into the study's folder."""
+    if task.number == 1:
+        places = {**task.first.places, "output_dir": str(task.folder)}
+        return dataclasses.replace(task.first, places=places, group=task.group, later=task.later)
+    read = {task.first.places.get("data", ""): task.first.fingerprint}
+    return search.plan(
+        task.content,
+        task.options,
+        title=f"phase{task.number}",
+        seed=task.seed,
+        group=task.group,
+        later=task.later,
+        fingerprints=read,
     )
 
 

@@ -37,6 +37,7 @@ def plan(
     seed: int = 0,
     group: str = "",
     later: int = 0,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Search:
     """What a sweep searches here, and the name its study is known by, on every machine with the same data.
 
@@ -47,6 +48,7 @@ def plan(
         seed: of the sampler.
         group: at W&B; the study's name if not given.
         later: trials that follow this search, for the time left.
+        fingerprints: of data that has been read already, by its place; it is not read again.
 
     Raises:
         UserError: what the engine can't do, a value out of range, no data, no place for results, or trials that would all
@@ -64,11 +66,13 @@ def plan(
         runfolder.require_folder(places["output_dir"], "--output_dir")
     if "data" in places:
         places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
-    fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""
+    fingerprint = (fingerprints or {}).get(places.get("data", ""), "")
+    if "data" in places and not fingerprint:
+        fingerprint = sources.open_source(places["data"]).fingerprint
     _require_choice(sweep, [name for name in options if name in sweepfile.varied(content)])
     name = sweepfile.study_name(sweep, title=title, more=[fingerprint, seed])
     job_type = str(sweep.get("name") or title)
-    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later)
+    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later, fingerprint)
 
 
 def _chosen(parameters: Mapping[str, Any]) -> set[str]:

@@ -14,6 +14,7 @@ from ctkeras.contest import Contender, Difference
 from ctkeras.phases import Phase
 from ctkeras.stopping import Stop, on_signals
 from ctkeras.sweepfile import Result
+from ctkeras.trials import Search
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
 LEAST_SEEDS = 2  # of phase 3; one says nothing about spread
@@ -23,6 +24,8 @@ LEAST_SEEDS = 2  # of phase 3; one says nothing about spread
 class Study:
     """What is to be done."""
 
+    name: str  # made from all that the results depend on
+    first: Search  # phase 1's
     content: dict[str, Any]  # phase 1's sweep
     options: dict[str, Any]  # hyperparameters that are the same in all trials, and places
     trials: tuple[int, int, int]  # of the three phases
@@ -91,16 +94,17 @@ def plan(
     one, two, three = (max(1, math.ceil(count * budget - 1e-9)) for count in counts)  # 20 * 0.1 may come out above 2
     if one < first.total or content.get("method") != "grid":
         content["run_cap"] = one
+        first = dataclasses.replace(first, content={**first.content, "run_cap": one}, total=one)
     output_dir = Path(first.places.get("output_dir", RunConfig.output_dir))
     where = storage or str(output_dir / "study.db")
-    return Study(content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
+    name = _name(first, (one, two, three), wide=wide)
+    return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
 
 
-def name_of(study: Study) -> str:
-    """The study's name, by all that its results depend on."""
-    first = search.plan(study.content, study.options, title="phase1", seed=study.seed)
-    told = [first.name, study.trials, study.wide]
-    return f"study-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]}"
+def _name(first: Search, trials: Sequence[int], *, wide: bool) -> str:
+    """The study's name, made from all that its results depend on."""
+    facts = [first.name, tuple(trials), wide]
+    return f"study-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"
 
 
 def run(study: Study, engine: phases.Engine) -> Found | None:
@@ -113,7 +117,7 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
     Raises:
         UserError: something the user can put right.
     """
-    name = name_of(study)
+    name = study.name
     folder = study.output_dir / name
     content = sweepfile.fix(study.content, _fixed(study))
     header = [f"Phase 1 of {name}."]
@@ -124,7 +128,7 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
         where = {"storage": study.storage} | ({"search_seed": study.seed} if study.seed else {})
         file = phases.write(folder, number, content, header, {**options, **where})
         runtime.note(f"\n{name}, phase {number} of 3 ({file})")
-        phase = engine(phases.Task(number, content, options, study.seed, name, folder, later))
+        phase = engine(phases.Task(number, content, options, study.seed, name, folder, later, study.first))
         if phase is None:
             return None
         done.append(phase)
@@ -174,7 +178,7 @@ def _next(
     if phase == 2 and points <= study.trials[1]:  # all of them, each once, rather than some of them twice
         made = {**made, "method": "grid"}
         del made["run_cap"]
-    return made, [f"Phase {phase} of {name_of(study)};", *reasons]
+    return made, [f"Phase {phase} of {study.name};", *reasons]
 
 
 def _final_run(folder: Path, best: Result, study: Study) -> Path | None:

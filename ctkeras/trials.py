@@ -36,6 +36,7 @@ class Search:
     group: str
     job_type: str
     later: int = 0  # trials that follow this search
+    fingerprint: str = ""  # of the data; '' where the sweep chooses among several
 
     @property
     def metric(self) -> str:
