@@ -82,7 +82,7 @@ def test_options_that_leave_nothing_to_search_are_refused(tmp_path, method):
     content = sweeps.sweep(method=method)
     for some in ({"lr": "0.3"}, {"dropout": "0.2"}):
         assert sweeps.planned(tmp_path, content, **some).total == content["run_cap"]
-    with pytest.raises(UserError, match=r"nothing is left to search \(--lr, --dropout held fixed\)"):
+    with pytest.raises(UserError, match=r"nothing is left to search \(fixed by --lr, --dropout\)"):
         sweeps.planned(tmp_path, content, lr="0.3", dropout="0.2")
     assert sweeps.planned(tmp_path, {**content, "run_cap": 1}, lr="0.3", dropout="0.2").total == 1
     with pytest.raises(UserError, match="no parameter has several values"):
@@ -111,7 +111,7 @@ def test_other_databases_are_refused_without_their_password(given):
 def test_a_password_is_in_no_message_and_in_no_exception_behind_it(given, capfd):
     url = storage.address(given, "runs")
     assert "cret" not in storage.shown(url)
-    with pytest.raises(UserError, match=r"can't be used|psycopg") as caught:
+    with pytest.raises(UserError, match=r"cannot use|psycopg") as caught:
         storage.open_storage(url)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__  # so that no traceback shows it
@@ -124,7 +124,7 @@ def test_a_file_that_is_no_storage_is_refused_and_left_alone(tmp_path):
     file = tmp_path / "notes.db"
     file.write_text("my notes")
     for text, create in ((str(file), True), (str(tmp_path / "none.db"), False), (str(tmp_path), True)):
-        with pytest.raises(UserError, match=r"notes\.db|none\.db|can't be used"):
+        with pytest.raises(UserError, match=r"notes\.db|none\.db|cannot use"):
             storage.open_storage(storage.address(text, ""), create=create)
     assert file.read_text() == "my notes"
     assert not (tmp_path / "none.db").exists()
@@ -163,13 +163,13 @@ def test_four_processes_on_one_sqlite_file_never_take_the_same_trial(tmp_path):
     assert_no_double(tmp_path)
 
 
-def test_a_trial_whose_holder_is_gone_is_taken_up_under_its_number_and_no_other(tmp_path):
+def test_a_trial_whose_holder_is_gone_is_resumed_under_its_number_and_no_other(tmp_path):
     found = sweeps.planned(tmp_path)
     gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
     lives = sweeps.opened(tmp_path, found, me=sweeps.somebody(alive=True))
     first, second = gone.claim([]), lives.claim([])
     assert (first.number, second.number) == (0, 0)
-    assert second.taken_up
+    assert second.resumed
     assert second.config == first.config
     third = sweeps.opened(tmp_path, found).claim([])
     assert third.number == 1  # as trial 0's holder is alive now
@@ -505,7 +505,7 @@ def test_a_search_waits_for_postgresql_while_it_restarts(tmp_path, postgres, mon
     sweeps.pretend(trials, job)
     assert trials.all()[0].state.name == "COMPLETE"
     said = "".join(capfd.readouterr())
-    assert said.count("doesn't answer") == 1
+    assert said.count("does not answer") == 1
     assert "answers again" in said
     assert "cret" not in said
 
@@ -531,7 +531,7 @@ def test_the_command_on_postgresql_shows_its_password_to_nobody(tmp_path, postgr
     wrong = address.replace("s%40cret", "other%40cret")
     for more in ((), ("--debug",)):
         refused = command("sweep", "run", "sweep.yaml", "--storage", wrong, *more, code=2)
-        assert "can't be used" in refused.stderr
+        assert "cannot use" in refused.stderr
         assert "cret" not in refused.stderr
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"cret" not in path.read_bytes(), path
@@ -621,7 +621,7 @@ def test_a_new_study_takes_nothing_from_run_folders_of_a_deleted_one(tmp_path):
     gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
     assert gone.claim([]).metrics is None
     again = sweeps.opened(tmp_path, found).claim([])
-    assert again.taken_up
+    assert again.resumed
     assert again.metrics is None
 
 

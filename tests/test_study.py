@@ -451,7 +451,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "the same command goes on" in (tmp_path / "log").read_text()
+    assert "run the same command to resume" in (tmp_path / "log").read_text()
     assert "report.html" in command(*words).stdout.splitlines()[-1]
 
 
