@@ -173,12 +173,13 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 def summary(phase: Phase) -> str:
     """The outcome of a phase, in one line."""
+    trials_text = status.counted(len(phase.results) + phase.failed, "trial")
     best = sweepfile.best_first(phase.results)[0]
-    parts = [
-        f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {status.seconds_text(phase.seconds)}"
-    ]
+    parts = [f"phase {phase.number}: {trials_text} in {status.seconds_text(phase.seconds)}"]
     parts += [f"{phase.failed} failed"] if phase.failed else []
-    parts += [f"{phase.stopped} stopped early, {phase.epochs_saved} epochs saved"] if phase.stopped else []
+    parts += (
+        [f"{phase.stopped} stopped early, {status.counted(phase.epochs_saved, 'epoch')} saved"] if phase.stopped else []
+    )
     parts.append(f"best val_acc {best.val_acc:.4f} ({best.config['model_name']}, run {best.name})")
     return ", ".join(parts)
 

@@ -43,6 +43,11 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in '1 trial' and '2 trials'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def best(trials: Sequence[FrozenTrial], *, maximize: bool) -> FrozenTrial | None:
     """The finished trial with the best value; of equal ones, the earliest."""
     done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.value is not None]
@@ -135,7 +140,7 @@ def _of_study(name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]
         lines.append(f"best: trial {top.number}, {metric} {top.value:.4f}, {top.user_attrs.get('folder', '')}")
     if saved := epochs_saved(trials):
         stopped = sum(trial.state == TrialState.PRUNED for trial in trials)
-        lines.append(f"hyperband stopped {stopped} trials and saved {saved} epochs")
+        lines.append(f"hyperband stopped {counted(stopped, 'trial')} and saved {counted(saved, 'epoch')}")
     return lines
 
 
@@ -184,7 +189,7 @@ class Progress:
         parts = [f"{self.title} {self.ended}/{self.total}: trial {trial.number}", what]
         parts.append(settings(attrs.get("config", {}), self.names))
         if attrs.get("seconds") is not None:
-            parts.append(f"{attrs['epochs']} epochs, {seconds_text(attrs['seconds'])}")
+            parts.append(f"{counted(attrs['epochs'], 'epoch')}, {seconds_text(attrs['seconds'])}")
         if trial.state == TrialState.PRUNED or trial.value is None:
             parts.append(outcome(trial))
         self.say("  ".join(part for part in (*parts, self.summary()) if part))

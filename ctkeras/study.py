@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import contest, phases, runfolder, runtime, scoring, search, sweepfile
+from ctkeras import contest, phases, runfolder, runtime, scoring, search, status, sweepfile
 from ctkeras.config import RunConfig, UserError, check_name
 from ctkeras.contest import Contender, Difference
 from ctkeras.phases import Phase
@@ -239,7 +239,7 @@ def verdict(outcome: Outcome) -> list[str]:
     lines = [f"winner:    {_described(winner)}"]
     if other is not None and difference is not None:
         lines.append(f"runner-up: {_described(other)}")
-        lead = f"{difference.ahead:.4f} over {difference.seeds} seeds"
+        lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
         cause = f"{difference.images} validation images and the seeds" if difference.images else "the seeds"
         noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
         if not difference.ahead and not difference.noise:
@@ -261,7 +261,6 @@ def _described(one: Contender) -> str:
     """A configuration's numbers over its seeds, and its main hyperparameters."""
     names = ("model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing")
     values = list(one.accuracies.values())
-    numbers = (
-        f"val_acc {one.mean:.4f}, sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {len(values)} seeds"
-    )
-    return f"{numbers}; {phases.settings(one.config, [*names, 'mixup_alpha', 'optimizer', 'scheduler', 'max_epochs'])}"
+    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
+    settings = phases.settings(one.config, [*names, "mixup_alpha", "optimizer", "scheduler", "max_epochs"])
+    return f"val_acc {one.mean:.4f}, {spread}; {settings}"

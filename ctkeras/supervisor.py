@@ -59,7 +59,7 @@ class Supervisor:
             f"trials in {self.trials.storage.shown}, run folders {search.places.get('output_dir', '')}/{search.name}-*"
         )
         done = f" ({ended} done)" if ended else ""
-        self.progress.say(f"{search.name}: {search.total} trials{done}; {where}")
+        self.progress.say(f"{search.name}: {status.counted(search.total, 'trial')}{done}; {where}")
 
     def _prepare(self) -> None:
         """Lets a worker prepare what all trials share, so that no trial fails because something is missing."""

@@ -203,6 +203,9 @@ def test_a_small_lead_is_inside_the_noise_and_a_large_one_is_not(tmp_path):
     assert not difference.inside_noise
     one_folder = {"0.1-0": folders["0.1-0"]}  # the other's predictions are on another machine
     assert contest.compare(*far, one_folder).images == 100
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert contest.compare(*far, one_folder | {"0.2-0": empty, "0.2-1": tmp_path / "none"}).images == 100
 
 
 def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
@@ -361,6 +364,10 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
     assert stopped
     assert [phase["stopped"] for phase in facts["phases"]] == [len(stopped), 0, 0]
     assert [phase["epochs_saved"] for phase in facts["phases"]] == [sum(3 - epochs for epochs in stopped), 0, 0]
+    for phase in facts["phases"]:
+        ranked = sorted(phase["runs"], key=lambda run: (-run["val_acc"], run["val_loss"], run["run"]))
+        assert phase["best"] == ranked[0]
+        assert (phase["failed"], phase["sweep_file"]) == (0, f"phase{phase['phase']}.yaml")
     assert facts["test"] == {"n": 8, "acc": 0.75, "acc_low": 0.5, "acc_high": 0.9}
     assert facts["final"]["folder"] == found.winner.best.name
     assert found.final == found.folder / found.winner.best.name
@@ -370,6 +377,50 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
     again = study.run(planned, engine)
     assert study.to_dict(planned, planned.name, again) == facts
     assert counts["evaluated"] == 1  # the test split is opened once
+
+
+def test_a_phase_in_one_line():
+    runs = [_result(0.1, 0.2, 0.5), _result(0.2, 0.2, 0.75)]
+    line = "phase 1: 3 trials in 2 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
+    model = RunConfig.model_name
+    assert phases.summary(phases.Phase(1, "", runs, 1, 1, 4, 100.0)) == line + f"({model}, run 0.2 0.2)"
+    assert phases.to_dict(phases.Phase(1, "", runs, 1, 1, 4, 100.0))["trials"] == 3
+    line = f"phase 2: 1 trial in 1 s, best val_acc 0.5000 ({model}, run 0.1 0.2)"
+    assert phases.summary(phases.Phase(2, "", runs[:1], 0, 0, 0, 1.0)) == line
+
+
+def _verdict(one, other, test=None, *, noise=0.0, images=0):
+    found = contest.contenders([*one, *other])
+    first, second = (*found, None)[:2]
+    difference = second and contest.Difference(first.mean - second.mean, noise, len(one), images)
+    test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9} if test is None else test
+    return study.verdict(study.Outcome(pathlib.Path("runs"), [], first, second, difference, pathlib.Path("a"), test))
+
+
+def test_the_verdict_in_sentences():
+    first, second = contender([0.75, 0.85], lr=0.1), contender([0.5, 0.6], lr=0.2)
+    lines = _verdict(first, second, noise=0.2, images=72)
+    assert lines[0].startswith("winner:    val_acc 0.8000, sd 0.0707, 0.7500 to 0.8500, 2 seeds; model_name=")
+    assert lines[1].startswith("runner-up: val_acc 0.5500, sd 0.0707, 0.5000 to 0.6000, 2 seeds; model_name=")
+    assert "lr=0.2" in lines[1]
+    assert lines[2] == (
+        "The runner-up is outside the noise: the winner leads by 0.2500 over 2 seeds, "
+        "but chance in 72 validation images and the seeds accounts for up to 0.2000."
+    )
+    assert lines[3:] == [
+        "final model: a/model.keras",
+        "test accuracy 0.8000 (95% interval 0.5000 to 0.9000, 10 images), evaluated once",
+    ]
+    assert _verdict(first, second, noise=0.3)[2] == (
+        "The runner-up is inside the noise: the winner leads by 0.2500 over 2 seeds, "
+        "and chance in the seeds accounts for up to 0.3000."
+    )
+    assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
+    assert "up to 0.1000" in _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2]
+    lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
+    assert "1 seed; " in lines[0]
+    assert lines[1] == "There is no runner-up: all runs of phase 2 had the same configuration."
+    assert "no interval" in lines[-1]
 
 
 def test_a_study_that_is_stopped_goes_no_further(whole_study):
