@@ -13,7 +13,9 @@ runtime.configure()
 
 import jax  # noqa: E402
 
-from ctkeras import decoded, model, pipeline, steps  # noqa: E402
+from ctkeras import decoded, model, pipeline  # noqa: E402
+from ctkeras.training.programs import programs_at  # noqa: E402
+from ctkeras.training.steps import Hyper  # noqa: E402
 
 CLASSES = 4
 
@@ -23,13 +25,13 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
     with runtime.without("tensorflow", "tensorflow_text"):  # as a run builds it
         built = model.build(name, size, classes=CLASSES)
     model.initialise(built, seed=0, dropout=0.3)
-    programs = steps.programs(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
+    programs = programs_at(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.float32)
     labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch)]
     fed = programs.place_batch(pipeline.Batch(images, labels, np.ones(batch, np.float32)))
     kept = programs.place(programs.frozen_variables())
-    numbers = steps.Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
+    numbers = Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
     state = [programs.start()]
 
     def run() -> int:

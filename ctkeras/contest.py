@@ -1,4 +1,4 @@
-"""Two configurations over the same seeds: which is better on validation, and whether that is more than noise."""
+"""Two configurations over the same seeds: which one is better on validation, and whether the lead is more than noise."""
 
 import dataclasses
 import math
@@ -12,15 +12,15 @@ from ctkeras import sweepfile
 from ctkeras.runs.predictions import read_predictions
 from ctkeras.runs.result import Result, best_first
 
-LEVEL = 0.95  # of the interval around a difference
+LEVEL = 0.95  # confidence level of the interval around a difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A configuration and its runs, one a seed, by seed."""
+    """A configuration and its runs, one per seed."""
 
-    config: dict[str, Any]  # less what belongs to a seed or a machine
-    runs: dict[int, Result]
+    config: dict[str, Any]  # without the seed and what belongs to a machine
+    runs: dict[int, Result]  # by seed, in ascending order
 
     @property
     def accuracies(self) -> dict[int, float]:
@@ -34,17 +34,17 @@ class Contender:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of val_acc over the seeds, 0 for a single one."""
+        """Standard deviation of val_acc over the seeds; 0 for a single seed."""
         values = list(self.accuracies.values())
         return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
     @property
     def best(self) -> Result:
-        """The seed with the highest val_acc, ties by val_loss."""
+        """The run with the highest val_acc; among equals, the one with the lowest val_loss."""
         return best_first(self.runs.values())[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """For study.json."""
+        """A configuration, for study.json."""
         return {
             "config": self.config,
             "mean_val_acc": self.mean,
@@ -56,41 +56,42 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far the winner is ahead, and how far chance alone could put it."""
+    """How far the winner is ahead, and how much of that chance could explain."""
 
     ahead: float  # of mean val_acc
     noise: float  # half the width of the 95% interval around `ahead`
-    seeds: int  # that both have
-    images: int  # of validation; 0 when no run's predictions are here, and the images' share of the noise is left out
+    seeds: int  # number of seeds that both have
+    images: int  # of validation; 0 without predictions on this machine, and the noise then leaves the images out
 
     @property
     def inside_noise(self) -> bool:
-        """Whether the runner-up could as well be the better one."""
+        """Whether the runner-up could equally well be the better one."""
         return self.ahead <= self.noise
 
 
 def contenders(results: Sequence[Result]) -> list[Contender]:
-    """Runs by configuration, the best mean val_acc first, ties by mean val_loss, then by the first run's name."""
+    """Runs by configuration: highest mean val_acc first, then lowest mean val_loss, then by the name of the first run."""
     grouped: dict[tuple, dict[int, Result]] = {}
     for result in sorted(results, key=lambda result: result.name):
         config = sweepfile.plain(result.config)
         key = tuple((name, value) for name, value in config.items() if name not in (*sweepfile.PLACES, "seed"))
         grouped.setdefault(key, {}).setdefault(int(config.get("seed", 0)), result)
-    found = [Contender(dict(key), dict(sorted(runs.items()))) for key, runs in grouped.items()]
-    return sorted(found, key=lambda one: (-one.mean, np.mean([run.val_loss for run in one.runs.values()])))
+    configurations = [Contender(dict(key), dict(sorted(runs.items()))) for key, runs in grouped.items()]
+    return sorted(configurations, key=lambda one: (-one.mean, np.mean([run.val_loss for run in one.runs.values()])))
 
 
 def compare(winner: Contender, other: Contender, folders: Mapping[str, Path]) -> Difference:
     """The winner's lead in mean val_acc, and its 95% interval.
 
-    Two kinds of chance add up: other seeds, paired as both configurations ran with the same ones (Student's t), and other
-    validation images, as the runs' accuracies are shares of a few dozen images. Where predictions are at hand, images are
-    paired too, each by how many seeds got it right; else the accuracies' binomial variances are taken.
+    Two kinds of chance add up. One is the choice of seeds: both configurations ran with the same ones, so they are compared
+    in pairs (Student's t). The other is the choice of validation images, because an accuracy is a share of a few dozen of
+    them. With the predictions of both, images are compared in pairs too, each by the share of seeds that were right;
+    otherwise the binomial variances of the two accuracies are used.
 
     Args:
         winner: the better one.
         other: the runner-up.
-        folders: run folders by run name, those that are on this machine.
+        folders: the run folders that are on this machine, by run name.
     """
     shared = sorted(winner.runs.keys() & other.runs.keys())
     ahead = winner.mean - other.mean
@@ -107,7 +108,7 @@ def compare(winner: Contender, other: Contender, folders: Mapping[str, Path]) ->
 
 
 def _half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95% interval around a mean by Student's t; 0 where one value leaves nothing to judge by."""
+    """Half the width of the 95% interval around a mean, by Student's t; 0 for a single value, which has no spread."""
     from scipy import stats
 
     count = len(values)
@@ -117,7 +118,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 
 def _right(folder: Path | None) -> dict[str, float]:
-    """Which validation images a run got right, 1 or 0 by file; none when its predictions aren't here."""
+    """Which validation images a run got right: 1 or 0 by file. Empty if there are no predictions on this machine."""
     valid = read_predictions(folder, "valid") if folder is not None else None
     if valid is None:
         return {}

@@ -1,4 +1,7 @@
-"""Who holds a trial, and whether that process still lives; a trial whose holder is gone may be taken up by another."""
+"""Heartbeats: who holds a trial, and whether that process is still alive. A trial whose holder is gone goes to another process.
+
+Written by hand because the holders share only a storage, perhaps from several machines whose clocks differ.
+"""
 
 import dataclasses
 import os
@@ -8,14 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-SILENT_SECONDS = 60.0  # without a new beat, a holder that can't be looked up, as on another machine, is taken for dead
-LOOK_SECONDS = 10.0  # at most this long can a single look vouch for
-BEAT_SECONDS = 10.0  # between two beats; several may be late before SILENT_SECONDS are over
+import psutil
+
+SILENT_SECONDS = 60.0  # without a new heartbeat, a holder on another machine is considered dead
+LOOK_SECONDS = 10.0  # the most that a single look adds to the clock
+BEAT_SECONDS = 10.0  # between two heartbeats; several may be late before SILENT_SECONDS are over
 
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process: `space` is where its number means something, `start` tells it from a later one of the same number."""
+    """A process: `space` is the system that its `pid` belongs to; `start` tells it from a later process with the same pid."""
 
     host: str
     space: str
@@ -25,16 +30,16 @@ class Owner:
 
     @classmethod
     def me(cls) -> "Owner":
-        """This process, under a token of its own."""
+        """This process, with a new token."""
         return cls(socket.gethostname(), _space(), os.getpid(), _started(os.getpid()), secrets.token_hex(8))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is kept with a trial."""
+        """As stored with a trial."""
         return dataclasses.asdict(self)
 
 
 class Awake:
-    """A clock of the time in which this process could look: being stopped, or waiting for a database, doesn't count."""
+    """A clock that counts only the time in which this process could look: not while it was stopped or waited for a database."""
 
     def __init__(self) -> None:
         self.last, self.seconds = time.monotonic(), 0.0
@@ -48,19 +53,19 @@ class Awake:
 
 
 class Watch:
-    """Tells which holders are gone, from what this process has seen of them so far; no clock but its own is used."""
+    """Tells which holders are gone, from the heartbeats that this process has seen; it uses only its own clock."""
 
     def __init__(self, me: Owner) -> None:
         self.me, self.clock = me, Awake()
-        self.beats: dict[int, tuple[Any, float]] = {}  # by trial: the last beat, and when it was first seen
+        self.beats: dict[int, tuple[Any, float]] = {}  # per trial: the last heartbeat, and when it was first seen
 
     def gone(self, owner: dict[str, Any] | None, *, trial: int, beat: Any) -> bool:
         """Whether a trial's holder is gone.
 
         Args:
-            owner: the holder as kept with the trial; None when it has given the trial back.
-            trial: its number.
-            beat: its last beat.
+            owner: the holder as stored with the trial; None when it has given the trial back.
+            trial: the trial's number.
+            beat: the holder's last heartbeat.
         """
         if owner is None:
             return True
@@ -75,7 +80,10 @@ class Watch:
 
 
 def _space() -> str:
-    """Names the running system and its process table: a container has its own, and so has a machine after a restart."""
+    """Names the running system and its process table, which are new in each container and after each restart.
+
+    Read by hand because psutil has neither the boot id nor the namespace, and its boot time shifts with the clock.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -84,22 +92,20 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in the system's own unit; '' where that can't be known."""
+    """When a process was started, in clock ticks since the system's start; '' if it has ended or cannot be inspected.
+
+    Both times are from the same clock, so setting that clock changes nothing.
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        boot = psutil.boot_time()  # before the process is opened: older versions of psutil take the time from here
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""  # a killed process stays in the table until its parent collects it
+        return str(round((process.create_time() - boot) * os.sysconf("SC_CLK_TCK")))
+    except psutil.Error:
         return ""
-    return "" if state in "ZX" else fields[18]  # a killed process stays in the table until its parent looks
 
 
 def _lives(pid: int, start: str) -> bool:
-    """Whether a process of this system lives and is the one meant."""
-    if start or Path("/proc/self/stat").exists():
-        return bool(start) and _started(pid) == start
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    """Whether a process of this system is alive and is the one meant."""
+    return _started(pid) == start if start else psutil.pid_exists(pid)

@@ -1,4 +1,4 @@
-"""One phase of a study, on the local engine or through W&B, and the sweep file that a person can read and run again."""
+"""One phase of a study, on the local engine or through W&B, and its sweep file, which a person can read and run again."""
 
 import dataclasses
 import functools
@@ -13,23 +13,25 @@ from ctkeras.config import FIELDS, UserError
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.result import Result, best_first
 from ctkeras.status import settings
+from ctkeras.trials import Search
 from ctkeras.workers import Pool
 
 __all__ = ["Engine", "Phase", "Task", "local", "settings", "summary", "to_dict", "wandb", "write"]
-SWEEPS = "wandb.json"  # in the study's folder: which sweep at W&B each phase is
+SWEEPS = "wandb.json"  # in the study's folder: the sweep of each phase at W&B
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A phase to be run."""
+    """A phase that is to be run."""
 
     number: int
-    content: dict[str, Any]  # its sweep
+    content: dict[str, Any]  # the sweep
     options: dict[str, Any]  # hyperparameters that are the same in all trials, and places
     seed: int  # of the search
-    group: str  # the study's name
-    folder: Path  # the study's
-    later: int  # trials of later phases
+    group: str  # the name of the study
+    folder: Path  # of the study
+    later: int  # number of trials in later phases
+    first: Search  # of phase 1; it has read the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,10 @@ class Phase:
     """A phase that has ended."""
 
     number: int
-    sweep: str  # the study's name in the storage, or the sweep's path at W&B
+    sweep: str  # name of the search in the storage, or path of the sweep at W&B
     results: list[Result]
     failed: int
-    stopped: int  # by hyperband
+    stopped: int  # number of runs, by hyperband
     epochs_saved: int
     seconds: float  # of all its runs
 
@@ -51,18 +53,18 @@ Engine = Callable[[Task], Phase | None]
 def write(
     folder: Path, number: int, content: Mapping[str, Any], reasons: Sequence[str], options: Mapping[str, Any]
 ) -> Path:
-    """Writes a phase's sweep file, with the commands that run it, unless it stands there already.
+    """Writes a phase's sweep file, with the commands that run it, unless it exists already.
 
     Args:
-        folder: the study's.
-        number: the phase.
-        content: its sweep.
-        reasons: why it holds what it holds.
-        options: of the study and its search; those that the sweep doesn't hold are given on the command line.
+        folder: of the study.
+        number: of the phase.
+        content: the sweep.
+        reasons: how the sweep was made, one line each.
+        options: of the study and its search; those that are not in the sweep become options of the command.
     """
     path = folder / f"phase{number}.yaml"
-    outside = {name: value for name, value in options.items() if name not in FIELDS or name in sweepfile.PLACES}
-    words = ["python", "-m", "ctkeras", "sweep", "run", str(path), *(f"--{n}={v}" for n, v in outside.items())]
+    more = {name: value for name, value in options.items() if name not in FIELDS or name in sweepfile.PLACES}
+    words = ["python", "-m", "ctkeras", "sweep", "run", str(path), *(f"--{n}={v}" for n, v in more.items())]
     header = [*reasons, f"  {shlex.join(words)}", f"  python -m ctkeras sweep create {shlex.quote(str(path))}"]
     text = sweepfile.dump(content, header)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -72,22 +74,20 @@ def write(
 
 
 def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
-    """Runs a phase on this machine, or with others that share the storage; None when it was stopped.
+    """Runs a phase on this machine, or together with others that share the storage; None if it was stopped.
 
     Args:
         task: the phase.
-        url: the storage.
+        url: of the storage.
         pool: the workers.
     """
-    planned = search.plan(
-        task.content, task.options, title=f"phase{task.number}", seed=task.seed, group=task.group, later=task.later
-    )
+    planned = _planned(task)
     outcome = search.run(planned, url=url, pool=pool)
     if outcome.stopped_by:
         return None
     results = trials.results(outcome.trials)
     if not results:
-        raise UserError(f"no trial of phase {task.number} ended well; see: sweep status {storage.shown(url)}")
+        raise UserError(f"no trial of phase {task.number} succeeded; see: ctkeras sweep status {storage.shown(url)}")
     attrs = [one.user_attrs for one in outcome.trials]
     return Phase(
         task.number,
@@ -100,13 +100,30 @@ def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
     )
 
 
+def _planned(task: Task) -> Search:
+    """The search of a phase; that of phase 1 was planned with the study and now gets the study's folder."""
+    if task.number == 1:
+        places = {**task.first.places, "output_dir": str(task.folder)}
+        return dataclasses.replace(task.first, places=places, group=task.group, later=task.later)
+    fingerprints = {task.first.places.get("data", ""): task.first.fingerprint}
+    return search.plan(
+        task.content,
+        task.options,
+        title=f"phase{task.number}",
+        seed=task.seed,
+        group=task.group,
+        later=task.later,
+        fingerprints=fingerprints,
+    )
+
+
 def wandb(task: Task, *, project: str, entity: str) -> Phase | None:
-    """Runs a phase as a sweep at W&B, in one warm process; None when it was stopped.
+    """Runs a phase as a sweep at W&B, in one process; None if it was stopped.
 
     Args:
         task: the phase.
-        project: at W&B.
-        entity: at W&B.
+        project: the project at W&B.
+        entity: the team or user at W&B.
     """
     path = task.folder / SWEEPS
     known = runfolder.read_json(path) if path.exists() else {}
@@ -119,55 +136,56 @@ def wandb(task: Task, *, project: str, entity: str) -> Phase | None:
         return None
     _, results = tracking.read_sweep(known[key])
     if not results:
-        raise UserError(f"no run of phase {task.number} ended well; see the sweep {known[key]}")
-    here = [_metrics(task.folder / result.name) for result in results]
-    stopped = [metrics for metrics in here if metrics.get("stopped_by") in ("sigterm", "sweep")]
+        raise UserError(f"no run of phase {task.number} succeeded; see the sweep {known[key]}")
+    recorded = [_metrics(task.folder / result.name) for result in results]
+    stopped = [metrics for metrics in recorded if metrics.get("stopped_by") in ("sigterm", "sweep")]
     saved = sum(
         int(result.config.get("max_epochs", 0)) - int(metrics["epochs"])
-        for result, metrics in zip(results, here, strict=True)
+        for result, metrics in zip(results, recorded, strict=True)
         if metrics in stopped
     )
-    seconds = sum(float(metrics.get("seconds_total") or 0.0) for metrics in here)
+    seconds = sum(float(metrics.get("seconds_total") or 0.0) for metrics in recorded)
     return Phase(task.number, known[key], results, failed=0, stopped=len(stopped), epochs_saved=saved, seconds=seconds)
 
 
 def _agent(path: str, function: Callable[[], None]) -> bool:
-    """Does a sweep's runs to its end; returns whether Ctrl-C came first, which W&B's agent keeps to itself."""
-    heard = []
+    """Does the runs of a sweep to its end; returns whether Ctrl-C came first, which W&B's agent does not report."""
+    interrupts = []
 
     def interrupt(*_: Any) -> None:
-        heard.append(True)
+        interrupts.append(True)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         tracking.agent(path, function, count=None)
     except KeyboardInterrupt:
-        heard.append(True)
+        interrupts.append(True)
     finally:
         signal.signal(signal.SIGINT, before)
-    return bool(heard)
+    return bool(interrupts)
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """A run's metrics.json, empty where the run isn't on this machine."""
+    """A run's metrics.json; empty if the run is not on this machine."""
     return runfolder.read_metrics(folder) if (folder / "metrics.json").exists() else {}
 
 
 def summary(phase: Phase) -> str:
-    """A phase's outcome in a line."""
+    """The outcome of a phase, in one line."""
+    trials_text = status.counted(len(phase.results) + phase.failed, "trial")
     best = best_first(phase.results)[0]
-    parts = [
-        f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {status.seconds_text(phase.seconds)}"
-    ]
+    parts = [f"phase {phase.number}: {trials_text} in {status.seconds_text(phase.seconds)}"]
     parts += [f"{phase.failed} failed"] if phase.failed else []
-    parts += [f"{phase.stopped} stopped early, {phase.epochs_saved} epochs saved"] if phase.stopped else []
+    parts += (
+        [f"{phase.stopped} stopped early, {status.counted(phase.epochs_saved, 'epoch')} saved"] if phase.stopped else []
+    )
     parts.append(f"best val_acc {best.val_acc:.4f} ({best.config['model_name']}, run {best.name})")
     return ", ".join(parts)
 
 
 def to_dict(phase: Phase) -> dict[str, Any]:
-    """For study.json."""
+    """A phase, for study.json."""
     best = best_first(phase.results)[0]
     return {
         "phase": phase.number,

@@ -1,4 +1,4 @@
-"""The local engine: a sweep's trials in warm worker processes, with no server, until all have ended."""
+"""The local engine: runs a sweep's trials in a pool of worker processes, with no server, until all have ended."""
 
 import contextlib
 import dataclasses
@@ -20,10 +20,10 @@ from ctkeras.workers import Pool
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a search stands when the command ends."""
+    """The state of a search when the command ends."""
 
     trials: list[FrozenTrial]
-    stopped_by: str  # '' when all trials have ended
+    stopped_by: str  # '' if all trials have ended
 
 
 class _AtOnce(BaseException):
@@ -38,20 +38,22 @@ def plan(
     seed: int = 0,
     group: str = "",
     later: int = 0,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Search:
-    """What a sweep searches here, and the name its study is known by, on every machine with the same data.
+    """What the local engine searches for a sweep, under a study name that is the same on every machine with the same data.
 
     Args:
         content: the sweep.
-        options: hyperparameters that are the same in all trials, or that say where things are on this machine.
-        title: stands in for the sweep's name.
+        options: hyperparameters that are the same in all trials, or that belong to this machine.
+        title: used if the sweep has no name.
         seed: of the sampler.
-        group: at W&B; the study's name if not given.
-        later: trials that follow this search, for the time left.
+        group: of the runs at W&B; by default the study's name.
+        later: number of trials that follow this search, to estimate the time left.
+        fingerprints: of data sets that have been read already, by their place; they are not read again.
 
     Raises:
-        UserError: what the engine can't do, a value out of range, no data, no place for results, or trials that would all
-            be the same.
+        UserError: the engine does not support the sweep, a value is out of range, there is no data or no folder for
+            results, or all trials would be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
     content = sweepfile.with_flags(content)
@@ -65,44 +67,45 @@ def plan(
         runfolder.require_folder(places["output_dir"], "--output_dir")
     if "data" in places:
         places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
-    fingerprint = sources.open_source(places["data"]).fingerprint if "data" in places else ""
+    fingerprint = (fingerprints or {}).get(places.get("data", ""), "")
+    if "data" in places and not fingerprint:
+        fingerprint = sources.open_source(places["data"]).fingerprint
     _require_choice(sweep, [name for name in options if name in sweepfile.varied(content)])
     name = sweepfile.study_name(sweep, title=title, more=[fingerprint, seed])
     job_type = str(sweep.get("name") or title)
-    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later)
+    return Search(name, sweep, sampling.total_trials(sweep), seed, places, group or name, job_type, later, fingerprint)
 
 
 def _chosen(parameters: Mapping[str, Any]) -> set[str]:
-    """Names of parameters whose value a sweep chooses among several."""
+    """The names of the parameters for which a sweep chooses among several values."""
     return {name for name, spec in parameters.items() if "value" not in spec}
 
 
 def _require_choice(sweep: Mapping[str, Any], given: Sequence[str]) -> None:
-    """Refuses a search with nothing left to search: its trials would be one run, again and again.
+    """Refuses a search with nothing left to search: all its trials would be the same run.
 
     Args:
-        sweep: supported, the options in it.
-        given: the options that fix what it would search.
+        sweep: supported, with the options applied.
+        given: names of the options that fix what the sweep would search.
     """
     total = sampling.total_trials(sweep)
     if total > 1 and all(item.size == 1 for item in space.all_searched(sweep).values()):
-        why = f"{', '.join(f'--{name}' for name in given)} held fixed" if given else "no parameter has several values"
-        raise UserError(
-            f"nothing is left to search ({why}): {total} trials would be one run again and again; use ctkeras train"
-        )
+        options = ", ".join(f"--{name}" for name in given)
+        why = f"fixed by {options}" if given else "no parameter has several values"
+        raise UserError(f"nothing is left to search ({why}): all {total} trials would be the same; use ctkeras train")
 
 
 def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Outcome:
-    """Runs a search to its end, from where it stands.
+    """Runs a search to its end, from its current state.
 
     Args:
         search: from `plan`.
         url: the storage, from storage.address.
         pool: the workers, which the caller ends.
-        stop: a wish to stop, as Ctrl-C is one too; trials in flight keep their checkpoints.
+        stop: a request to stop; Ctrl-C is one too. The checkpoints of running trials stay.
 
     Raises:
-        UserError: the storage or weights can't be used, or every trial fails.
+        UserError: the storage or the weights cannot be used, or every trial fails.
     """
     stop = stop or Stop()
     opened = storage.open_storage(url)
@@ -123,14 +126,14 @@ def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Ou
 
 @contextlib.contextmanager
 def _on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop; a second SIGINT ends everything at once."""
+    """SIGINT and SIGTERM request a stop; a second SIGINT ends everything at once."""
 
-    def heard(number: int, _frame: Any) -> None:
+    def receive(number: int, _frame: Any) -> None:
         if stop.reason and number == signal.SIGINT:
             raise _AtOnce
         stop.ask(signal.Signals(number).name.lower())
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -139,7 +142,7 @@ def _on_signals(stop: Stop) -> Iterator[None]:
 
 
 def shared(search: Search) -> dict[str, Any]:
-    """What a search's trials share and can be readied before them; image_size is None where it is searched."""
+    """What all trials of a search share, to be prepared before the first; image_size is None if it is searched."""
     sweep, places = search.content, search.places
     size = parse_value("image_size", sweepfile.fixed(sweep).get("image_size", RunConfig.image_size))
     return {
@@ -152,16 +155,16 @@ def shared(search: Search) -> dict[str, Any]:
 
 def models_of(sweep: Mapping[str, Any]) -> list[str]:
     """The models whose ImageNet weights a sweep's trials may need."""
-    held = {"pretrained": RunConfig.pretrained, **sweepfile.fixed(sweep)}
-    if not parse_value("pretrained", held["pretrained"]):
+    constants = {"pretrained": RunConfig.pretrained, **sweepfile.fixed(sweep)}
+    if not parse_value("pretrained", constants["pretrained"]):
         return []
     named = {value for name, value in _values(sweep["parameters"]) if name == "model_name"}
-    wanted = {held["model_name"]} if "model_name" in held else named or {RunConfig.model_name}
-    return [name for name in MODEL_NAMES if name in wanted]
+    needed = {constants["model_name"]} if "model_name" in constants else named or {RunConfig.model_name}
+    return [name for name in MODEL_NAMES if name in needed]
 
 
 def _values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value that is written in a sweep, under its hyperparameter's name."""
+    """Every value in a sweep, with the name of its hyperparameter."""
     for name, spec in parameters.items():
         if "parameters" in spec:
             yield from _values(spec["parameters"])

@@ -1,4 +1,4 @@
-"""How a search stands, in words: a line a trial, the table of all, and one live line on a terminal."""
+"""The state of a search, in text: one line per trial, the table of all trials, and a live line on a terminal."""
 
 import datetime
 import math
@@ -25,45 +25,50 @@ STATES = {
 
 
 def value_text(value: Any) -> str:
-    """A hyperparameter's value, short."""
+    """A hyperparameter's value, in short."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def settings(config: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The hyperparameters that a search varies, as one trial has them."""
+    """One trial's values of the hyperparameters that a search varies."""
     return " ".join(f"{name}={value_text(config[name])}" for name in names if name in config)
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration in the unit that suits it."""
+    """A duration in a suitable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in '1 trial' and '2 trials'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def best(trials: Sequence[FrozenTrial], *, maximize: bool) -> FrozenTrial | None:
-    """The finished trial with the best value, the earlier one of equals."""
+    """The finished trial with the best value; of equal ones, the earliest."""
     done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.value is not None]
     sign = -1.0 if maximize else 1.0
     return min(done, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
 
 
 def epochs_saved(trials: Sequence[FrozenTrial]) -> int:
-    """The epochs that hyperband has spared."""
+    """How many epochs hyperband has saved."""
     stopped = [trial.user_attrs for trial in trials if trial.state == TrialState.PRUNED]
     return sum(attrs["config"]["max_epochs"] - attrs["epochs"] for attrs in stopped if attrs.get("epochs") is not None)
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Why a trial has ended, or what befell it."""
+    """Why a trial has ended, or where it runs."""
     attrs = trial.user_attrs
     if trial.state == TrialState.FAIL:
         return attrs.get("failure", "failed outside ctkeras")
     if trial.state == TrialState.RUNNING:
-        return "to be gone on with" if attrs.get("owner") is None else f"on {attrs['owner']['host']}"
-    again = "; run twice, as its worker died" if attrs.get("tries") else ""
+        return "to be resumed" if attrs.get("owner") is None else f"on {attrs['owner']['host']}"
+    again = "; run twice, because its worker died" if attrs.get("tries") else ""
     return f"{attrs.get('stopped_by') or ''}{again}"
 
 
@@ -72,8 +77,8 @@ def table(trials: Sequence[FrozenTrial], names: Sequence[str], *, metric: str) -
 
     Args:
         trials: of one study.
-        names: the hyperparameters that it varies.
-        metric: what it optimises.
+        names: the hyperparameters that the study varies.
+        metric: the name of what is optimised.
     """
     header = ["trial", "state", "epochs", *dict.fromkeys((metric, "val_acc")), *names, "seconds", "ended by"]
     rows = [header]
@@ -99,32 +104,33 @@ def table(trials: Sequence[FrozenTrial], names: Sequence[str], *, metric: str) -
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def report(kept: BaseStorage, *, study: str = "") -> list[str]:
-    """Tables of a storage's searches, the latest last, each with its best trial and what hyperband has spared.
+def report(stored: BaseStorage, *, study: str = "") -> list[str]:
+    """Tables of the searches in a storage, the latest last, each with its best trial and the epochs that hyperband saved.
 
     Args:
-        kept: an open storage.
-        study: the one wanted; '' for all.
+        stored: an open storage.
+        study: the name of one search; '' for all.
 
     Raises:
-        UserError: it holds no search, or not that one.
+        UserError: the storage has no search, or not that one.
     """
-    found = [s for s in kept.get_all_studies() if "sweep" in s.user_attrs]
-    if study and study not in {s.study_name for s in found}:
-        raise UserError(f"no search {study} there; there are: {', '.join(s.study_name for s in found) or 'none'}")
-    if not found:
+    searches = [s for s in stored.get_all_studies() if "sweep" in s.user_attrs]
+    if not searches:
         raise UserError("there is no search in this storage yet")
+    if study and study not in {s.study_name for s in searches}:
+        names = ", ".join(s.study_name for s in searches)
+        raise UserError(f"there is no search {study} in this storage; its searches: {names}")
     lines = []
-    for one in found:
+    for one in searches:
         if study in ("", one.study_name):
-            trials = kept.get_all_trials(one._study_id, deepcopy=False)
+            trials = stored.get_all_trials(one._study_id, deepcopy=False)
             maximize = one.directions[0] == StudyDirection.MAXIMIZE
             lines += [*_of_study(one.study_name, one.user_attrs, trials, maximize=maximize), ""]
     return lines[:-1]
 
 
 def _of_study(name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial], *, maximize: bool) -> list[str]:
-    """One search: heading, table, best, epochs saved."""
+    """One search: heading, table, best trial, epochs saved."""
     metric = attrs.get("metric", "val_acc")
     ended = sum(trial.state.is_finished() for trial in trials)
     lines = [f"{name}: {ended} of {attrs.get('total', '?')} trials ended"]
@@ -134,7 +140,7 @@ def _of_study(name: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]
         lines.append(f"best: trial {top.number}, {metric} {top.value:.4f}, {top.user_attrs.get('folder', '')}")
     if saved := epochs_saved(trials):
         stopped = sum(trial.state == TrialState.PRUNED for trial in trials)
-        lines.append(f"hyperband stopped {stopped} trials and saved {saved} epochs")
+        lines.append(f"hyperband stopped {counted(stopped, 'trial')} and saved {counted(saved, 'epoch')}")
     return lines
 
 
@@ -145,17 +151,17 @@ def _last(trial: FrozenTrial) -> float | None:
 
 
 class Progress:
-    """What a person sees while a search runs: lines that stay, and on a terminal one that is drawn over."""
+    """What a person sees while a search runs: lines that stay and, on a terminal, a live line that is redrawn."""
 
     def __init__(
         self, title: str, total: int, names: Sequence[str], *, metric: str, maximize: bool, later: int = 0
     ) -> None:
-        self.later = later  # trials that follow
+        self.later = later  # number of trials that follow
         self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
         self.live = sys.stderr.isatty()
         self.started = time.monotonic()
-        self.ends: list[float] = []  # when trials ended here
-        self.running: dict[int, str] = {}  # what each trial in hand is at
+        self.ends: list[float] = []  # when trials of this process ended
+        self.running: dict[int, str] = {}  # what each running trial is doing
         self.best: FrozenTrial | None = None
         self.ended = 0
         self.said: set[str] = set()
@@ -170,12 +176,12 @@ class Progress:
         self.draw()
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
-        """Takes in how all trials stand."""
+        """Updates the best trial and the number of trials that have ended."""
         self.best = best(trials, maximize=self.maximize)
         self.ended = sum(trial.state.is_finished() for trial in trials)
 
     def end(self, trial: FrozenTrial) -> None:
-        """Prints the line of a trial that has ended, with the search's state behind it."""
+        """Prints the line of a trial that has ended, followed by the state of the search."""
         self.ends.append(time.monotonic())
         self.running.pop(trial.number, None)
         attrs = trial.user_attrs
@@ -183,17 +189,17 @@ class Progress:
         parts = [f"{self.title} {self.ended}/{self.total}: trial {trial.number}", what]
         parts.append(settings(attrs.get("config", {}), self.names))
         if attrs.get("seconds") is not None:
-            parts.append(f"{attrs['epochs']} epochs, {seconds_text(attrs['seconds'])}")
+            parts.append(f"{counted(attrs['epochs'], 'epoch')}, {seconds_text(attrs['seconds'])}")
         if trial.state == TrialState.PRUNED or trial.value is None:
             parts.append(outcome(trial))
         self.say("  ".join(part for part in (*parts, self.summary()) if part))
 
     def summary(self) -> str:
-        """The best so far, and when all will be done."""
+        """The best value so far, and when all trials will have ended."""
         parts = [f"best {self.best.value:.4f} (trial {self.best.number})"] if self.best is not None else []
         left = self.total - self.ended
         if self.ends and left + self.later > 0:
-            # The first trial prepares and compiles what the others find ready, so it counts as long as it is alone.
+            # The first trial prepares and compiles what the others reuse, so it counts only while it is the only one.
             since, *others = self.ends if len(self.ends) > 1 else [self.started, *self.ends]
             each = (others[-1] - since) / len(others)
             parts += [f"{seconds_text(each * left)} left"] if left else []

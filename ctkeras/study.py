@@ -8,35 +8,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import contest, phases, runtime, scoring, search, sweepfile
+from ctkeras import contest, phases, runtime, scoring, search, status, sweepfile
 from ctkeras.config import RunConfig, UserError, check_name
 from ctkeras.contest import Contender, Difference
 from ctkeras.phases import Phase
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.result import Result, best_first
 from ctkeras.training.stopping import Stop, on_signals
+from ctkeras.trials import Search
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
-LEAST_SEEDS = 2  # of phase 3; one says nothing about spread
+LEAST_SEEDS = 2  # of phase 3; one seed has no spread
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is to be done."""
+    """A study, as requested."""
 
+    name: str  # made from all that the results depend on
+    first: Search  # phase 1's
     content: dict[str, Any]  # phase 1's sweep
     options: dict[str, Any]  # hyperparameters that are the same in all trials, and places
-    trials: tuple[int, int, int]  # of the three phases
+    trials: tuple[int, int, int]  # per phase
     wide: bool
     seed: int  # of the searches
-    output_dir: Path  # holds the study's folder
-    command: str  # that does it all again
-    storage: str  # the trials' address, without its password
+    output_dir: Path  # contains the study's folder
+    command: str  # to reproduce the study
+    storage: str  # address of the trials, without the password
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What a study has found."""
+class Outcome:
+    """The outcome of a study."""
 
     folder: Path
     phases: list[Phase]
@@ -44,7 +47,7 @@ class Found:
     runner_up: Contender | None
     difference: Difference | None
     final: Path  # the run folder of the model
-    test: dict[str, Any]  # its metrics on the test split
+    test: dict[str, Any]  # the model's metrics on the test split
 
 
 def plan(
@@ -59,18 +62,18 @@ def plan(
     command: str = "",
     storage: str = "",
 ) -> Study:
-    """Makes a study from a phase 1 and what was asked for.
+    """Plans a study from the sweep of phase 1 and the options.
 
     Args:
         content: phase 1's sweep.
         options: hyperparameters that are the same in all trials, and places.
-        models: the architectures phase 1 chooses among; none leaves that to the sweep.
-        trials: of the three phases; none for the sweep's run_cap, 20 and 10.
-        budget: the share of these to do, rounded up.
+        models: the architectures that phase 1 chooses among; empty for those of the sweep.
+        trials: per phase; empty for the sweep's run_cap, 20 and 10.
+        budget: the share of these trials to run, rounded up.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
         seed: of the searches.
-        command: that does it all again.
-        storage: the trials' address, without its password; '' for study.db in output_dir.
+        command: to reproduce the study.
+        storage: address of the trials, without the password; '' for study.db in output_dir.
 
     Raises:
         UserError: a value out of range.
@@ -78,43 +81,44 @@ def plan(
     for name in options:
         check_name(name)
     if "seed" in options:
-        raise UserError("seed can't be fixed in a study: phase 3 repeats the best configurations with several seeds")
+        raise UserError("seed cannot be fixed in a study, because phase 3 runs several seeds; remove --seed")
     content = dict(content)
     if models:
         named = [RunConfig.from_mapping({"model_name": name}).model_name for name in models]
         content["parameters"] = {**content["parameters"], "model_name": {"values": list(dict.fromkeys(named))}}
-    first = search.plan(content, options, title="phase1", seed=seed)  # for the number of trials, and what it refuses
+    first = search.plan(content, options, title="phase1", seed=seed)  # also checks the sweep and the options
     counts = trials or (first.total, sweepfile.PHASE2_RUNS, PHASE3_RUNS)
     if len(counts) != 3 or min(counts) < 1:
         raise UserError(f"--trials takes three whole numbers from 1, as in 45,20,10; got {trials!r}")
     if not 0 < budget <= 1:
-        raise UserError(f"--budget must be a share above 0 and at most 1; got {budget:g}")
-    one, two, three = (max(1, math.ceil(count * budget - 1e-9)) for count in counts)  # 20 * 0.1 may come out above 2
+        raise UserError(f"--budget must be above 0 and at most 1; got {budget:g}")
+    one, two, three = (max(1, math.ceil(count * budget - 1e-9)) for count in counts)  # 20 * 0.1 may be a little above 2
     if one < first.total or content.get("method") != "grid":
         content["run_cap"] = one
+        first = dataclasses.replace(first, content={**first.content, "run_cap": one}, total=one)
     output_dir = Path(first.places.get("output_dir", RunConfig.output_dir))
     where = storage or str(output_dir / "study.db")
-    return Study(content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
+    name = _name(first, (one, two, three), wide=wide)
+    return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
 
 
-def name_of(study: Study) -> str:
-    """The study's name, by all that its results depend on."""
-    first = search.plan(study.content, study.options, title="phase1", seed=study.seed)
-    told = [first.name, study.trials, study.wide]
-    return f"study-{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]}"
+def _name(first: Search, trials: Sequence[int], *, wide: bool) -> str:
+    """The study's name, made from all that its results depend on."""
+    facts = [first.name, tuple(trials), wide]
+    return f"study-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"
 
 
-def run(study: Study, engine: phases.Engine) -> Found | None:
-    """Does a study from where it stands; None when it was stopped.
+def run(study: Study, engine: phases.Engine) -> Outcome | None:
+    """Runs a study from its current state; None if it was stopped.
 
     Args:
         study: from `plan`.
         engine: runs a phase's sweep.
 
     Raises:
-        UserError: something the user can put right.
+        UserError: something that the user can correct.
     """
-    name = name_of(study)
+    name = study.name
     folder = study.output_dir / name
     content = sweepfile.fix(study.content, _fixed(study))
     header = [f"Phase 1 of {name}."]
@@ -125,7 +129,7 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
         where = {"storage": study.storage} | ({"search_seed": study.seed} if study.seed else {})
         file = phases.write(folder, number, content, header, {**options, **where})
         runtime.note(f"\n{name}, phase {number} of 3 ({file})")
-        phase = engine(phases.Task(number, content, options, study.seed, name, folder, later))
+        phase = engine(phases.Task(number, content, options, study.seed, name, folder, later, study.first))
         if phase is None:
             return None
         done.append(phase)
@@ -134,14 +138,15 @@ def run(study: Study, engine: phases.Engine) -> Found | None:
             content, header = _next(study, content, _to_choose_from(content, done), number + 1)
     first, *others = contest.contenders(done[-1].results)
     other = others[0] if others else None
-    here = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
-    difference = contest.compare(first, other, here) if other else None
+    folders = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
+    difference = contest.compare(first, other, folders) if other else None
     final = _final_run(folder, first.best, study)
     if final is None:
         return None
-    found = Found(folder, done, first, other, difference, final, _test_once(final, str(study.options.get("data", ""))))
-    runfolder.write_json(folder / "study.json", to_dict(study, name, found))
-    return found
+    metrics = _test_once(final, str(study.options.get("data", "")))
+    outcome = Outcome(folder, done, first, other, difference, final, metrics)
+    runfolder.write_json(folder / "study.json", to_dict(study, name, outcome))
+    return outcome
 
 
 def _fixed(study: Study) -> dict[str, Any]:
@@ -150,9 +155,10 @@ def _fixed(study: Study) -> dict[str, Any]:
 
 
 def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[Result]:
-    """The runs that a next phase is made from: the last phase's, and before phase 3 also phase 1's best.
+    """The runs that the next phase is made from: those of the last phase and, before phase 3, also the best of phase 1.
 
-    A small phase 2 may have missed what made that one good. All of phase 1 counts when there is one configuration otherwise.
+    A small phase 2 may have missed what made that run good. If there would be only one configuration, all runs of phase 1
+    count.
     """
     if len(done) == 1:
         return done[0].results
@@ -165,25 +171,24 @@ def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[R
 def _next(
     study: Study, content: Mapping[str, Any], results: Sequence[Result], phase: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """The next phase's sweep, and its header."""
+    """The sweep of the next phase, and its header."""
     seeds = range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2)))
-    made, reasons = sweepfile.next_phase(
+    sweep, reasons = sweepfile.next_phase(
         content, results, phase, wide=study.wide, runs=study.trials[1], seeds=list(seeds)
     )
-    made = sweepfile.fix(made, _fixed(study))
-    points = math.prod(len(spec.get("values", [0])) for spec in made["parameters"].values())
-    if phase == 2 and points <= study.trials[1]:  # all of them, each once, rather than some of them twice
-        made = {**made, "method": "grid"}
-        del made["run_cap"]
-    return made, [f"Phase {phase} of {name_of(study)};", *reasons]
+    sweep = sweepfile.fix(sweep, _fixed(study))
+    points = math.prod(len(spec.get("values", [0])) for spec in sweep["parameters"].values())
+    if phase == 2 and points <= study.trials[1]:  # every point once, rather than some of them twice
+        sweep = {**sweep, "method": "grid"}
+        del sweep["run_cap"]
+    return sweep, [f"Phase {phase} of {study.name},", *reasons]
 
 
 def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
-    """The folder with the study's model: the winner's best seed.
+    """The run folder of the study's model: the winner's best seed.
 
-    Nothing is trained for it: it is one of the runs that phase 3 compared, so its validation numbers are known, and choosing
-    among its seeds by validation costs the test split nothing. It is trained again only where its folder isn't on this
-    machine; None when that was stopped.
+    It is one of the runs that phase 3 compared, so nothing more is trained, and the test split plays no part in the choice.
+    The run is trained again only if its folder is not on this machine; None if that was stopped.
     """
     final = folder / best.name
     if (final / "model.keras").exists() and (final / "contract.json").exists():
@@ -192,7 +197,7 @@ def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
 
     places = {name: study.options[name] for name in sweepfile.PLACES if name in study.options}
     config = RunConfig.from_mapping({**sweepfile.plain(best.config), **places, "output_dir": str(folder)})
-    runtime.note(f"The winner's run {best.name} isn't on this machine; training it again.")
+    runtime.note(f"The winner's run {best.name} is not on this machine; training it again.")
     stop = Stop()
     with on_signals(stop):
         result = train(config, run_id=best.name, stop=stop)
@@ -200,7 +205,7 @@ def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
 
 
 def _test_once(final: Path, data: str) -> dict[str, Any]:
-    """The final model's metrics on the test split, which is opened here for the first time, and once."""
+    """The final model's metrics on the test split, which is opened for the first and only time."""
     path = final / "metrics_test.json"
     if not path.exists():
         runtime.note("\nEvaluating the final model on the test split, once.")
@@ -208,59 +213,55 @@ def _test_once(final: Path, data: str) -> dict[str, Any]:
     return runfolder.read_json(path)
 
 
-def to_dict(study: Study, name: str, found: Found) -> dict[str, Any]:
-    """What study.json holds; folders and files are relative to it."""
-    difference = found.difference
+def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """The content of study.json; folders and files are relative to it."""
+    difference = outcome.difference
     return {
         "study": name,
         "command": study.command,
-        "phases": [phases.to_dict(phase) for phase in found.phases],
-        "winner": found.winner.to_dict(),
-        "runner_up": found.runner_up.to_dict() if found.runner_up else None,
+        "phases": [phases.to_dict(phase) for phase in outcome.phases],
+        "winner": outcome.winner.to_dict(),
+        "runner_up": outcome.runner_up.to_dict() if outcome.runner_up else None,
         "ahead": difference.ahead if difference else None,
         "noise": difference.noise if difference else None,
-        "seeds": len(found.winner.runs),
+        "seeds": len(outcome.winner.runs),
         "validation_images": difference.images if difference else None,
         "inside_noise": difference.inside_noise if difference else None,
-        "final": {"folder": found.final.name, "model": f"{found.final.name}/model.keras"},
-        "test_metrics": f"{found.final.name}/metrics_test.json",
-        "test": {key: found.test.get(key) for key in ("n", "acc", "acc_low", "acc_high")},
-        "seconds": sum(phase.seconds for phase in found.phases),
+        "final": {"folder": outcome.final.name, "model": f"{outcome.final.name}/model.keras"},
+        "test_metrics": f"{outcome.final.name}/metrics_test.json",
+        "test": {key: outcome.test.get(key) for key in ("n", "acc", "acc_low", "acc_high")},
+        "seconds": sum(phase.seconds for phase in outcome.phases),
     }
 
 
-def verdict(found: Found) -> list[str]:
-    """The outcome in sentences."""
-    winner, other, difference = found.winner, found.runner_up, found.difference
+def verdict(outcome: Outcome) -> list[str]:
+    """The outcome, in sentences."""
+    winner, other, difference = outcome.winner, outcome.runner_up, outcome.difference
     lines = [f"winner:    {_described(winner)}"]
     if other is not None and difference is not None:
         lines.append(f"runner-up: {_described(other)}")
-        by = f"{difference.ahead:.4f} behind over {difference.seeds} seeds"
-        of = f" of {difference.images} validation images" if difference.images else ""
+        lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
+        cause = f"{difference.images} validation images and the seeds" if difference.images else "the seeds"
+        noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
         if not difference.ahead and not difference.noise:
-            lines.append(
-                "The runner-up is inside the noise: both were right on the same images, so nothing here parts them."
-            )
+            lines.append("The runner-up is inside the noise: both were right on the same images, so neither is better.")
         elif difference.inside_noise:
-            lines.append(
-                f"The runner-up is inside the noise: {by}, where chance{of} alone makes up to {difference.noise:.4f}."
-            )
+            lines.append(f"The runner-up is inside the noise: the winner leads by {lead}, and {noise}.")
         else:
-            lines.append(f"The winner's lead is more than noise: {by}, chance{of} makes up to {difference.noise:.4f}.")
+            lines.append(f"The runner-up is outside the noise: the winner leads by {lead}, but {noise}.")
     else:
-        lines.append("There is no runner-up: all of phase 2's runs had one configuration.")
-    test = found.test
-    lines.append(f"final model: {found.final / 'model.keras'}")
+        lines.append("There is no runner-up: all runs of phase 2 had the same configuration.")
+    test = outcome.test
+    lines.append(f"final model: {outcome.final / 'model.keras'}")
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
     lines.append(f"test accuracy {test['acc']:.4f} ({bounds}, {test['n']} images), evaluated once")
     return lines
 
 
 def _described(one: Contender) -> str:
-    """A configuration's numbers over its seeds, and what sets it apart."""
+    """A configuration's numbers over its seeds, and its main hyperparameters."""
     names = ("model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing")
     values = list(one.accuracies.values())
-    numbers = (
-        f"val_acc {one.mean:.4f}, sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {len(values)} seeds"
-    )
-    return f"{numbers}; {phases.settings(one.config, [*names, 'mixup_alpha', 'optimizer', 'scheduler', 'max_epochs'])}"
+    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
+    settings = phases.settings(one.config, [*names, "mixup_alpha", "optimizer", "scheduler", "max_epochs"])
+    return f"val_acc {one.mean:.4f}, {spread}; {settings}"

@@ -1,4 +1,7 @@
-"""One process gives a search's trials to its workers, listens to them, and replaces those that die."""
+"""The process that gives a search's trials to its workers, receives their messages, and replaces workers that die.
+
+Written by hand because no library resumes a trial from its checkpoint after its worker was killed.
+"""
 
 import signal
 import time
@@ -12,14 +15,14 @@ from ctkeras.training.stopping import Stop
 from ctkeras.trials import Job, Trials
 from ctkeras.workers import Pool, Worker
 
-LOOK_SECONDS = 5.0  # between two looks for trials that others have left behind
-STOP_SECONDS = 60.0  # for workers to end their trials in order; a run takes up to 20
-KILLED_TOGETHER_SECONDS = 1.0  # a worker killed this shortly before its supervisor has not crashed
-HOPELESS = 5  # trials that failed, and none that didn't: the rest would too
+LOOK_SECONDS = 5.0  # between two looks for trials that other processes have abandoned
+STOP_SECONDS = 60.0  # for workers to end their trials properly; a run takes up to 20
+KILLED_TOGETHER_SECONDS = 1.0  # a worker that was killed this shortly before its supervisor has not crashed
+HOPELESS = 5  # if this many trials have failed and none has succeeded, the others would fail too
 
 
 class Supervisor:
-    """Gives trials to workers, listens to them, and replaces those that die."""
+    """Gives trials to workers, receives their messages, and replaces workers that die."""
 
     def __init__(self, trials: Trials, pool: Pool, *, stop: Stop, shared: Mapping[str, Any]) -> None:
         self.trials, self.pool, self.stop, self.shared = trials, pool, stop, shared
@@ -37,7 +40,7 @@ class Supervisor:
         self.failed_here = 0
 
     def run(self) -> None:
-        """Works until all trials have ended, or somebody wishes to stop."""
+        """Runs until all trials have ended, or a stop is requested."""
         self.progress.update(self.trials.all())
         if self.progress.ended >= self.trials.search.total:
             return
@@ -56,12 +59,12 @@ class Supervisor:
         where = (
             f"trials in {self.trials.storage.shown}, run folders {search.places.get('output_dir', '')}/{search.name}-*"
         )
-        goes_on = f", going on after {ended}" if ended else ""
-        self.progress.say(f"{search.name}: {search.total} trials{goes_on}; {where}")
+        done = f" ({ended} done)" if ended else ""
+        self.progress.say(f"{search.name}: {status.counted(search.total, 'trial')}{done}; {where}")
 
     def _prepare(self) -> None:
-        """Has a worker ready what the trials share, before any of them is spent on its absence."""
-        for last in (False, True):  # once more when the worker dies over it
+        """Lets a worker prepare what all trials share, so that no trial fails because something is missing."""
+        for last in (False, True):  # once more if the worker dies
             worker = self.pool.get(0)
             worker.send(prepare=self.shared)
             while not self.stop.reason and not worker.death():
@@ -75,11 +78,11 @@ class Supervisor:
             if self.stop.reason:
                 return
             if last:
-                raise UserError(f"no worker can be started: {worker.death()}")
+                raise UserError(f"a worker cannot be started: {worker.death()}")
             self.pool.drop(0)
 
     def _hand_out(self) -> None:
-        """Gives each idle worker a trial, as long as there are any."""
+        """Gives each idle worker a trial, as long as there are trials."""
         now = time.monotonic()
         if None not in self.jobs or now < self.looked:
             return
@@ -87,7 +90,7 @@ class Supervisor:
             while job is None and not self.stop.reason:
                 job = self.trials.claim([job.number for job in self.jobs if job is not None])
                 if job is None:
-                    self.looked = now + LOOK_SECONDS  # others' trials may be left behind later
+                    self.looked = now + LOOK_SECONDS  # other processes may abandon trials later
                     return
                 if job.metrics is not None:
                     self.trials.finish(job, job.metrics)
@@ -102,22 +105,22 @@ class Supervisor:
     def _start(self, place: int, job: Job) -> None:
         self.jobs[place] = job
         search = self.trials.search
-        if job.taken_up:
-            self.progress.say(f"trial {job.number} had been begun; going on with it")
+        if job.resumed:
+            self.progress.say(f"resuming trial {job.number}, which was begun earlier")
         self.progress.running[job.number] = "starting"
-        told = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
-        self.pool.get(place).send(trial={**told, "asks": self.trials.asks(job)})
+        request = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
+        self.pool.get(place).send(trial={**request, "asks": self.trials.asks(job)})
 
     def _all_ended(self) -> bool:
-        """Whether nothing is left, here or elsewhere; says so when others still work."""
+        """Whether no trial is left, in this process or in others; reports when others are still running some."""
         self.progress.update(self.trials.all())
         left = self.trials.search.total - self.progress.ended
         if left > 0:
-            self.progress.say(f"waiting for trials that other processes run, {left} at most", once=True)
+            self.progress.say(f"waiting for trials that other processes run, at most {left}", once=True)
         return left <= 0
 
     def _listen(self, seconds: float) -> None:
-        """Waits for messages, and does what they ask for."""
+        """Waits for messages and handles them."""
         self.pool.wait(seconds)
         for place in range(len(self.jobs)):
             self._hear_all(place)
@@ -132,9 +135,10 @@ class Supervisor:
                 self._hear(place, job, message)
 
     def _hear_note(self, place: int, message: Mapping[str, Any]) -> None:
-        """Shows what a worker says, once: every trial says the same, and the run's log keeps it.
+        """Shows a worker's note once: all trials send the same notes, and the run's log has them all.
 
-        What it waits for goes into the live line; where there is none, the first trial's waits, the long ones, are shown.
+        What a worker waits for goes into the live line. Without a live line, only the first trial's waits, which are the
+        long ones, are shown.
         """
         text, job = str(message.get("note", "")), self.jobs[place]
         if not text or text.startswith((" ", "epoch ")):
@@ -146,7 +150,7 @@ class Supervisor:
             self.progress.say(text, once=True)
 
     def _hear(self, place: int, job: Job, message: Mapping[str, Any]) -> None:
-        """Takes in a message about the trial in hand."""
+        """Handles a message about the trial that a worker runs."""
         worker = self.pool.workers[place]
         assert worker is not None
         if rows := message.get("epochs"):
@@ -174,7 +178,7 @@ class Supervisor:
                 self.pool.drop(place)
 
     def _ended(self, job: Job) -> None:
-        """Tells of a trial that has ended."""
+        """Reports a trial that has ended."""
         trials = self.trials.all()
         self.progress.update(trials)
         ended = trials[job.number]
@@ -182,16 +186,16 @@ class Supervisor:
         self.failed_here += ended.value is None
         if self.failed_here >= HOPELESS and self.progress.best is None:
             reason = ended.user_attrs.get("failure", "")
-            raise UserError(f"{self.failed_here} trials failed and none ended well; the last one: {reason}")
+            raise UserError(f"{self.failed_here} trials failed and none succeeded; the last one: {reason}")
 
     def _look_after(self) -> None:
-        """Shows that this process lives, and replaces workers that don't."""
+        """Sends heartbeats for the trials of this process, and replaces workers that have died or hang."""
         now = time.monotonic()
         if now - self.beaten > owner.BEAT_SECONDS:
             self.beaten = now
             for place, job in enumerate(self.jobs):
                 if job is not None and not self.trials.beat(job):
-                    self.progress.say(f"trial {job.number} was taken up by another process")
+                    self.progress.say(f"trial {job.number} was taken over by another process")
                     self._replace(place)
         for place, worker in enumerate(self.pool.workers):
             if worker is None:
@@ -199,7 +203,7 @@ class Supervisor:
             reason = worker.death()
             if reason:
                 self._wait_if_killed(worker)
-                self._hear_all(place)  # what it said before
+                self._hear_all(place)  # its last messages
             job = self.jobs[place]
             reason = reason or (worker.hang() if job is not None else "")
             if reason and not self.stop.reason:
@@ -208,32 +212,32 @@ class Supervisor:
                     self._retry(place, job, reason)
 
     def _wait_if_killed(self, worker: Worker) -> None:
-        """Gives a signal that was meant for this process too the time to arrive."""
+        """Waits a moment if a signal ended the worker: the same signal may be about to reach this process."""
         if worker.process.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             time.sleep(KILLED_TOGETHER_SECONDS)
 
     def _retry(self, place: int, job: Job, reason: str) -> None:
-        """Runs a trial once more whose worker died; then it has failed."""
+        """Runs a trial once more if its worker died; the second time it has failed."""
         if not self.trials.beat(job):
-            return  # another process has it by now
+            return  # another process has taken it over
         if self.trials.crashed(job, reason):
             self.progress.say(f"trial {job.number}: {reason}; running it once more, from its last checkpoint")
-            job.taken_up = False
+            job.resumed = False
             self._start(place, job)
         else:
             self._ended(job)
 
     def _replace(self, place: int) -> None:
-        """Ends a worker for good; its place's next trial gets another."""
+        """Kills a worker; the next trial in its place gets a new one."""
         self.pool.drop(place)
         self.jobs[place] = None
 
     def _stop_workers(self) -> None:
-        """Has trials in flight end in order; they stay as they are for the next command."""
+        """Lets running trials end properly; the next command resumes them."""
         busy = [job.number for job in self.jobs if job is not None]
         if busy:
-            numbers = ", ".join(map(str, busy))
-            self.progress.say(f"{self.stop.reason}: stopping trial {numbers}; the same command goes on with it")
+            trials = f"{'trial' if len(busy) == 1 else 'trials'} {', '.join(map(str, busy))}"
+            self.progress.say(f"{self.stop.reason}: stopping {trials}; run the same command to resume")
         for worker in self.pool.workers:
             if worker is not None:
                 worker.send(stop=self.stop.reason)

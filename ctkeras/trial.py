@@ -1,4 +1,4 @@
-"""A run whose hyperparameters come from a sweep: under W&B's agent, in `ctkeras sweep agent`, and in the local engine."""
+"""One run whose hyperparameters come from a sweep: under W&B's agent, in `ctkeras sweep agent`, or in the local engine."""
 
 import os
 import shutil
@@ -16,23 +16,23 @@ from ctkeras.training.train import RunResult, TrainingFailed, train
 
 
 def in_sweep() -> bool:
-    """Whether an agent started this process, or this part of it."""
+    """Whether W&B's agent started this process or this run."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> RunResult | None:
-    """Trains one run of a sweep, with what wandb.config says.
+    """Trains one run of a sweep, with the hyperparameters in wandb.config.
 
-    A value that can't be used, or a loss that is no longer finite, ends the W&B run as failed with its reason; it raises
-    nothing, as an agent gives up after a few processes that fail.
+    An invalid value, or a loss that is no longer finite, ends the W&B run as failed with the reason. It raises nothing,
+    because an agent gives up after a few processes that fail.
 
     Args:
-        flags: hyperparameters from the command line, below the sweep's.
-        stop: a wish to stop.
+        flags: hyperparameters from the command line; the sweep's values win over them.
+        stop: a request to stop.
         leave: see training.train.
 
     Returns:
-        The result; None when there is none.
+        The result; None if the run was refused or failed.
     """
     run_id = os.environ.get("WANDB_RUN_ID") or new_id("trial")
     known = {name: value for name, value in flags.items() if name in FIELDS}
@@ -64,20 +64,20 @@ def run_local(
     after_epoch: Callable[[dict[str, Any]], None],
     leave: Callable[[], None],
 ) -> RunResult:
-    """Trains one trial of the local engine, from its checkpoint when its folder has one.
+    """Trains one trial of the local engine, from the checkpoint if its folder has one.
 
     Args:
         config: the trial's hyperparameters.
-        run_id: its folder's name and its id at W&B.
-        group: its study, at W&B.
-        job_type: its phase, at W&B.
-        stop: a wish to stop.
-        before: called with the epochs of earlier processes, once the run goes on and before its next epoch.
+        run_id: the name of its folder, and its id at W&B.
+        group: the name of its study at W&B.
+        job_type: the name of its phase at W&B.
+        stop: a request to stop.
+        before: called with the epochs of earlier processes, after the run was resumed and before its next epoch.
         after_epoch: see training.train.
         leave: see training.train.
 
     Raises:
-        UserError: a value, or the data, can't be used.
+        UserError: a value is invalid, or the data cannot be used.
         TrainingFailed: the loss is no longer finite.
     """
     folder = Path(config.output_dir) / run_id
@@ -91,14 +91,14 @@ def run_local(
 
 
 class _Followed(tracking.Tracker):
-    """A tracker that also tells of the epochs that earlier processes trained."""
+    """A tracker that also reports the epochs that earlier processes trained."""
 
     def __init__(self, begun: tracking.Tracker, before: Callable[[Sequence[dict[str, Any]]], None]) -> None:
         super().__init__(begun.run)
         self.before = before
 
     def catch_up(self, history: Sequence[dict[str, Any]]) -> None:
-        """Logs them too; an offline run is written anew and whole, as wandb can't go on in an earlier process's file."""
+        """Logs them too; an offline run is written again from its start, because wandb cannot append to an earlier file."""
         if self.run.offline:
             self.logged = 0
         super().catch_up(history)
@@ -106,16 +106,16 @@ class _Followed(tracking.Tracker):
 
 
 def _drop_offline(folder: Path, run_id: str) -> None:
-    """Deletes what earlier processes have written of a run offline; the run is about to be written whole."""
+    """Deletes what earlier processes wrote of an offline run, which is about to be written again from its start."""
     for place in {folder, Path(os.environ.get("WANDB_DIR") or folder)}:
         for part in (place / "wandb").glob(f"offline-run-*-{run_id}"):
             shutil.rmtree(part, ignore_errors=True)
 
 
 def stoppable(flags: dict[str, Any]) -> None:
-    """One run in a warm process, for tracking.agent, which expresses a wish to stop as an exception in this thread.
+    """Does one run for tracking.agent, which requests a stop by raising an exception in this thread.
 
-    The run has a thread of its own, so that the exception never hits Keras or JAX half-way.
+    The run has a thread of its own, so that the exception never interrupts Keras or JAX.
 
     Args:
         flags: see run_trial.
@@ -127,18 +127,18 @@ def stoppable(flags: dict[str, Any]) -> None:
             result = run_trial(flags, stop=stop)
             if result is not None and result.metrics.get("val_acc") is not None:
                 runtime.note(f"val_acc {result.metrics['val_acc']:.4f}  {result.folder / 'model.keras'}")
-        except Exception as error:  # one run's crash doesn't end the agent; W&B has it as failed
+        except Exception as error:  # a crash of one run does not end the agent; W&B shows the run as failed
             runtime.note(f"The run crashed: {type(error).__name__}: {error}")
 
     thread = threading.Thread(target=run, name="trial")
     thread.start()
     while thread.is_alive():
         try:
-            thread.join(0.5)  # short, as the exception is raised between bytecodes alone
+            thread.join(0.5)  # short, because the exception is raised only between bytecodes
         except Exception:
             stop.ask("sweep")
 
 
 def _parsed(flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags as the types of their hyperparameters."""
+    """Flags, converted to the types of their hyperparameters."""
     return {name: parse_value(name, value) for name, value in flags.items()}

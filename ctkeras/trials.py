@@ -1,4 +1,4 @@
-"""A search's trials in their storage: each handed out once, followed, and recorded, whoever dies in between."""
+"""The store of a search's trials: each is claimed once, followed and recorded, even if processes die in between."""
 
 import contextlib
 import dataclasses
@@ -22,26 +22,27 @@ from ctkeras.runs.history import read_history
 from ctkeras.runs.result import Result
 
 TRIES = 2  # a trial whose worker dies is run once more
-PAUSE_SECONDS = 5.0  # between two tries to reach it
-OUTAGE_SECONDS = 300.0  # a database that can't be reached is waited for; a server's restart takes less
+PAUSE_SECONDS = 5.0  # between two attempts to reach a database
+OUTAGE_SECONDS = 300.0  # how long to wait for a database that cannot be reached; a server restarts in less
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is searched, and what its study is known by."""
+    """What is searched, and the name of its study."""
 
-    name: str  # the study's
+    name: str  # of the study
     content: dict[str, Any]  # the sweep
-    total: int  # trials
+    total: int  # number of trials
     seed: int  # of the sampler
-    places: dict[str, str]  # hyperparameters that belong to this machine: data, output_dir, weights_dir, project
+    places: dict[str, str]  # hyperparameters that belong to a machine: data, output_dir, weights_dir, project
     group: str
     job_type: str
-    later: int = 0  # trials that follow this search
+    later: int = 0  # number of trials that follow this search
+    fingerprint: str = ""  # of the data; '' if the sweep chooses among several
 
     @property
     def metric(self) -> str:
-        """What is optimised."""
+        """The name of what is optimised."""
         return (self.content.get("metric") or sweepfile.METRIC)["name"]
 
     @property
@@ -51,35 +52,35 @@ class Search:
 
     @property
     def maximize(self) -> bool:
-        """Whether more of it is better."""
-        return (self.content.get("metric") or sweepfile.METRIC).get("goal") == "maximize"  # W&B minimizes unless told
+        """Whether a higher value of the metric is better."""
+        return (self.content.get("metric") or sweepfile.METRIC).get("goal") == "maximize"  # W&B minimises by default
 
 
 @dataclasses.dataclass
 class Job:
-    """A trial in hand."""
+    """A trial that this process has claimed."""
 
     number: int
     trial_id: int
     run_id: str
     config: dict[str, Any]
     tries: int = 0
-    taken_up: bool = False  # another had begun it
-    metrics: dict[str, Any] | None = None  # it had finished already, as its run folder shows
-    failure: str = ""  # it can't be run
+    resumed: bool = False  # another process had begun it
+    metrics: dict[str, Any] | None = None  # its run folder shows that it had finished already
+    failure: str = ""  # why it cannot be run
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """The run folder."""
         return Path(self.config["output_dir"]) / self.run_id
 
 
 def _patient(method: Callable) -> Callable:
-    """Tries again while the database can't be reached: workers train on meanwhile."""
+    """Repeats a call while the database cannot be reached; workers continue to train meanwhile."""
 
     @functools.wraps(method)
     def call(self: "Trials", *args: Any, **options: Any) -> Any:
-        begun, told = time.monotonic(), False
+        begun, reported = time.monotonic(), False
         while True:
             try:
                 result = method(self, *args, **options)
@@ -87,13 +88,13 @@ def _patient(method: Callable) -> Callable:
                 if time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
                     with storage.faults(self.storage.url):
                         raise
-                if not told:
+                if not reported:
                     reason = storage.scrubbed(" ".join(str(error.__cause__ or error).split())[:160], self.storage.url)
-                    runtime.note(f"The storage {self.storage.shown} doesn't answer ({reason}); trying again …")
-                told = True
+                    runtime.note(f"The storage {self.storage.shown} does not answer ({reason}); trying again …")
+                reported = True
                 time.sleep(PAUSE_SECONDS)
                 continue
-            if told:
+            if reported:
                 runtime.note(f"The storage {self.storage.shown} answers again.")
             return result
 
@@ -101,7 +102,7 @@ def _patient(method: Callable) -> Callable:
 
 
 class Trials:
-    """The trials of one search as one process sees them; to be used by one thread."""
+    """The trials of one search, as one process sees them; for use by one thread."""
 
     def __init__(self, opened: storage.Storage, search: Search, *, hurry: Callable[[], bool] = lambda: False) -> None:
         self.storage, self.search, self.hurry = opened, search, hurry
@@ -111,18 +112,18 @@ class Trials:
 
     @_patient
     def _open(self) -> int:
-        """Makes the study, or finds it."""
+        """Creates the study, or opens it."""
         direction = optuna.study.StudyDirection.MAXIMIZE if self.search.maximize else None
-        kept, name = self.storage.trials, self.search.name
+        stored, name = self.storage.trials, self.search.name
         with self.storage.lock(name):
-            if name not in {study.study_name for study in kept.get_all_studies()}:
-                kept.create_new_study([direction or optuna.study.StudyDirection.MINIMIZE], name)
-            study_id = kept.get_study_id_from_name(name)
+            if name not in {study.study_name for study in stored.get_all_studies()}:
+                stored.create_new_study([direction or optuna.study.StudyDirection.MINIMIZE], name)
+            study_id = stored.get_study_id_from_name(name)
             facts = {"sweep": self.search.content, "total": self.search.total, "metric": self.search.metric}
-            held = kept.get_study_user_attrs(study_id)
+            held = stored.get_study_user_attrs(study_id)
             for key, value in facts.items():
                 if held.get(key) != value:
-                    kept.set_study_user_attr(study_id, key, value)
+                    stored.set_study_user_attr(study_id, key, value)
         return study_id
 
     @_patient
@@ -132,54 +133,54 @@ class Trials:
 
     @_patient
     def claim(self, in_hand: Collection[int]) -> Job | None:
-        """Takes a trial: one whose holder is gone, else a new one; None when there is none to take now.
+        """Claims a trial: one whose holder is gone, otherwise a new one; None if there is none now.
 
         Args:
-            in_hand: numbers of the trials this process works on.
+            in_hand: numbers of the trials that this process runs.
         """
         with self.storage.lock(self.search.name):
             trials = self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
             for trial in trials:
                 if trial.state == TrialState.RUNNING and trial.number not in in_hand and self._gone(trial):
                     self._set(trial._trial_id, owner=self.me.to_dict())
-                    return self._taken_up(trial)
+                    return self._resumed(trial)
             return self._new(trials) if len(trials) < self.search.total else None
 
     def _gone(self, trial: FrozenTrial) -> bool:
         owner, beat = trial.user_attrs.get("owner"), trial.user_attrs.get("beat")
         if "config" not in trial.user_attrs:
-            return False  # somebody else's, made with Optuna itself
+            return False  # made by somebody with Optuna itself
         if owner is not None and owner.get("token") == self.me.token:
-            return True  # mine, but not in hand: the answer to an earlier claim was lost
+            return True  # held by this process, which does not run it: the answer to an earlier claim was lost
         return self.watch.gone(owner, trial=trial.number, beat=beat)
 
-    def _taken_up(self, trial: FrozenTrial) -> Job:
-        """A trial that somebody else began: to be gone on with, or only to be recorded."""
+    def _resumed(self, trial: FrozenTrial) -> Job:
+        """A trial that another process began: to be resumed, or only to be recorded."""
         config = {**trial.user_attrs["config"], **self.search.places}
         job = Job(trial.number, trial._trial_id, self._run_id(trial.number), config)
-        job.tries, job.taken_up = trial.user_attrs.get("tries", 0), True
-        with contextlib.suppress(UserError):  # none yet
+        job.tries, job.resumed = trial.user_attrs.get("tries", 0), True
+        with contextlib.suppress(UserError):  # there is no such file yet
             metrics = runfolder.read_metrics(job.folder)
             job.metrics = metrics if metrics.get("stopped_by") in runfolder.FINISHED else None
         return job
 
     def _new(self, trials: Sequence[FrozenTrial]) -> Job:
-        """Makes a new trial in one transaction, so that it is there with all its values, or not at all.
+        """Creates a new trial in one transaction, so that it is stored with all its values or not at all.
 
-        It is sampled on a copy of the study in memory.
+        Its values are sampled on a copy of the study in memory.
         """
         copy = optuna.create_study(direction="maximize" if self.search.maximize else "minimize")
         copy.add_trials(trials)
         values = sampling.sample(copy, copy.ask(), self.search.content, study_seed=self.search.seed)
         drawn = copy.get_trials()[-1]
         job = Job(len(trials), -1, self._run_id(len(trials)), {})
-        plain = sweepfile.expand(values) | self.search.places
+        given = sweepfile.expand(values) | self.search.places
         try:
-            job.config = RunConfig.from_mapping(plain).to_dict()
+            job.config = RunConfig.from_mapping(given).to_dict()
         except UserError as error:
-            job.config, job.failure = {"output_dir": "", **plain}, str(error)
+            job.config, job.failure = {"output_dir": "", **given}, str(error)
         else:
-            for name in (CHECKPOINT, "metrics.json"):  # of a study that was deleted: this is a new run
+            for name in (CHECKPOINT, "metrics.json"):  # left by a study that was deleted: this is a new run
                 (job.folder / name).unlink(missing_ok=True)
         facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
         for key, value in facts.items():
@@ -195,14 +196,14 @@ class Trials:
             self.storage.trials.set_trial_user_attr(trial_id, key, value)
 
     def _mine(self, job: Job) -> bool:
-        """Whether the trial is still this process's; another may have taken it for dead, and then has it."""
+        """Whether this process still holds the trial; another may have considered it dead and claimed the trial."""
         trial = self.storage.trials.get_trial(job.trial_id)
         owner = trial.user_attrs.get("owner") or {}
         return trial.state == TrialState.RUNNING and owner.get("token") == self.me.token
 
     @_patient
     def beat(self, job: Job) -> bool:
-        """Shows that a trial's holder lives; returns whether the trial is still its."""
+        """Records a heartbeat; returns whether this process still holds the trial."""
         if not self._mine(job):
             return False
         self._set(job.trial_id, beat=int(time.time()))
@@ -210,20 +211,20 @@ class Trials:
 
     @_patient
     def report(self, job: Job, epoch: int, value: float) -> None:
-        """Records the metric after an epoch; again is the same."""
+        """Records the metric after an epoch; repeating it changes nothing."""
         try:
             self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, value)
         except optuna.exceptions.UpdateFinishedTrialError:  # another holder has finished it
             return
 
     def asks(self, job: Job) -> list[int]:
-        """The epochs after which a trial may be stopped as losing."""
+        """The epochs after which hyperband may stop a trial."""
         stopper, epochs = self.search.content.get("early_terminate"), job.config["max_epochs"]
-        found = sampling.bands(stopper, epochs) if stopper else []
-        return list(range(found[0], epochs)) if stopper and found and stopper.get("strict") else found
+        bands = sampling.bands(stopper, epochs) if stopper else []
+        return list(range(bands[0], epochs)) if stopper and bands and stopper.get("strict") else bands
 
     def losing(self, job: Job) -> bool:
-        """Whether a trial is to be stopped after its last reported epoch, as every trial's epochs show."""
+        """Whether hyperband stops a trial after its last reported epoch, compared with the epochs of all trials."""
         values = {trial.number: _in_order(trial.intermediate_values) for trial in self.all()}
         history = values.pop(job.number, [])
         return sampling.should_stop(
@@ -236,9 +237,9 @@ class Trials:
 
     @_patient
     def finish(self, job: Job, metrics: dict[str, Any]) -> bool:
-        """Records a trial that ended for good; returns whether it was this process's to record.
+        """Records a trial that has finished; returns whether this process still held it.
 
-        A trial that hyperband stopped is pruned to Optuna, which learns from its value all the same.
+        Optuna calls a trial that hyperband stopped pruned, and still learns from its value.
         """
         metric, stopped_by = self.search.metric, metrics["stopped_by"]
         history = _by_epoch(job.folder, metric)
@@ -253,14 +254,14 @@ class Trials:
             for epoch, number in history.items():
                 if held.get(epoch) != number:
                     self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, number)
-            shown = ("val_acc", "val_loss", "epochs", "best_epoch", "stopped_by")
-            self._set(job.trial_id, seconds=metrics.get("seconds_total"), **{key: metrics.get(key) for key in shown})
+            recorded = ("val_acc", "val_loss", "epochs", "best_epoch", "stopped_by")
+            self._set(job.trial_id, seconds=metrics.get("seconds_total"), **{key: metrics.get(key) for key in recorded})
             state = TrialState.PRUNED if stopped_by == "hyperband" else TrialState.COMPLETE
             return self.storage.trials.set_trial_state_values(job.trial_id, state, [value])
 
     @_patient
     def fail(self, job: Job, reason: str) -> bool:
-        """Records a trial that failed, with its reason; returns whether it was this process's to record."""
+        """Records a trial that failed, with the reason; returns whether this process still held it."""
         with self.storage.lock(self.search.name):
             if not self._mine(job):
                 return False
@@ -269,10 +270,10 @@ class Trials:
 
     @_patient
     def crashed(self, job: Job, reason: str) -> bool:
-        """Counts a death of a trial's worker; returns whether the trial is to be run once more, else it has failed."""
+        """Counts the death of a trial's worker; returns whether to run the trial once more. Otherwise it has failed."""
         job.tries += 1
         if job.tries >= TRIES:
-            self.fail(job, f"its worker died {job.tries} times, at last: {reason}")
+            self.fail(job, f"its worker died {job.tries} times; the last time: {reason}")
             return False
         if self._mine(job):
             self._set(job.trial_id, tries=job.tries, crash=reason[:500])
@@ -280,13 +281,13 @@ class Trials:
 
     @_patient
     def give_back(self, job: Job) -> None:
-        """Lets anybody go on with a trial at once."""
+        """Releases a trial, so that any process can resume it at once."""
         if self._mine(job):
             self._set(job.trial_id, owner=None)
 
 
 def results(trials: Sequence[FrozenTrial]) -> list[Result]:
-    """The trials that ended with a val_acc, those that hyperband stopped included, as the W&B side has them."""
+    """The trials that ended with a val_acc, including those that hyperband stopped, in the form that W&B's runs have too."""
     return [
         Result(t.user_attrs["run"], t.user_attrs["config"], t.user_attrs["val_acc"], t.user_attrs["val_loss"])
         for t in trials

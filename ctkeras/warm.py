@@ -1,7 +1,8 @@
-"""A warm process that runs one trial after the other: `python -m ctkeras.warm`, started by `workers`.
+"""The worker: a process that runs one trial after another, `python -m ctkeras.warm`, started by the pool (workers.py).
 
-It talks with its supervisor in JSON, an object a line. The supervisor sends `prepare`, `trial`, `go_on` and `stop`; the process
-answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends when its supervisor does, however that ends.
+It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `go_on` and `stop`; the
+worker answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends when its supervisor does, even if that
+is killed: the reason why it is written by hand.
 """
 
 import contextlib
@@ -17,15 +18,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from ctkeras import runtime
 from ctkeras.config import RunConfig, UserError
 from ctkeras.runs import folder as runfolder
 
-LOG = "log.txt"  # in the run folder: what was said while the trial ran
+LOG = "log.txt"  # in the run folder: all messages of the trial
 
 
 class _Notes(io.TextIOBase):
-    """Standard error of a worker: into the run's log, and to the supervisor, line by line."""
+    """Standard error of a worker: written to the run's log and sent to the supervisor, line by line."""
 
     encoding = "utf-8"
 
@@ -33,31 +36,31 @@ class _Notes(io.TextIOBase):
         self.worker, self.rest = worker, ""
 
     def write(self, text: str) -> int:
-        """Passes whole lines on; the rest waits for its end."""
+        """Passes complete lines on; an incomplete one waits for its end."""
         *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
             self.worker.note(line)
         return len(text)
 
     def fileno(self) -> int:
-        """Where native code writes to."""
+        """The descriptor that native code writes to."""
         return 2
 
 
 class _Service:
-    """The worker's own side."""
+    """The worker's side of the conversation."""
 
     def __init__(self) -> None:
-        self.out = os.fdopen(os.dup(1), "wb")  # what libraries print must not come between the messages
+        self.out = os.fdopen(os.dup(1), "wb")  # what libraries print must not mix with the messages
         os.dup2(2, 1)
         self.lock = threading.Lock()
         self.answers: queue.Queue[bool] = queue.Queue()
         self.log: IO[str] | None = None
         self.stop: Any = None
-        self.wanted: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        self.requests: queue.Queue[tuple[Any, Any]] = queue.Queue()
 
     def say(self, **message: Any) -> None:
-        """Sends a message to the supervisor; without one there is nothing left to do."""
+        """Sends a message to the supervisor; ends the process if the supervisor is gone."""
         with self.lock:
             try:
                 self.out.write(json.dumps(message).encode() + b"\n")
@@ -66,7 +69,7 @@ class _Service:
                 os._exit(1)
 
     def note(self, line: str) -> None:
-        """Keeps a line in the run's log and passes it on."""
+        """Writes a line to the run's log and sends it to the supervisor."""
         if self.log is not None:
             self.log.write(line + "\n")
             self.log.flush()
@@ -74,7 +77,7 @@ class _Service:
             self.say(note=line)
 
     def listen(self) -> None:
-        """Hears what the supervisor says, in a thread of its own, so that a wish to stop is heard while a trial runs."""
+        """Receives messages in a thread of its own, so that a request to stop arrives while a trial runs."""
         for line in sys.stdin.buffer:
             message = json.loads(line)
             if "trial" in message:
@@ -86,55 +89,55 @@ class _Service:
             elif "stop" in message and self.stop is not None:
                 self.stop.ask(message["stop"])
                 self.answers.put(True)
-        os._exit(0)  # the supervisor has ended, or wants no more
+        os._exit(0)  # the supervisor has ended, or has closed the input
 
     def _begin(self, function: Any, argument: Any) -> None:
         from ctkeras.training.stopping import Stop
 
         self.stop, self.answers = Stop(), queue.Queue()
-        self.wanted.put((function, argument))
+        self.requests.put((function, argument))
 
     def work(self) -> None:
-        """Does one thing after the other, in the main thread, whose memory is kept from step to step (heap.py)."""
+        """Serves one request after another, in the main thread, whose memory is reused from step to step (heap.py)."""
         while True:
-            function, argument = self.wanted.get()
+            function, argument = self.requests.get()
             function(argument)
 
-    def _prepare(self, wanted: dict[str, Any]) -> None:
-        """Readies what all trials share, the data and ImageNet weights, or says what can't be had."""
+    def _prepare(self, needs: dict[str, Any]) -> None:
+        """Prepares what all trials share, the data and ImageNet weights, or says what is missing."""
         runtime.configure()
         from ctkeras import backbones, decoded, sources
 
         try:
-            for name in wanted["models"]:
-                backbones.find_weights(name, wanted["weights_dir"])
-            if wanted["data"] and wanted["image_size"]:
-                source = sources.open_source(wanted["data"])
+            for name in needs["models"]:
+                backbones.find_weights(name, needs["weights_dir"])
+            if needs["data"] and needs["image_size"]:
+                source = sources.open_source(needs["data"])
                 for split in ("train", "valid"):
-                    decoded.load_split(source, split, wanted["image_size"])
+                    decoded.load_split(source, split, needs["image_size"])
         except UserError as error:
             self.say(refused=str(error))
         else:
             self.say(ready=True)
 
-    def _trial(self, told: dict[str, Any]) -> None:
+    def _trial(self, request: dict[str, Any]) -> None:
         """Runs one trial and says how it ended."""
         runtime.configure()
         from ctkeras import trial
         from ctkeras.training.train import TrainingFailed
 
-        config = RunConfig.from_mapping(told["config"])
-        folder = Path(config.output_dir) / told["run_id"]
+        config = RunConfig.from_mapping(request["config"])
+        folder = Path(config.output_dir) / request["run_id"]
 
         def follow(history: Sequence[dict[str, Any]]) -> None:
             if not history:
                 return
             self.say(epochs=[_plain(row) for row in history])
-            if history[-1]["epoch"] in told["asks"] and not self.stop.reason and not self.answers.get():
+            if history[-1]["epoch"] in request["asks"] and not self.stop.reason and not self.answers.get():
                 self.stop.ask("hyperband")
 
         def leave() -> None:
-            if self.stop.reason != "hyperband":  # that one is in no hurry, and the process is wanted again
+            if self.stop.reason != "hyperband":  # that one is in no hurry, and the process is needed for the next trial
                 self.say(done=runfolder.read_metrics(folder))
                 os._exit(0)
 
@@ -142,9 +145,9 @@ class _Service:
             with _alone(folder), open(folder / LOG, "a", encoding="utf-8") as self.log:
                 result = trial.run_local(
                     config,
-                    run_id=told["run_id"],
-                    group=told["group"],
-                    job_type=told["job_type"],
+                    run_id=request["run_id"],
+                    group=request["group"],
+                    job_type=request["job_type"],
                     stop=self.stop,
                     before=follow,
                     after_epoch=lambda row: follow([row]),
@@ -155,7 +158,7 @@ class _Service:
         except (UserError, TrainingFailed) as error:
             self.log = None
             self.say(failed=str(error))
-        except BaseException as error:  # whatever it is, this process may be spoilt by it: another takes its place
+        except BaseException as error:  # whatever it is, it may have damaged this process: another replaces it
             import traceback
 
             traceback.print_exc(file=self.log or sys.__stderr__)
@@ -165,27 +168,24 @@ class _Service:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a run folder to one process: a worker whose supervisor has just been killed may not be gone yet."""
+    """Reserves a run folder for one process: a worker whose supervisor has just been killed may still be running."""
     runfolder.make_folder(folder)
     with runtime.lock(folder / ".lock"):
         yield
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it."""
+    """A row of plain Python values, for JSON."""
     return {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
 
 
 def resident_bytes() -> int:
-    """Memory this process has in use now; 0 where the system doesn't tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    """Memory that this process has in use now."""
+    return psutil.Process().memory_info().rss
 
 
 def _end_with_supervisor() -> None:
-    """Has the system kill this process when its supervisor ends: one that hangs wouldn't notice its input closing."""
+    """Asks the system to kill this process when its supervisor ends: one that hangs would not notice its input closing."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -194,7 +194,7 @@ def _end_with_supervisor() -> None:
 def main() -> None:
     """The worker process."""
     _end_with_supervisor()
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the supervisor is the one to say what follows.
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the supervisor decides what happens then.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if cores := [int(text) for text in sys.argv[1:]]:

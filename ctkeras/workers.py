@@ -1,4 +1,7 @@
-"""The processes that trials run in, as their supervisor has them: started, spoken to, watched, ended."""
+"""The pool of worker processes that trials run in: started, sent messages, watched and ended by their supervisor.
+
+Written by hand because a worker may hang or be killed inside native code, which Python's process pools do not survive.
+"""
 
 import contextlib
 import json
@@ -11,22 +14,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from ctkeras import runtime
 from ctkeras.owner import Awake
 
-FIRST_EPOCH = (
-    12  # a worker that computes may say nothing for this many times the patience: a first compile, a slow epoch
-)
-LATER_EPOCH = 6  # and later for this many times, or for EPOCHS_LATE of the trial's slowest epoch so far
+# A worker that computes may stay silent for this many times the patience: in its first epoch, which includes compiling, and
+# later. A trial with slow epochs may take EPOCHS_LATE times its slowest one.
+FIRST_EPOCH = 12
+LATER_EPOCH = 6
 EPOCHS_LATE = 10
-IDLE_CPU_SECONDS = 1.0  # less CPU time than this while nothing is said is standing still
+IDLE_CPU_SECONDS = 1.0  # a silent worker that uses less CPU time than this does nothing
 
 
 class Worker:
-    """A worker process as its supervisor has it."""
+    """A worker process, as its supervisor sees it."""
 
     def __init__(self, env: Mapping[str, str], *, cores: Sequence[int], patience: float) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `end`)
@@ -42,10 +46,10 @@ class Worker:
         self.patience, self.rest = patience, b""
         self.slowest = 0.0  # seconds of the trial's slowest epoch
         self.clock = Awake()
-        self.heard = self.moved = self.cpu = 0.0  # when it last said, when it last computed something; CPU time then
+        self.heard = self.moved = self.cpu = 0.0  # when it last sent, and last computed, something; its CPU time then
 
     def send(self, **message: Any) -> None:
-        """Sends a message; a worker that has died gets none."""
+        """Sends a message; does nothing if the worker has died."""
         if "trial" in message:
             self.slowest, self.heard = 0.0, self.clock()
         with contextlib.suppress(OSError):
@@ -54,7 +58,7 @@ class Worker:
             self.process.stdin.flush()
 
     def messages(self) -> list[dict[str, Any]]:
-        """What it has said since the last call."""
+        """The messages that it has sent since the last call."""
         assert self.process.stdout is not None
         with contextlib.suppress(BlockingIOError):
             while part := os.read(self.process.stdout.fileno(), 1 << 16):
@@ -62,14 +66,14 @@ class Worker:
         *lines, self.rest = self.rest.split(b"\n")
         if lines:
             self.heard = self.clock()
-        found = [json.loads(line) for line in lines]
-        for message in found:
+        messages = [json.loads(line) for line in lines]
+        for message in messages:
             for row in message.get("epochs", []):
                 self.slowest = max(self.slowest, row["epoch_seconds"])
-        return found
+        return messages
 
     def death(self) -> str:
-        """How the process ended, '' while it lives."""
+        """How the process ended; '' while it is alive."""
         code = self.process.poll()
         if code is None:
             return ""
@@ -77,16 +81,16 @@ class Worker:
         return f"the worker {name}{self._last_words()}"
 
     def hang(self) -> str:
-        """In what way the process hangs over a trial, '' while it goes on."""
+        """In what way the process hangs in a trial; '' while it makes progress."""
         now, cpu = self.clock(), cpu_seconds(self.process.pid)
         if cpu - self.cpu > IDLE_CPU_SECONDS:
             self.cpu, self.moved = cpu, now
         if now - max(self.heard, self.moved) > self.patience:
-            return f"the worker hung: it said and computed nothing for {self.patience:.0f} s"
+            return f"the worker hung: it sent and computed nothing for {self.patience:.0f} s"
         usual = max(LATER_EPOCH * self.patience, EPOCHS_LATE * self.slowest)
         longest = usual if self.slowest else FIRST_EPOCH * self.patience
         if now - self.heard > longest:
-            return f"the worker hung: it computed for {longest:.0f} s without ending an epoch"
+            return f"the worker hung: it computed for {longest:.0f} s without finishing an epoch"
         return ""
 
     def _last_words(self) -> str:
@@ -94,11 +98,11 @@ class Worker:
         self.errors.seek(0, os.SEEK_END)
         self.errors.seek(max(0, self.errors.tell() - 4000))
         lines = self.errors.read().decode(errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return f": {said[-1][:200]}" if said else ""
+        written = [line.strip() for line in lines if line.strip()]
+        return f": {written[-1][:200]}" if written else ""
 
     def end(self, *, kill: bool = False) -> None:
-        """Ends the process: by closing its input, or at once."""
+        """Ends the process: by closing its input, or by killing it."""
         if kill:
             self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
@@ -114,14 +118,14 @@ class Worker:
 
 
 class Pool:
-    """A fixed number of places for workers, each started when it is first needed and kept for all that follows."""
+    """A fixed number of places for workers; each is started when it is first needed, and reused by later trials."""
 
     def __init__(self, count: int, *, patience: float) -> None:
         self.environments, self.patience = environments(count), patience
         self.workers: list[Worker | None] = [None] * count
 
     def get(self, place: int) -> Worker:
-        """The worker of a place, started when there is none."""
+        """The worker in a place, started if there is none."""
         worker = self.workers[place]
         if worker is None:
             env, cores = self.environments[place]
@@ -129,7 +133,7 @@ class Pool:
         return worker
 
     def wait(self, seconds: float) -> None:
-        """Waits until a worker says something or ends."""
+        """Waits until a worker sends something or ends."""
         with selectors.DefaultSelector() as selector:
             for worker in self.workers:
                 if worker is not None and worker.process.stdout is not None:
@@ -137,7 +141,7 @@ class Pool:
             selector.select(seconds)
 
     def drop(self, place: int) -> None:
-        """Ends a place's worker at once; another is started when it is needed."""
+        """Kills the worker in a place; another is started when it is needed."""
         worker, self.workers[place] = self.workers[place], None
         if worker is not None:
             worker.end(kill=True)
@@ -149,19 +153,19 @@ class Pool:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far; where the system doesn't tell, time itself, so that it never seems to stand still."""
+    """CPU time of a process so far; if that cannot be read, the time itself, so that the process never seems to hang."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.Error:
         return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used.user + used.system
 
 
 def environments(workers: int) -> list[tuple[dict[str, str], Sequence[int]]]:
-    """The environment and the CPU cores of each worker; no cores leave the choice to the system.
+    """The environment and the CPU cores of each worker; an empty list of cores leaves the choice to the system.
 
-    Each has a GPU of its own where there are several, and a share of the cores where there is none, as JAX would otherwise
-    start as many threads as there are cores in every one of them. Runs are kept offline unless W&B's settings say otherwise.
+    With several GPUs each worker has one. With no GPU each has a share of the cores, because JAX would otherwise start as
+    many threads as there are cores in every worker. Runs are recorded offline unless W&B's settings say otherwise.
     """
     base = dict(os.environ)
     base.pop("CTKERAS_STORAGE", None)
@@ -179,7 +183,7 @@ def environments(workers: int) -> list[tuple[dict[str, str], Sequence[int]]]:
 
 
 def _gpus() -> list[str]:
-    """The NVIDIA GPUs that JAX may use here, as CUDA names them; none without JAX's plugin for them."""
+    """The NVIDIA GPUs that JAX may use on this machine, as CUDA names them; empty without JAX's plugin for them."""
     if not any(runtime.version(f"jax-cuda{n}-plugin") for n in (12, 13)) or os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from ctkeras.schedule import Plateau, learning_rate
 
 from ctkeras.config import RunConfig
 from ctkeras.training import schedule
+from ctkeras.training.schedule import Plateau, learning_rate
 
 LR, EPOCHS, STEPS = 0.01, 9, 7  # steps an epoch
 

@@ -9,12 +9,14 @@ import pathlib
 import pwd
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 
 import optuna
 import pytest
@@ -22,9 +24,12 @@ import sweeps
 
 from ctkeras import config as config_
 from ctkeras import owner, runtime, search, status, storage, sweepfile
+from ctkeras import trials as trials_
 from ctkeras.config import UserError
 from ctkeras.runs import folder as runfolder
+from ctkeras.runs.history import write_history
 from ctkeras.runs.result import best_first
+from ctkeras.training.stopping import Stop
 
 
 def test_a_study_is_known_by_what_it_searches(tmp_path):
@@ -84,7 +89,7 @@ def test_options_that_leave_nothing_to_search_are_refused(tmp_path, method):
     content = sweeps.sweep(method=method)
     for some in ({"lr": "0.3"}, {"dropout": "0.2"}):
         assert sweeps.planned(tmp_path, content, **some).total == content["run_cap"]
-    with pytest.raises(UserError, match=r"nothing is left to search \(--lr, --dropout held fixed\)"):
+    with pytest.raises(UserError, match=r"nothing is left to search \(fixed by --lr, --dropout\)"):
         sweeps.planned(tmp_path, content, lr="0.3", dropout="0.2")
     assert sweeps.planned(tmp_path, {**content, "run_cap": 1}, lr="0.3", dropout="0.2").total == 1
     with pytest.raises(UserError, match="no parameter has several values"):
@@ -113,7 +118,7 @@ def test_other_databases_are_refused_without_their_password(given):
 def test_a_password_is_in_no_message_and_in_no_exception_behind_it(given, capfd):
     url = storage.address(given, "runs")
     assert "cret" not in storage.shown(url)
-    with pytest.raises(UserError, match=r"can't be used|psycopg") as caught:
+    with pytest.raises(UserError, match=r"cannot use|psycopg") as caught:
         storage.open_storage(url)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__  # so that no traceback shows it
@@ -126,7 +131,7 @@ def test_a_file_that_is_no_storage_is_refused_and_left_alone(tmp_path):
     file = tmp_path / "notes.db"
     file.write_text("my notes")
     for text, create in ((str(file), True), (str(tmp_path / "none.db"), False), (str(tmp_path), True)):
-        with pytest.raises(UserError, match=r"notes\.db|none\.db|can't be used"):
+        with pytest.raises(UserError, match=r"notes\.db|none\.db|cannot use"):
             storage.open_storage(storage.address(text, ""), create=create)
     assert file.read_text() == "my notes"
     assert not (tmp_path / "none.db").exists()
@@ -165,13 +170,13 @@ def test_four_processes_on_one_sqlite_file_never_take_the_same_trial(tmp_path):
     assert_no_double(tmp_path)
 
 
-def test_a_trial_whose_holder_is_gone_is_taken_up_under_its_number_and_no_other(tmp_path):
+def test_a_trial_whose_holder_is_gone_is_resumed_under_its_number_and_no_other(tmp_path):
     found = sweeps.planned(tmp_path)
     gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
     lives = sweeps.opened(tmp_path, found, me=sweeps.somebody(alive=True))
     first, second = gone.claim([]), lives.claim([])
     assert (first.number, second.number) == (0, 0)
-    assert second.taken_up
+    assert second.resumed
     assert second.config == first.config
     third = sweeps.opened(tmp_path, found).claim([])
     assert third.number == 1  # as trial 0's holder is alive now
@@ -323,8 +328,6 @@ def test_what_hyperband_stopped_is_pruned_counts_for_tpe_and_shows_in_the_status
 def test_results_are_those_that_a_next_phase_takes(tmp_path):
     found = sweeps.planned(tmp_path)
     _to_the_end(tmp_path, found)
-    from ctkeras import trials as trials_
-
     results = trials_.results(sweeps.opened(tmp_path, found).all())
     assert len(results) == 6
     content, _ = sweepfile.next_phase(found.content, results, 2)
@@ -414,6 +417,170 @@ def test_a_clock_that_counts_only_time_awake(monkeypatch):
     assert awake() == 4 + owner.LOOK_SECONDS
 
 
+def test_a_process_is_known_by_its_start_and_a_killed_one_is_gone(monkeypatch):
+    me = owner.Owner.me()
+    assert me.pid == os.getpid()
+    assert int(me.start) > 0
+    assert len({me.token, owner.Owner.me().token}) == 2
+    assert owner._lives(me.pid, me.start)
+    assert not owner._lives(me.pid, str(int(me.start) + 1))
+    assert owner._lives(me.pid, "")  # a start that could not be read: any process with this pid
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    start = owner._started(child.pid)
+    assert owner._lives(child.pid, start)
+    child.kill()
+    deadline = time.monotonic() + 30
+    while owner._lives(child.pid, start) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert owner._started(child.pid) == ""  # though its parent has not collected it yet
+    child.wait()
+    assert not owner._lives(child.pid, "")
+    assert owner._space() == me.space
+    monkeypatch.setattr(owner.os, "readlink", _refused)  # not Linux
+    assert owner._space() == socket.gethostname()
+
+
+def _refused(*_):
+    raise OSError
+
+
+def test_a_heartbeat_is_first_seen_and_then_missed(monkeypatch):
+    clock = [0.0]
+    watch = owner.Watch(owner.Owner.me())
+    watch.clock = lambda: clock[0]
+    other = dataclasses.replace(owner.Owner.me(), space="other").to_dict()
+
+    def gone(seconds, beat, **changed):
+        clock[0] = seconds
+        return watch.gone(other | changed, trial=0, beat=beat)
+
+    assert not gone(1000, 1)
+    assert not gone(1060, 1)
+    assert gone(1060.1, 1)
+    assert not gone(1061, 2)  # a new heartbeat
+    assert not gone(1121, 2)
+    assert not gone(1122, 2, token="new")  # a new holder with the same heartbeat
+    assert not gone(1182, 2, token="new")
+    assert gone(1182.1, 2, token="new")
+    assert not watch.gone(other, trial=1, beat=1)  # another trial
+
+
+def test_the_epochs_after_which_hyperband_may_stop_a_trial(tmp_path):
+    def asks(**stopper):
+        content = sweeps.sweep(max_epochs=9)
+        content["early_terminate"] = {"type": "hyperband", "min_iter": 2, "eta": 2, **stopper}
+        trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, content))
+        return trials.asks(trials.claim([]))
+
+    assert asks() == [2, 4, 8]
+    assert asks(strict=True) == [2, 3, 4, 5, 6, 7, 8]
+    assert asks(min_iter=20) == asks(min_iter=20, strict=True) == []
+    trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, sweeps.sweep(hyperband=False)))
+    assert trials.asks(trials.claim([])) == []
+
+
+def test_a_run_without_a_finite_metric_has_failed_and_one_that_lacks_it_takes_its_last_epoch(tmp_path):
+    trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, sweeps.sweep(run_cap=3, hyperband=False)))
+    metrics = {"val_loss": 1.0, "epochs": 2, "best_epoch": 1, "stopped_by": "max_epochs"}
+    job = trials.claim([])
+    assert trials.finish(job, metrics)
+    assert trials.all()[0].state.name == "FAIL"
+    assert trials.all()[0].user_attrs["failure"] == "val_acc is nan"
+    job = trials.claim([])
+    job.folder.mkdir(parents=True)
+    write_history(job.folder, [sweeps.row(job, 1), sweeps.row(job, 2)])
+    assert trials.finish(job, metrics)
+    assert trials.all()[1].value == sweeps.row(job, 2)["val_acc"]
+    assert trials.all()[1].intermediate_values == {n: sweeps.row(job, n)["val_acc"] for n in (1, 2)}
+    assert not trials.finish(job, metrics | {"val_acc": 0.1})  # recorded already
+    assert not trials.fail(job, "no")
+    trials.report(job, 3, 0.5)  # changes nothing, and raises nothing
+    assert len(trials.all()[1].intermediate_values) == 2
+
+
+def test_a_storage_that_does_not_answer_is_waited_for_but_not_for_ever(tmp_path, monkeypatch, capsys):
+    trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path))
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    answers, get = [100.0], trials.storage.trials.get_all_trials
+
+    def get_all_trials(*args, **options):
+        if clock[0] < answers[0]:
+            raise optuna.exceptions.StorageInternalError("the server is restarting")
+        return get(*args, **options)
+
+    monkeypatch.setattr(trials.storage.trials, "get_all_trials", get_all_trials)
+    assert trials.all() == []
+    assert clock[0] == 100
+    said = capsys.readouterr().err
+    assert said.count("does not answer (the server is restarting); trying again …") == 1
+    assert said.count("answers again.") == 1
+    answers[0] = 1e9
+    with pytest.raises(UserError, match=r"cannot use the storage .*restarting"):
+        trials.all()
+    assert clock[0] == pytest.approx(100 + 305)
+    trials.hurry = lambda: True  # somebody wants to stop
+    with pytest.raises(UserError):
+        trials.all()
+    assert clock[0] == pytest.approx(100 + 305)
+
+
+def test_signals_request_a_stop_and_the_second_ctrl_c_ends_at_once():
+    stop, before = Stop(), [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with search._on_signals(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == "sigterm"
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers repeat it
+        with pytest.raises(search._AtOnce):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(("at_once", "reason"), [(False, ""), (True, "sigint")])
+def test_a_search_returns_its_trials_and_closes_its_storage(tmp_path, monkeypatch, at_once, reason):
+    closed = []
+    monkeypatch.setattr(storage.Storage, "close", lambda self: closed.append(True))
+
+    class Pretended:
+        def __init__(self, trials, pool, *, stop, shared):
+            self.progress = types.SimpleNamespace(close=lambda: closed.append("line"))
+            self.trials, self.stop = trials, stop
+            assert (pool, shared["image_size"]) == ("pool", 32)
+
+        def run(self):
+            sweeps.pretend(self.trials, self.trials.claim([]))
+            if at_once:
+                self.stop.ask("sigint")
+                raise search._AtOnce
+
+    monkeypatch.setattr(search, "Supervisor", Pretended)
+    outcome = search.run(sweeps.planned(tmp_path), url=storage.address("", str(tmp_path)), pool="pool")
+    assert (len(outcome.trials), outcome.stopped_by) == (0 if at_once else 1, reason)
+    assert closed == ["line", True]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("", "sqlite:///runs/study.db"),
+        ("a/b.db", "sqlite:///a/b.db"),
+        ("sqlite:///a.db", "sqlite:///a.db"),
+        ("postgres://me:pw@host/db", "postgresql://me:***@host/db"),
+        ("postgresql+psycopg://me@host:1/db?password=pw", "postgresql://me@host:1/db?password=***"),
+    ],
+)
+def test_addresses_and_how_they_are_shown(given, shown):
+    url = storage.address(given, "runs")
+    assert storage.shown(url) == shown
+    assert url.drivername == ("sqlite" if shown.startswith("sqlite") else "postgresql+psycopg")
+
+
+def test_a_text_with_several_passwords_shows_none():
+    text = "a postgresql://me:one@h/d b postgres://u:two@h/d?PassWord=three&x=1 c"
+    assert storage.masked(text) == "a postgresql://me:***@h/d b postgres://u:***@h/d?PassWord=***&x=1 c"
+
+
 def test_a_lock_keeps_others_out(tmp_path):
     opened = storage.open_storage(storage.address("", str(tmp_path)))
     with opened.lock("any"), pytest.raises(BlockingIOError):
@@ -498,7 +665,7 @@ def test_a_search_waits_for_postgresql_while_it_restarts(tmp_path, postgres, mon
     address, stop, start = postgres
     trials = sweeps.opened(tmp_path, sweeps.planned(tmp_path, lr=0.02), url=address)
     job = trials.claim([])
-    monkeypatch.setattr("ctkeras.trials.PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(trials_, "PAUSE_SECONDS", 0.2)
     stop()
     restart = threading.Timer(2, start)
     restart.start()
@@ -507,7 +674,7 @@ def test_a_search_waits_for_postgresql_while_it_restarts(tmp_path, postgres, mon
     sweeps.pretend(trials, job)
     assert trials.all()[0].state.name == "COMPLETE"
     said = "".join(capfd.readouterr())
-    assert said.count("doesn't answer") == 1
+    assert said.count("does not answer") == 1
     assert "answers again" in said
     assert "cret" not in said
 
@@ -533,7 +700,7 @@ def test_the_command_on_postgresql_shows_its_password_to_nobody(tmp_path, postgr
     wrong = address.replace("s%40cret", "other%40cret")
     for more in ((), ("--debug",)):
         refused = command("sweep", "run", "sweep.yaml", "--storage", wrong, *more, code=2)
-        assert "can't be used" in refused.stderr
+        assert "cannot use" in refused.stderr
         assert "cret" not in refused.stderr
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"cret" not in path.read_bytes(), path
@@ -623,7 +790,7 @@ def test_a_new_study_takes_nothing_from_run_folders_of_a_deleted_one(tmp_path):
     gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())
     assert gone.claim([]).metrics is None
     again = sweeps.opened(tmp_path, found).claim([])
-    assert again.taken_up
+    assert again.resumed
     assert again.metrics is None
 
 

@@ -1,6 +1,8 @@
 """The study: budgets, hand-overs, the winner and its noise; all three phases to the report, whatever dies in between."""
 
 import csv
+import dataclasses
+import functools
 import json
 import pathlib
 import random
@@ -13,10 +15,12 @@ import time
 import pytest
 import sweeps
 
-from ctkeras import contest, phases, search, study, sweepfile
+from ctkeras import contest, phases, search, storage, study, sweepfile
 from ctkeras.config import RunConfig, UserError
+from ctkeras.runs import folder as runfolder
 from ctkeras.runs.predictions import write_predictions
 from ctkeras.runs.result import Result, best_first
+from ctkeras.trials import Trials
 
 TINY = {
     "data": "phantom:48",
@@ -140,7 +144,7 @@ def test_a_phase_2_with_fewer_points_than_runs_takes_each_once():
 
 def test_a_hand_over_can_be_run_again_and_is_then_the_same_study(tmp_path):
     planned = study.plan(sweepfile.PHASE1, {**TINY, "output_dir": str(tmp_path)}, trials=[3, 2, 4], seed=5)
-    folder = tmp_path / study.name_of(planned)
+    folder = tmp_path / planned.name
     task = {**planned.options, "output_dir": str(folder)}
     first = sweepfile.fix(planned.content, study._fixed(planned))
     for number, content in ((1, first), (2, study._next(planned, first, results(5), 2)[0])):
@@ -201,6 +205,9 @@ def test_a_small_lead_is_inside_the_noise_and_a_large_one_is_not(tmp_path):
     assert not difference.inside_noise
     one_folder = {"0.1-0": folders["0.1-0"]}  # the other's predictions are on another machine
     assert contest.compare(*far, one_folder).images == 100
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert contest.compare(*far, one_folder | {"0.2-0": empty, "0.2-1": tmp_path / "none"}).images == 100
 
 
 def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
@@ -227,6 +234,203 @@ def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
             runs += contender(accuracies, lr=lr)
         outside += not contest.compare(*contest.contenders(runs), folders).inside_noise
     assert outside <= 10
+
+
+def test_the_winner_of_equal_accuracies_has_the_lower_loss():
+    """Between configurations by the mean over seeds, between seeds of one by each run's own."""
+
+    def runs(lr, losses):
+        pairs = zip(contender([0.5] * len(losses), lr=lr), losses, strict=True)
+        return [dataclasses.replace(run, val_loss=loss) for run, loss in pairs]
+
+    for one, other in ((0.1, 0.2), (0.2, 0.1)):
+        first, second = contest.contenders([*runs(one, [0.9, 0.2, 0.9]), *runs(other, [0.6, 0.5, 0.6])])
+        assert (first.config["lr"], second.config["lr"]) == (other, one)
+        assert (first.best.name, second.best.name) == (f"{other}-1", f"{one}-1")
+    first, second = contest.contenders([*runs(0.2, [0.5, 0.5]), *runs(0.1, [0.5, 0.5])])
+    assert (first.config["lr"], first.best.name) == (0.1, "0.1-0")  # everything equal: by name
+
+
+def _noise(one, other, folders=None):
+    found = contest.contenders([*contender(one, lr=0.1), *contender(other, lr=0.2)])
+    return contest.compare(*found, folders or {}).noise
+
+
+def test_both_kinds_of_chance_are_in_the_noise(tmp_path):
+    """Seeds and images, each alone and together, against numbers worked out by hand."""
+    assert _noise([0.5], [0.5]) == 0  # one seed and no predictions leave nothing to judge by
+    seeds = 12.7062 * 0.0707107 / 2**0.5  # Student's t for one degree of freedom; differences of 0.1 and 0.2
+    assert _noise([0.6, 0.8], [0.5, 0.6]) == pytest.approx(seeds, rel=1e-4)
+    only_one = {"0.1-0": predict(tmp_path / "apart", 60, 40)}  # the other's predictions are on another machine
+    images = 1.96 * ((0.6 * 0.4 + 0.5 * 0.5) / 100) ** 0.5  # two binomial variances
+    assert _noise([0.6], [0.5], only_one) == pytest.approx(images)
+    images = 1.96 * ((0.7 * 0.3 + 0.55 * 0.45) / 100) ** 0.5
+    assert _noise([0.6, 0.8], [0.5, 0.6], only_one) == pytest.approx((seeds**2 + images**2) ** 0.5, rel=1e-4)
+
+
+def test_images_are_paired_where_both_runs_predictions_are_there(tmp_path):
+    pair = {"0.1-0": predict(tmp_path / "one", 8, 2), "0.2-0": predict(tmp_path / "other", 5, 5)}
+    images = 2.26216 * 0.483046 / 10**0.5  # Student's t for 10 images, of which 3 were right in the first run only
+    assert _noise([0.8], [0.5], pair) == pytest.approx(images, rel=1e-4)
+    pair |= {"0.1-1": predict(tmp_path / "one-1", 9, 1), "0.2-1": predict(tmp_path / "other-1", 7, 3)}
+    seeds = 12.7062 * 0.0707107 / 2**0.5  # differences of 0.3 and 0.2
+    images = 2.26216 * 0.353553 / 10**0.5  # per image, the mean over the seeds: 1 once, 0.5 three times, else 0
+    assert _noise([0.8, 0.9], [0.5, 0.7], pair) == pytest.approx((seeds**2 + images**2) ** 0.5, rel=1e-4)
+
+
+def _pretended(planned, *, url, pool):
+    """In place of search.run: each trial's run folder as training would leave it, with nothing trained."""
+    trials = Trials(storage.open_storage(url), planned)
+    while (job := trials.claim([])) is not None:
+        sweeps.pretend(trials, job)
+        for name in ("model.keras", "contract.json"):
+            (job.folder / name).touch()
+    trials.storage.close()
+    return search.Outcome(trials.all(), "")
+
+
+def _evaluated(folder, split, *, data):
+    """In place of scoring.evaluate_run."""
+    runfolder.write_json(folder / f"metrics_{split}.json", {"n": 8, "acc": 0.75, "acc_low": 0.5, "acc_high": 0.9})
+
+
+def _row(job, epoch):
+    """An epoch of a run that trains nothing: all that phases 1 and 2 search, and the seed, make a difference."""
+    config, row = job.config, _row_of_sweeps(job, epoch)
+    lost = config["label_smoothing"] / 100 + config["mixup_alpha"] / 1000 + config["seed"] / 10000
+    return row | {"val_acc": row["val_acc"] - lost}
+
+
+_row_of_sweeps = sweeps.row
+STUDY_SWEEP = {**sweepfile.PHASE1, "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2}}
+
+
+@pytest.fixture
+def whole_study(tmp_path, image_folder, monkeypatch):
+    """A study of which all but the training is real; how often the data was read, and what search.plan was called with."""
+    counts = {"read": 0, "planned": [], "evaluated": 0}
+    open_source, plan = search.sources.open_source, search.plan
+
+    def counted(*args, **options):
+        counts["read"] += 1
+        return open_source(*args, **options)
+
+    def planned(*args, **options):
+        counts["planned"].append(options["title"])
+        return plan(*args, **options)
+
+    def evaluated(*args, **options):
+        counts["evaluated"] += 1
+        _evaluated(*args, **options)
+
+    monkeypatch.setattr(search.sources, "open_source", counted)
+    monkeypatch.setattr(search, "plan", planned)
+    monkeypatch.setattr(search, "run", _pretended)
+    monkeypatch.setattr(sweeps, "row", _row)
+    monkeypatch.setattr(study.scoring, "evaluate_run", evaluated)
+    options = {**TINY, "data": str(image_folder), "output_dir": str(tmp_path / "runs")}
+    url = storage.address("", str(tmp_path / "runs"))
+    engine = functools.partial(phases.local, url=url, pool=None)
+    return options, engine, counts
+
+
+def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
+    options, engine, counts = whole_study
+    found = study.run(study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[4, 3, 4]), engine)
+    assert counts == {"read": 1, "planned": ["phase1", "phase2", "phase3"], "evaluated": 1}
+    assert [len(phase.results) for phase in found.phases] == [4, 3, 4]
+
+
+def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
+    options, engine, counts = whole_study
+    planned = study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[8, 3, 4], command="ctkeras study")
+    found = study.run(planned, engine)
+    said = capsys.readouterr().err
+    facts = json.loads((found.folder / "study.json").read_text())
+    assert found.folder == planned.output_dir / planned.name
+    assert (facts["study"], facts["command"]) == (planned.name, "ctkeras study")
+    assert [(phase["phase"], phase["trials"], phase["seconds"]) for phase in facts["phases"]] == [
+        (1, 8, 8.0),
+        (2, 3, 3.0),
+        (3, 4, 4.0),
+    ]
+    assert facts["seconds"] == 15.0
+    assert facts["seeds"] == 2
+    assert facts["ahead"] == pytest.approx(facts["winner"]["mean_val_acc"] - facts["runner_up"]["mean_val_acc"])
+    assert facts["ahead"] > 0
+    best = max((run for phase in facts["phases"][:2] for run in phase["runs"]), key=lambda run: run["val_acc"])
+    assert facts["winner"]["val_acc"]["0"] == best["val_acc"]
+    assert facts["winner"]["val_acc"]["1"] == pytest.approx(best["val_acc"] - 1e-4)
+    metrics = [runfolder.read_json(path) for path in found.folder.glob("phase1-*/metrics.json")]
+    stopped = [one["epochs"] for one in metrics if one["stopped_by"] == "hyperband"]
+    assert stopped
+    assert [phase["stopped"] for phase in facts["phases"]] == [len(stopped), 0, 0]
+    assert [phase["epochs_saved"] for phase in facts["phases"]] == [sum(3 - epochs for epochs in stopped), 0, 0]
+    for phase in facts["phases"]:
+        ranked = sorted(phase["runs"], key=lambda run: (-run["val_acc"], run["val_loss"], run["run"]))
+        assert phase["best"] == ranked[0]
+        assert (phase["failed"], phase["sweep_file"]) == (0, f"phase{phase['phase']}.yaml")
+    assert facts["test"] == {"n": 8, "acc": 0.75, "acc_low": 0.5, "acc_high": 0.9}
+    assert facts["final"]["folder"] == found.winner.best.name
+    assert found.final == found.folder / found.winner.best.name
+    for number in (1, 2, 3):
+        assert f"{planned.name}, phase {number} of 3 (" in said
+        assert (found.folder / f"phase{number}.yaml").exists()
+    again = study.run(planned, engine)
+    assert study.to_dict(planned, planned.name, again) == facts
+    assert counts["evaluated"] == 1  # the test split is opened once
+
+
+def test_a_phase_in_one_line():
+    runs = [_result(0.1, 0.2, 0.5), _result(0.2, 0.2, 0.75)]
+    line = "phase 1: 3 trials in 2 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
+    model = RunConfig.model_name
+    assert phases.summary(phases.Phase(1, "", runs, 1, 1, 4, 100.0)) == line + f"({model}, run 0.2 0.2)"
+    assert phases.to_dict(phases.Phase(1, "", runs, 1, 1, 4, 100.0))["trials"] == 3
+    line = f"phase 2: 1 trial in 1 s, best val_acc 0.5000 ({model}, run 0.1 0.2)"
+    assert phases.summary(phases.Phase(2, "", runs[:1], 0, 0, 0, 1.0)) == line
+
+
+def _verdict(one, other, test=None, *, noise=0.0, images=0):
+    found = contest.contenders([*one, *other])
+    first, second = (*found, None)[:2]
+    difference = second and contest.Difference(first.mean - second.mean, noise, len(one), images)
+    test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9} if test is None else test
+    return study.verdict(study.Outcome(pathlib.Path("runs"), [], first, second, difference, pathlib.Path("a"), test))
+
+
+def test_the_verdict_in_sentences():
+    first, second = contender([0.75, 0.85], lr=0.1), contender([0.5, 0.6], lr=0.2)
+    lines = _verdict(first, second, noise=0.2, images=72)
+    assert lines[0].startswith("winner:    val_acc 0.8000, sd 0.0707, 0.7500 to 0.8500, 2 seeds; model_name=")
+    assert lines[1].startswith("runner-up: val_acc 0.5500, sd 0.0707, 0.5000 to 0.6000, 2 seeds; model_name=")
+    assert "lr=0.2" in lines[1]
+    assert lines[2] == (
+        "The runner-up is outside the noise: the winner leads by 0.2500 over 2 seeds, "
+        "but chance in 72 validation images and the seeds accounts for up to 0.2000."
+    )
+    assert lines[3:] == [
+        "final model: a/model.keras",
+        "test accuracy 0.8000 (95% interval 0.5000 to 0.9000, 10 images), evaluated once",
+    ]
+    assert _verdict(first, second, noise=0.3)[2] == (
+        "The runner-up is inside the noise: the winner leads by 0.2500 over 2 seeds, "
+        "and chance in the seeds accounts for up to 0.3000."
+    )
+    assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
+    assert "up to 0.1000" in _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2]
+    lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
+    assert "1 seed; " in lines[0]
+    assert lines[1] == "There is no runner-up: all runs of phase 2 had the same configuration."
+    assert "no interval" in lines[-1]
+
+
+def test_a_study_that_is_stopped_goes_no_further(whole_study):
+    options, engine, counts = whole_study
+    planned = study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[3, 2, 2])
+    assert study.run(planned, lambda task: engine(task) if task.number < 2 else None) is None
+    assert not list(planned.output_dir.glob("*/phase3.yaml"))
+    assert counts["evaluated"] == 0
 
 
 def _study_command(folder, **env):
@@ -300,7 +504,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "the same command goes on" in (tmp_path / "log").read_text()
+    assert "run the same command to resume" in (tmp_path / "log").read_text()
     assert "report.html" in command(*words).stdout.splitlines()[-1]
 
 

@@ -1,4 +1,4 @@
-"""Sweeps with the real wandb client against a local server: runs, stops, refusals, faults, artifacts, phases."""
+"""Runs of a sweep: quickly with a pretended W&B, and with the real wandb client against a local server."""
 
 import json
 import os
@@ -8,14 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 import yaml
 from wandb_server import WandbServer
 
-from ctkeras import config
+from ctkeras import config, phases, trial
+from ctkeras.config import RunConfig, UserError
+from ctkeras.runs import folder as runfolder
+from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.result import Result
+from ctkeras.training.stopping import Stop
 
-pytestmark = pytest.mark.integration
 WANDB = pathlib.Path(sys.executable).with_name("wandb")
 NAMES = set(config.EPOCH_METRICS)
 TINY = {"model_name": "mobilenet_v2", "pretrained": False, "data": "phantom:48", "image_size": 32, "batch_size": 8}
@@ -56,7 +61,7 @@ def create(shell, parameters, **more):
 
 
 def assert_whole(run, *, epochs):
-    """A finished run: one row an epoch under the declared names, and its numbers in the summary."""
+    """A finished run: one row per epoch under the declared names, and its numbers in the summary."""
     assert (run.state, run.exitcode) == ("finished", 0)
     assert [row["epoch"] for row in run.history] == list(range(1, epochs + 1))
     for row in run.history:
@@ -65,6 +70,7 @@ def assert_whole(run, *, epochs):
     assert isinstance(run.config["lr"], float | int)
 
 
+@pytest.mark.integration
 def test_a_grid_under_the_real_agent_to_its_end(server, shell):
     """Two runs in processes of their own; candidates arrive as plain values, an explicit key wins."""
     candidates = [{"lr": 0.01, "dropout": 0.4}, {"lr": 0.02, "dropout": 0.2}]
@@ -77,6 +83,7 @@ def test_a_grid_under_the_real_agent_to_its_end(server, shell):
     assert {run.config["dropout"] for run in server.runs.values()} == {0.2, 0.4}
 
 
+@pytest.mark.integration
 def test_a_warm_process_does_a_bayes_sweep_survives_bad_values_and_hands_on(server, shell):
     """bayes with run_cap in one process; phase 2, phase 3 and the best model follow from it."""
     path = create(
@@ -108,6 +115,7 @@ def test_a_warm_process_does_a_bayes_sweep_survives_bad_values_and_hands_on(serv
     assert best.summary["val_acc"] >= 0
 
 
+@pytest.mark.integration
 def test_a_refused_value_ends_its_run_and_not_the_agent(server, shell):
     (shell.folder / "sweep.yaml").write_text("unused")
     path = create(shell, {"seed": {"values": [1, 2]}, "max_epochs": {"value": 1}})
@@ -121,6 +129,7 @@ def test_a_refused_value_ends_its_run_and_not_the_agent(server, shell):
         assert run.history == []
 
 
+@pytest.mark.integration
 def test_a_stopped_run_finishes_with_exit_code_0_and_its_model(server, shell):
     """W&B's stop, through the real agent: SIGTERM to the process."""
     path = create(shell, {"max_epochs": {"value": 4000}, "seed": {"values": [1]}})
@@ -142,6 +151,7 @@ def test_a_stopped_run_finishes_with_exit_code_0_and_its_model(server, shell):
     assert (shell.folder / "runs" / next(iter(server.runs)) / "model.keras").exists()
 
 
+@pytest.mark.integration
 def test_faults_of_the_server_lose_no_row(server, shell):
     path = create(shell, {"seed": {"values": [1]}, "max_epochs": {"value": 40}})
 
@@ -157,6 +167,7 @@ def test_faults_of_the_server_lose_no_row(server, shell):
     assert_whole(run, epochs=40)
 
 
+@pytest.mark.integration
 def test_a_killed_trial_leaves_the_agent_going_and_resumes_when_it_is_run_again(server, shell):
     path = create(shell, {"seed": {"values": [1, 2]}, "max_epochs": {"value": 300}})
     killed = []
@@ -185,3 +196,184 @@ def test_a_killed_trial_leaves_the_agent_going_and_resumes_when_it_is_run_again(
     params = next(shell.folder.rglob(f"config-{killed[0]}.yaml"))
     shell("train", "--_wandb={'x': 1}", **again, WANDB_SWEEP_PARAM_PATH=str(params))
     assert_whole(server.runs[killed[0]], epochs=300)
+
+
+class PretendedTracker:
+    """W&B's run, with what its sweep has chosen."""
+
+    def __init__(self, chosen):
+        self.chosen, self.recorded, self.ended = chosen, None, None
+
+    def config(self):
+        return self.chosen
+
+    def set_config(self, values):
+        self.recorded = values
+
+    def finish(self, summary, *, exit_code=0):
+        self.ended = (summary, exit_code)
+
+
+@pytest.fixture
+def agent(monkeypatch, tmp_path):
+    """Runs trial.run_trial with a pretended W&B and a pretended training; returns what both were given."""
+    calls = types.SimpleNamespace(trained=[], started=[])
+    monkeypatch.setenv("WANDB_RUN_ID", "run-1")
+
+    def run(chosen, flags, *, train=lambda: "result"):
+        tracker = PretendedTracker(chosen)
+
+        def start(known, **options):
+            calls.started.append((known, options))
+            return tracker
+
+        def trained(config, **options):
+            calls.trained.append((config, options))
+            return train()
+
+        monkeypatch.setattr(trial.tracking, "start", start)
+        monkeypatch.setattr(trial, "train", trained)
+        stop = Stop()
+        result = trial.run_trial({"output_dir": str(tmp_path), **flags}, stop=stop, leave="leave")
+        return result, tracker, stop
+
+    run.calls, run.folder = calls, tmp_path
+    return run
+
+
+def test_the_sweeps_values_win_over_flags_and_a_candidate_is_taken_apart(agent):
+    result, tracker, stop = agent({"candidate": {"lr": 0.02}, "dropout": 0.4}, {"dropout": "0.2", "other": "1"})
+    config, options = agent.calls.trained[0]
+    assert result == "result"
+    assert (config.lr, config.dropout) == (0.02, 0.4)
+    assert tracker.recorded == config.to_dict()
+    assert tracker.ended is None  # training ends it
+    assert options == {"run_id": "run-1", "resume": None, "stop": stop, "tracker": tracker, "leave": "leave"}
+    known, started = agent.calls.started[0]
+    assert known == {"output_dir": str(agent.folder), "dropout": "0.2"}
+    assert started == {"run_id": "run-1", "folder": None, "resume": True}
+
+
+def test_a_run_with_a_checkpoint_is_resumed(agent):
+    (agent.folder / "run-1").mkdir()
+    (agent.folder / "run-1" / CHECKPOINT).touch()
+    agent({}, {})
+    assert agent.calls.trained[0][1]["resume"] == agent.folder / "run-1"
+
+
+def test_a_value_that_is_refused_fails_its_run_before_it_trains(agent, capsys):
+    result, tracker, _ = agent({"dropout": 1.5}, {})
+    assert result is None
+    assert agent.calls.trained == []
+    summary, code = tracker.ended
+    assert (summary["stopped_by"], code) == ("refused", 2)
+    assert "dropout" in summary["failure"]
+    assert "Refused: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [UserError, trial.TrainingFailed])
+def test_a_training_that_fails_raises_nothing(agent, capsys, error):
+    def fails():
+        raise error("the loss is not finite")
+
+    assert agent({}, {}, train=fails)[0] is None
+    assert "Failed: the loss is not finite" in capsys.readouterr().err
+
+
+def test_an_agents_stop_and_a_crash_reach_the_run_and_nobody_else(monkeypatch, capsys):
+    begun, seen = threading.Event(), []
+
+    def run_trial(flags, *, stop):
+        begun.set()
+        seen.append((flags, stop.wait(), stop.reason))
+        raise ValueError("what a pity")
+
+    monkeypatch.setattr(trial, "run_trial", run_trial)
+    join = threading.Thread.join
+
+    def joined(thread, timeout=None):
+        begun.wait()
+        if not seen and thread.name == "trial" and not raised:
+            raised.append(True)
+            raise RuntimeError("W&B's agent stops this run")
+        join(thread, timeout)
+
+    raised = []
+    monkeypatch.setattr(threading.Thread, "join", joined)
+    trial.stoppable({"data": "here"})
+    assert seen == [({"data": "here"}, True, "sweep")]
+    assert "The run crashed: ValueError: what a pity" in capsys.readouterr().err
+
+
+def test_whether_an_agent_started_this_process(monkeypatch):
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    assert not trial.in_sweep()
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert trial.in_sweep()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(monkeypatch, tmp_path, offline):
+    """Only an offline run is logged from its first epoch on; both report what was trained before."""
+    old = tmp_path / "trial-0" / "wandb" / "offline-run-1-trial-0"
+    other = old.with_name("offline-run-1-trial-1")
+    for folder in (old, other):
+        folder.mkdir(parents=True)
+    (tmp_path / "trial-0" / CHECKPOINT).touch()
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    logged, reported, calls = [], [], []
+    run = types.SimpleNamespace(offline=offline, log=lambda row, **_: logged.append(row["epoch"]), summary={})
+
+    def start(values, **options):
+        calls.append((values, options))
+        return types.SimpleNamespace(run=run)
+
+    def train(config, *, tracker, **options):
+        calls.append(options)
+        tracker.logged = 1
+        tracker.catch_up([{"epoch": 1}, {"epoch": 2}])
+
+    monkeypatch.setattr(trial.tracking, "start", start)
+    monkeypatch.setattr(trial.tracking.Tracker, "__init__", lambda self, run: setattr(self, "run", run))
+    monkeypatch.setattr(trial, "train", train)
+    chosen = RunConfig.from_mapping({"output_dir": str(tmp_path)})
+    given = {"stop": Stop(), "after_epoch": print, "leave": print}
+    trial.run_local(chosen, run_id="trial-0", group="g", job_type="j", before=reported.extend, **given)
+    assert reported == [{"epoch": 1}, {"epoch": 2}]
+    assert logged == ([1, 2] if offline else [2])
+    assert (old.exists(), other.exists()) == (False, True)
+    folder = tmp_path / "trial-0"
+    options = {"run_id": "trial-0", "folder": folder, "resume": True, "group": "g", "job_type": "j"}
+    assert calls[0] == (chosen.to_dict(), options)
+    assert calls[1] == {"run_id": "trial-0", **given}
+
+
+def test_a_phase_at_wandb_is_one_sweep_and_is_counted_from_the_run_folders(monkeypatch, tmp_path):
+    created, agents = [], []
+    results = [Result(name, {"max_epochs": 10, "model_name": "resnet18"}, 0.5, 0.5) for name in ("a", "b", "c")]
+    for name, by, epochs in (("a", "early_stopping", 8), ("b", "sigterm", 4), ("c", "sweep", 7)):
+        (tmp_path / name).mkdir()
+        metrics = {"stopped_by": by, "epochs": epochs, "seconds_total": 2.0}
+        runfolder.write_json(tmp_path / name / "metrics.json", metrics)
+    monkeypatch.setattr(phases.tracking, "create_sweep", lambda *a, **k: created.append((a, k)) or "me/p/1")
+    monkeypatch.setattr(phases.tracking, "agent", lambda path, function, *, count: agents.append((path, count)))
+    monkeypatch.setattr(phases.tracking, "read_sweep", lambda path: ({}, results))
+    task = phases.Task(2, {"method": "grid"}, {"data": "d", "lr": "1"}, 0, "study", tmp_path, 0, None)
+    for _ in range(2):  # the second time the sweep is there already
+        phase = phases.wandb(task, project="p", entity="me")
+        assert (phase.number, phase.sweep, phase.results, phase.failed) == (2, "me/p/1", results, 0)
+        assert (phase.stopped, phase.epochs_saved, phase.seconds) == (2, 9, 6.0)
+    assert created == [(({"method": "grid"},), {"project": "p", "entity": "me"})]
+    assert agents == [("me/p/1", None)] * 2
+    assert runfolder.read_json(tmp_path / phases.SWEEPS) == {"phase2": "me/p/1"}
+    results.clear()
+    with pytest.raises(UserError, match="no run of phase 2 succeeded"):
+        phases.wandb(task, project="p", entity="me")
+
+    def interrupted(path, function, *, count):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(phases.tracking, "agent", interrupted)
+    assert phases.wandb(task, project="p", entity="me") is None
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,4 +1,4 @@
-"""Warm workers: watched, replaced, never left behind; their trials go on from the last checkpoint."""
+"""The pool of workers: watched, replaced, never left running; their trials resume from the last checkpoint."""
 
 import contextlib
 import os
@@ -101,7 +101,7 @@ def test_standing_still_is_a_hang_and_computing_is_not(monkeypatch):
         clock[0] += 99
         assert worker.hang() == ""
         clock[0] += 2
-        assert "said and computed nothing" in worker.hang()
+        assert "sent and computed nothing" in worker.hang()
     finally:
         worker.end(kill=True)
 
@@ -111,7 +111,7 @@ def test_a_stopped_process_is_seen_to_stand_still(worker):
     worker.send(prepare=NOTHING)
     said(worker, "ready")
     worker.process.send_signal(signal.SIGSTOP)
-    assert "said and computed nothing" in until(worker.hang, 30)
+    assert "sent and computed nothing" in until(worker.hang, 30)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -249,7 +249,7 @@ def test_a_killed_and_a_hanging_worker_cost_their_trials_nothing_but_time(tmp_pa
     assert process.wait(300) == 0
     log = (tmp_path / "log").read_text()
     assert "killed by SIGKILL; running it once more" in log
-    assert "said and computed nothing for 25 s; running it once more" in log
+    assert "sent and computed nothing for 25 s; running it once more" in log
     assert [t.user_attrs.get("tries") for t in rough.trials()] == [1, 1, None, None]
     assert sweeps.left(tmp_path / "runs") == sweeps.left(tmp_path / "calm" / "runs")
 
@@ -298,7 +298,7 @@ def test_a_wish_to_stop_leaves_everything_to_go_on_with(tmp_path, number):
     assert process.wait(60) == 128 + number
     assert time.monotonic() - begun < 30
     assert not any(alive(pid) for pid in pids)
-    assert "the same command goes on" in (tmp_path / "log").read_text()
+    assert "run the same command to resume" in (tmp_path / "log").read_text()
     assert sweep.trains()
     sweep("sweep", "run", "sweep.yaml")
     assert all(not trial.user_attrs.get("tries") for trial in sweep.trials())

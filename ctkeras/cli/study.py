@@ -14,13 +14,17 @@ from ctkeras.config import UserError
 
 
 @click.command()
-@click.option("--trials", default="", metavar="N,N,N", help="of the three phases (default: 45,20,10)")
-@click.option(
-    "--budget", type=float, default=1.0, show_default=True, help="the share of these trials to do, rounded up"
-)
+@click.option("--trials", default="", metavar="N,N,N", help="trials per phase (default: 45,20,10)")
+@click.option("--budget", type=float, default=1.0, show_default=True, help="share of these trials to run, rounded up")
 @click.option("--models", default="", metavar="NAME,NAME", help="architectures that phase 1 chooses among")
-@click.option("--phase1", "file", type=click.Path(path_type=Path), default=None, help="another phase 1 to begin with")
-@click.option("--wide", is_flag=True, help="phase 2: also optimizer, scheduler, max_epochs and weight_decay")
+@click.option(
+    "--phase1",
+    "file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="sweep file of phase 1 (default: the built-in one)",
+)
+@click.option("--wide", is_flag=True, help="phase 2 also searches optimizer, scheduler, max_epochs and weight_decay")
 @click.option(
     "--engine", type=click.Choice(["local", "wandb"]), default="local", show_default=True, help="what runs the phases"
 )
@@ -42,9 +46,10 @@ def study(
     config_file: str | None,
     **flags: Any,
 ) -> int:
-    """Do all three phases, evaluate the best model once on test, and report; again goes on where it was.
+    """Run all three phases, evaluate the best model once on the test split, and write a report.
 
-    Hyperparameters given as options are the same in all trials. The last line is the report's path.
+    Run the same command again to resume. Hyperparameters given as options are the same in all trials. The last line of the
+    output is the report's path.
     """
     from ctkeras import phases, report, runtime, sweepcheck, sweepfile
     from ctkeras import study as studies
@@ -80,16 +85,16 @@ def study(
         url = address_of(storage, str(planned.output_dir))
         run = functools.partial(phases.local, url=url, pool=pool)
     try:
-        found = studies.run(planned, run)
+        outcome = studies.run(planned, run)
     finally:
         pool.end()
-    if found is None:
-        click.echo("Stopped; the same command goes on where it was.", err=True)
+    if outcome is None:
+        click.echo("Stopped; run the same command to resume.", err=True)
         return 130
-    for line in studies.verdict(found):
+    for line in studies.verdict(outcome):
         click.echo(line)
     with runtime.waiting("Writing the report"):
-        path = report.write_report(found.folder, data=str(options.get("data") or ""))
+        path = report.write_report(outcome.folder, data=str(options.get("data") or ""))
     click.echo(str(path))
     return 0
 
@@ -98,7 +103,7 @@ def _numbers(text: str) -> list[int]:
     """Whole numbers between commas.
 
     Raises:
-        UserError: something else.
+        UserError: the text is something else.
     """
     try:
         return [int(part) for part in text.split(",")] if text else []
@@ -107,7 +112,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _command() -> str:
-    """The command that does the same again, without a password."""
+    """The command to reproduce this study, without a password."""
     from ctkeras.storage import masked
 
     return masked(shlex.join(["python", "-m", "ctkeras", *sys.argv[1:]]))
