@@ -11,7 +11,7 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import cli, decoded, evaluation, export, images, scoring, sources
+from ctkeras import cli, evaluation, export, images, scoring, sources
 from ctkeras.config import RunConfig, UserError
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.predictions import prediction_rows, read_predictions

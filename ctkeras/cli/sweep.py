@@ -223,7 +223,7 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the model (default: best-<run>)")
 def best(path: str, download: bool, out: Path | None) -> None:
     """Show a sweep's best run by val_acc, ties by val_loss."""
-    from ctkeras import tracking
+    from ctkeras import sweepfile, tracking
     from ctkeras.runs.result import best_first
 
     require_login()
