@@ -189,7 +189,8 @@ def make_runs(at):
     def make(name, *, config=None, metrics=None, model="good", classes=("left", "right"), **values):
         folder = at.runs / name
         folder.mkdir(parents=True)
-        runfolder.write_json(folder / "config.json", {**own.to_dict(), "output_dir": str(at.out), **values})
+        stored = {"format": runfolder.FORMAT, **own.to_dict(), "output_dir": str(at.out), **values}
+        runfolder.write_json(folder / "config.json", stored)
         if config is not None:
             (folder / "config.json").write_text(config)
         ended = {"data_fingerprint": at.fingerprint, "stopped_by": "sigterm"}

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import sweeps
 
 from ctkeras import contest, phases, search, storage, study, sweepfile
 from ctkeras.config import RunConfig, UserError
 from ctkeras.runs import folder as runfolder
-from ctkeras.runs.predictions import write_predictions
+from ctkeras.runs.predictions import prediction_rows, write_predictions
 from ctkeras.runs.result import Result, best_first
 from ctkeras.trials import Trials
 
@@ -167,11 +168,15 @@ def contender(accuracies, lr=0.1, **more):
 
 def predict(folder, right, wrong):
     """A run folder whose predictions on validation are right for the first images."""
-    rows = [
-        {"file": str(n), "split": "valid", "label": "a", "predicted": "a" if n < right else "b"}
-        for n in range(right + wrong)
-    ]
+    return _predict(folder, [n < right for n in range(right + wrong)])
+
+
+def _predict(folder, hits):
+    """A run folder whose predictions on validation are right for these images."""
+    chances = np.array([[0.75, 0.25] if hit else [0.25, 0.75] for hit in hits])
+    files, labels = [str(n) for n in range(len(hits))], np.zeros(len(hits), int)
     folder.mkdir()
+    rows = prediction_rows(files, labels, chances, class_names=("a", "b"), split="valid")
     write_predictions(folder, rows, split="valid")
     return folder
 
@@ -222,14 +227,7 @@ def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
             for seed in range(5):
                 ability = rng.gauss(0, 0.04)
                 hits = [rng.random() < min(1, max(0, p + ability)) for p in difficulty]
-                folder = tmp_path / f"{trial}-{lr}-{seed}"
-                folder.mkdir()
-                rows = [
-                    {"file": str(n), "split": "valid", "label": "a", "predicted": "ab"[not h]}
-                    for n, h in enumerate(hits)
-                ]
-                write_predictions(folder, rows, split="valid")
-                folders[f"{lr}-{seed}"] = folder
+                folders[f"{lr}-{seed}"] = _predict(tmp_path / f"{trial}-{lr}-{seed}", hits)
                 accuracies.append(sum(hits) / 72)
             runs += contender(accuracies, lr=lr)
         outside += not contest.compare(*contest.contenders(runs), folders).inside_noise

@@ -74,6 +74,7 @@ def test_run_folder_holds_what_is_promised(finished):
     stored_config = json.loads((finished.folder / "config.json").read_text())
     for values in (metrics, stored_config):
         assert not any(isinstance(value, dict | list) for value in values.values())
+    assert (stored_config.pop("format"), metrics["format"]) == (1, 1)
     assert RunConfig.from_mapping(stored_config) == runfolder.read_config(finished.folder)
 
 
@@ -153,7 +154,7 @@ def test_stop_before_the_first_epochs_end_leaves_no_model_and_says_so(tmp_path):
 
 def test_resume_refuses_other_data(tmp_path):
     cut = train(config(tmp_path, **FROZEN), stop=StopAfter(8))
-    stored = json.loads((cut.folder / "config.json").read_text())
+    stored = runfolder.read_config(cut.folder).to_dict()
     with pytest.raises(UserError, match="other images"):
         train(RunConfig.from_mapping(stored | {"data": "phantom:52"}), resume=cut.folder)
 

@@ -1,7 +1,7 @@
-"""The frozen prefix's output, computed once per image and view, kept on disk and shared by every trial and process.
+"""The frozen prefix's output, computed once per image and view, cached on disk and shared by every trial and process.
 
-Augmentation survives as a number of views: view 0 is the image as it is, the others are augmented once and for all.
-A view depends on nothing of a trial: not its seed, batch size or learning rate.
+Augmentation becomes a number of views: view 0 is the image as it is, and each other view is augmented once.
+A view does not depend on a trial's seed, batch size or learning rate.
 """
 
 import dataclasses
@@ -18,23 +18,23 @@ from ctkeras.decoded import Split
 from ctkeras.pipeline import Batch, Recipe
 from ctkeras.training.programs import Programs
 
-CACHE_BYTES = 10 * 2**30  # bytes; a view of 1,000 images takes 5 MB at 1,280 features
-BATCH = 16  # images a pass of the prefix; of no influence on the values kept, and few go to waste in the last
+CACHE_BYTES = 10 * 2**30  # a view of 1,000 images takes 5 MB at 1,280 features
+BATCH = 16  # images per pass of the prefix; does not change the values, and a small one wastes little in the last pass
 
 
 def load(
     programs: Programs, split: Split, *, name: str, views: int, weights: str, augmentation: float, precision: str
 ) -> list[np.ndarray]:
-    """Returns a split's features, computing the views that are not kept yet; of processes that want the same one does.
+    """Returns a split's features, computing the views not cached yet; of several processes, one computes and the others wait.
 
     Args:
-        programs: with a prefix.
+        programs: those of a model with a frozen prefix.
         split: decoded images.
-        name: the split's name, for the line before the wait.
+        name: the split's name, for the message.
         views: V; view 0 is not augmented.
-        weights: fingerprint of the prefix's; keys the features.
+        weights: fingerprint of the prefix's weights; part of the features' key.
         augmentation: strength of the other views.
-        precision: of the prefix; keys the features.
+        precision: of the prefix; part of the features' key.
 
     Returns:
         V memory-mapped arrays, float32 [N, D], or [N, h, w, D] before a stage.
@@ -56,12 +56,12 @@ def load(
                         np.save(file, features)
             runtime.bound(folder, CACHE_BYTES, keep=path)
         loaded.append(np.load(path, mmap_mode="r"))
-        os.utime(path)  # used last now, so deleted last
+        os.utime(path)  # the cache deletes first what was used longest ago
     return loaded
 
 
 def _compute(programs: Programs, split: Split, *, view: int, augmentation: float) -> np.ndarray:
-    """One view's features: float32 [N, …]. An accelerator computes a batch while the next is made; copies are computed once."""
+    """One view's features: float32 [N, …]. Copies are computed once; an accelerator computes while the host prepares."""
     first, which = _distinct(split.images)
     if view and augmentation:  # each place has draws of its own
         first = which = np.arange(len(split.files))
@@ -81,7 +81,7 @@ def _compute(programs: Programs, split: Split, *, view: int, augmentation: float
 
 
 def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each distinct image stands first, and for every image its number among these: int [D], int [N]."""
+    """The index of each distinct image's first copy, and for every image which of these it is: int [D], int [N]."""
     numbers: dict[bytes, int] = {}
     which = [numbers.setdefault(hashlib.sha256(image).digest(), len(numbers)) for image in np.ascontiguousarray(images)]
     return np.unique(which, return_index=True)[1], np.array(which)
@@ -93,7 +93,7 @@ def train_batches(
     """Yields an epoch's batches of features: each image in one of its views, then mixup, then class weights.
 
     Args:
-        features: from load, or all views as one array on a device, which then makes the batches' inputs itself.
+        features: from load, or all views as one array on a device, which then gathers the batches' inputs itself.
         split: for its labels.
         recipe: as for pixels.
         epoch: from 0.
@@ -122,13 +122,13 @@ def _gather(features: Sequence[np.ndarray] | jax.Array, views: np.ndarray, indic
 
 
 def mixup(inputs: Any, labels: np.ndarray, *, alpha: float, rng: np.random.Generator) -> tuple[Any, np.ndarray]:
-    """Mixup (Zhang et al. 2018) as keras-cv's layer draws it: a share an example, from Beta(alpha, alpha).
+    """Mixup (Zhang et al. 2018) as keras-cv's layer draws it: one share per example, from Beta(alpha, alpha).
 
     Args:
         inputs: float32 [B, …], on the host or a device.
         labels: float32 [B, C].
         alpha: above 0.
-        rng: draws pairs and shares.
+        rng: draws the pairs and the shares.
     """
     pairs = rng.permutation(len(inputs))
     share = rng.beta(alpha, alpha, size=(len(inputs), 1)).astype(np.float32)

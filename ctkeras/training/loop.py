@@ -118,7 +118,9 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
     steps = pipeline.steps_per_epoch(len(run.data.train.files), config.batch_size)
     run.state = run.state._replace(totals=programs.place(new_totals()))
     frozen = programs.place(programs.frozen_variables())
-    bar, pending, lr = runtime.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps), [], 0.0
+    bar = runtime.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps)
+    pending: list[Any] = []
+    lr = 0.0
     if epoch == 0 and not programs.compiled:
         runtime.note("Compiling the training step (cached for later runs) …")
     for i, batch in enumerate(run.feed.train(epoch)):

@@ -1,4 +1,4 @@
-"""The learning rate over time, as plain numbers handed to the compiled step."""
+"""The learning rate over time, as plain numbers that the compiled step takes."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from ctkeras.config import RunConfig
 
 STEP_FACTOR = 0.1  # after each third of the epochs, as ImageNet's 30/60/90 of 90 (He et al. 2015)
 PLATEAU_FACTOR = 0.1  # torch.optim.lr_scheduler.ReduceLROnPlateau's default
-PLATEAU_PATIENCE = 5  # epochs; half of that class's 10, as runs here are 30 epochs long
+PLATEAU_PATIENCE = 5  # epochs; half of that class's 10, because runs here are 30 epochs long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Plateau:
     waited: int = 0
 
     def after(self, val_loss: float) -> "Plateau":
-        """The memory after an epoch that ended with this validation loss."""
+        """The memory after an epoch with this validation loss."""
         if val_loss < self.best_loss:
             return dataclasses.replace(self, best_loss=val_loss, waited=0)
         if self.waited + 1 < PLATEAU_PATIENCE:
@@ -34,7 +34,7 @@ def learning_rate(config: RunConfig, step: int, *, steps_per_epoch: int, plateau
         config: lr, scheduler, warmup_epochs, max_epochs. Cosine falls to 0 (Loshchilov & Hutter 2017).
         step: from 0, over the whole run.
         steps_per_epoch: steps.
-        plateau: the memory at this epoch, used by that schedule alone.
+        plateau: the memory at this epoch; only that schedule uses it.
     """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:

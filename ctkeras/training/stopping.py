@@ -1,6 +1,6 @@
-"""Ending a run early: a wish that any thread may express, and a watcher that sees to it when the training thread can't.
+"""Ending a run early: a request that any thread may make, and a thread that ends the run when the training thread cannot.
 
-Python runs signal handlers between bytecodes of the main thread, so a signal during a 40-second compiled step would be heard
+Python runs signal handlers between bytecodes of the main thread, so a signal during a 40-second compiled step would be handled
 after it. The C-level handler writes to a pipe at once, though, and a thread reads it.
 """
 
@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from ctkeras import runtime
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 4.0  # seconds for the training thread to come to a step's end; ending takes up to 10 more, W&B kills after 30
+GRACE = 4.0  # seconds for the training thread to finish a step; ending takes up to 10 more, and W&B kills after 30
 
 
 class Stop:
-    """A wish to stop, read between steps; `reason` is empty until `ask`."""
+    """A request to stop, read between steps; `reason` is empty until `ask`."""
 
     def __init__(self) -> None:
         self.reason = ""
@@ -25,25 +25,25 @@ class Stop:
         self._asked = threading.Event()
 
     def ask(self, reason: str) -> None:
-        """Expresses the wish; the first reason stays."""
+        """Requests a stop; the first reason stays."""
         if not self._asked.is_set():
             self.reason = reason
             self._asked.set()
 
     def end(self) -> None:
-        """Says that the run has ended, so that nobody need wait any longer."""
+        """Records that the run has ended, so that no thread waits any longer."""
         self.done.set()
         self._asked.set()
 
     def wait(self) -> bool:
-        """Returns once somebody has asked or the run has ended, and whether it still goes on."""
+        """Waits for a request or the run's end; returns whether the run still goes on."""
         self._asked.wait()
         return not self.done.is_set()
 
 
 @contextlib.contextmanager
 def on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop, at once, even while the main thread computes. For the main thread alone."""
+    """SIGINT and SIGTERM ask to stop, at once, even while the main thread computes. Call it from the main thread."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
@@ -54,7 +54,7 @@ def on_signals(stop: Stop) -> Iterator[None]:
             if number == b"\0":
                 return
             name = signal.Signals(number[0]).name
-            runtime.note(f"\n{name}: stopping soon; the best epoch so far, if one has ended, is kept.")
+            runtime.note(f"\n{name}: stopping soon; the best epoch so far, if one has ended, is exported.")
             stop.ask(name.lower())
 
     listener = threading.Thread(target=listen, daemon=True, name="signals")
@@ -72,10 +72,10 @@ def on_signals(stop: Stop) -> Iterator[None]:
 
 
 def watch(stop: Stop, finish: Callable[[], None]) -> None:
-    """Starts a thread that calls `finish` when GRACE has passed since a wish to stop; `finish` must bear a second caller.
+    """Starts a thread that calls `finish` GRACE seconds after a request to stop; `finish` may be called twice.
 
     Args:
-        stop: the wish.
+        stop: the request.
         finish: ends the run; called from that thread while the training thread may still compute.
     """
 
