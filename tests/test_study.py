@@ -420,7 +420,9 @@ def test_the_verdict_in_sentences():
         "and chance in the seeds accounts for up to 0.3000."
     )
     assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
-    assert "up to 0.1000" in _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2]
+    assert _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2] == (
+        "The runner-up is inside the noise: both have the same mean, and chance in the seeds accounts for up to 0.1000."
+    )
     lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
     assert "1 seed; " in lines[0]
     assert lines[1] == "There is no runner-up: all runs of phase 2 had the same configuration."
