@@ -204,7 +204,7 @@ class Progress:
             each = (others[-1] - since) / len(others)
             parts += [f"{seconds_text(each * left)} left"] if left else []
             at = datetime.datetime.now() + datetime.timedelta(seconds=each * (left + self.later))
-            parts.append(f"{'all phases ' if self.later else ''}until {at:%H:%M}")
+            parts.append(f"{'all phases ' if self.later else ''}done at {at:%H:%M}")
         return f"[{', '.join(parts)}]" if parts else ""
 
     def draw(self) -> None:

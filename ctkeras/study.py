@@ -245,6 +245,8 @@ def verdict(outcome: Outcome) -> list[str]:
         noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
         if not difference.ahead and not difference.noise:
             lines.append("The runner-up is inside the noise: both were right on the same images, so neither is better.")
+        elif not difference.ahead:
+            lines.append(f"The runner-up is inside the noise: both have the same mean, and {noise}.")
         elif difference.inside_noise:
             lines.append(f"The runner-up is inside the noise: the winner leads by {lead}, and {noise}.")
         else:

@@ -132,9 +132,9 @@ def test_the_lines_of_a_search_estimate_its_end(study, clock, capsys):
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == (
         "phase1 1/4: trial 0  val_acc 0.5000  lr=0.0123  3 epochs, 60 s  "
-        "[best 0.5000 (trial 0), 30 min left, all phases until 13:00]"  # 5 more of 10 minutes each
+        "[best 0.5000 (trial 0), 30 min left, all phases done at 13:00]"  # 5 more of 10 minutes each
     )
-    assert "[best 0.7500 (trial 1), 2 min left, all phases until 12:15]" in second  # one minute each
+    assert "[best 0.7500 (trial 1), 2 min left, all phases done at 12:15]" in second  # one minute each
     assert third.startswith("phase1 3/4: trial 2  failed  lr=0.0123  not finite  [best 0.7500")
     assert progress.running == {}
     last = status.Progress("phase1", 3, ["lr"], metric="val_acc", maximize=True)

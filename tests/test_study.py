@@ -11,12 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 import sweeps
+from click.testing import CliRunner
 
 from ctkeras import contest, phases, search, storage, study, sweepfile
+from ctkeras.cli.study import _numbers
+from ctkeras.cli.study import study as verb
 from ctkeras.config import RunConfig, UserError
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.predictions import prediction_rows, write_predictions
@@ -416,7 +420,9 @@ def test_the_verdict_in_sentences():
         "and chance in the seeds accounts for up to 0.3000."
     )
     assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
-    assert "up to 0.1000" in _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2]
+    assert _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2] == (
+        "The runner-up is inside the noise: both have the same mean, and chance in the seeds accounts for up to 0.1000."
+    )
     lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
     assert "1 seed; " in lines[0]
     assert lines[1] == "There is no runner-up: all runs of phase 2 had the same configuration."
@@ -429,6 +435,88 @@ def test_a_study_that_is_stopped_goes_no_further(whole_study):
     assert study.run(planned, lambda task: engine(task) if task.number < 2 else None) is None
     assert not list(planned.output_dir.glob("*/phase3.yaml"))
     assert counts["evaluated"] == 0
+
+
+@pytest.fixture
+def command_line(monkeypatch, tmp_path):
+    """Runs the study verb with a pretended study; returns click's result and what the study was given."""
+    from ctkeras import report, workers
+
+    calls = types.SimpleNamespace(ended=[], pools=[])
+
+    def run(planned, engine):
+        calls.study, calls.engine = planned, engine
+        return calls.outcome
+
+    class Pool:
+        def __init__(self, count, *, patience):
+            calls.pools.append((count, patience))
+
+        def end(self):
+            calls.ended.append(True)
+
+    monkeypatch.setattr(study, "run", run)
+    monkeypatch.setattr(study, "verdict", lambda outcome: ["the verdict"])
+    monkeypatch.setattr(workers, "Pool", Pool)
+    monkeypatch.setattr(report, "write_report", lambda folder, *, data: folder / f"report of {data}")
+
+    def call(*words, outcome=True):
+        calls.outcome = types.SimpleNamespace(folder=tmp_path) if outcome else None
+        monkeypatch.setattr(sys, "argv", ["ctkeras", "study", *words])
+        return CliRunner().invoke(verb, [*words, f"--output_dir={tmp_path}"], standalone_mode=False)
+
+    call.calls, call.folder = calls, tmp_path
+    return call
+
+
+def test_the_command_hands_its_options_on(command_line):
+    result = command_line(*options(), "--models=resnet18,resnet34", "--trials=4,2,6", "--budget=0.5", "--wide")
+    assert (result.exception, result.return_value) == (None, 0)
+    assert result.stdout == f"the verdict\n{command_line.folder}/report of phantom:48\n"
+    planned = command_line.calls.study
+    assert planned.content["parameters"]["model_name"] == {"values": ["resnet18", "resnet34"]}
+    assert (planned.trials, planned.wide, planned.seed) == ((2, 1, 3), True, 0)
+    assert planned.command.startswith("python -m ctkeras study --data=phantom:48 ")
+    assert planned.storage == str(command_line.folder / "study.db")
+    assert command_line.calls.engine.func is phases.local
+    assert str(command_line.calls.engine.keywords["url"].database) == planned.storage
+    assert (command_line.calls.pools, command_line.calls.ended) == ([(1, 300)], [True])
+
+
+def test_the_command_takes_another_phase_1_and_shows_no_password(command_line):
+    file = command_line.folder / "own.yaml"
+    file.write_text(sweepfile.dump({**sweepfile.PHASE1, "run_cap": 7}, ["own"]))
+    words = ["--storage=postgresql://me:secret@host/db", "--workers=2", "--search_seed=3", "--patience=9"]
+    result = command_line(*options(), f"--phase1={file}", *words)
+    assert result.exception is None
+    planned = command_line.calls.study
+    assert (planned.trials, planned.seed) == ((7, 20, 10), 3)
+    assert planned.storage == "postgresql://me:***@host/db"
+    assert "secret" not in planned.command
+    assert command_line.calls.engine.keywords["url"].password == "secret"
+    assert command_line.calls.pools == [(2, 9)]
+
+
+def test_a_command_that_is_stopped_says_how_to_resume(command_line):
+    result = command_line(*options(), outcome=False)
+    assert result.return_value == 130
+    assert result.stdout == ""
+    assert "Stopped; run the same command to resume." in result.stderr
+
+
+def test_a_study_at_wandb_needs_an_account(command_line, monkeypatch):
+    result = command_line(*options(), "--engine=wandb", "--entity=me", "--project=p")
+    assert isinstance(result.exception, UserError)
+    monkeypatch.setattr(sys.modules[verb.callback.__module__], "require_login", lambda: None)
+    assert command_line(*options(), "--engine=wandb", "--entity=me", "--project=p").exception is None
+    engine = command_line.calls.engine
+    assert (engine.func, engine.keywords) == (phases.wandb, {"project": "p", "entity": "me"})
+
+
+@pytest.mark.parametrize("text", ["1,2,x", "1;2;3", "1,,2"])
+def test_numbers_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match="three whole numbers"):
+        _numbers(text)
 
 
 def _study_command(folder, **env):

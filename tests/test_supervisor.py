@@ -244,6 +244,53 @@ def test_a_worker_that_ignores_a_stop_is_ended_and_its_trial_given_back(supervis
     assert pool.workers == [None]
 
 
+def test_a_stop_waits_for_workers_that_live_and_not_for_those_that_have_ended(supervise, monkeypatch):
+    """One finishes its trial some rounds after the request; the other's process ends without another word."""
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 1e9)
+    stop, rounds = Stop(), []
+
+    def ends(worker, message):
+        if "trial" in message:
+            worker.trial = message["trial"]
+            return []
+        if "stop" in message and worker.trial["run_id"].endswith("001"):
+            worker.process.returncode = 0
+        return works(worker, message) if "prepare" in message else []
+
+    made, trials, pool = supervise(ends, count=2, stop=stop)
+
+    def meanwhile():
+        if len(trials.all()) == 2:
+            stop.ask("sigint")
+            rounds.append(True)
+        if len(rounds) == 5:
+            pool.all[0].said += trained(pool.all[0].trial)
+
+    pool.meanwhile = meanwhile
+    made.run()
+    assert states(trials) == ["COMPLETE", "RUNNING"]
+    assert trials.all()[1].user_attrs["owner"] is None
+
+
+@pytest.mark.parametrize(("code", "waits"), [(-signal.SIGKILL, True), (-signal.SIGTERM, True), (1, False)])
+def test_a_worker_killed_just_before_its_supervisor_has_not_crashed(supervise, monkeypatch, code, waits):
+    """The signal that ended the worker reaches the supervisor a moment later, while it waits for it."""
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.0)
+    stop = Stop()
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: stop.ask("sigterm"))
+
+    def dies(worker, message):
+        if "trial" in message and len(pool.all) == 1:
+            worker.dead, worker.process.returncode = "the worker was killed", code
+            return []
+        return works(worker, message)
+
+    made, trials, pool = supervise(dies, stop=stop)
+    made.run()
+    assert ("tries" in trials.all()[0].user_attrs) == (not waits)
+    assert states(trials) == (["RUNNING"] if waits else ["COMPLETE"] * 3)
+
+
 def test_a_run_that_had_finished_is_recorded_and_a_value_out_of_range_fails(supervise, tmp_path):
     found = sweeps.planned(tmp_path, sweeps.sweep(run_cap=3, **PLAIN))
     gone = sweeps.opened(tmp_path, found, me=sweeps.somebody())

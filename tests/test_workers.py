@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import random
 import signal
 import sqlite3
@@ -12,6 +11,7 @@ import sys
 import time
 
 import optuna
+import psutil
 import pytest
 import sweeps
 
@@ -45,8 +45,8 @@ def worker():
 
 def alive(pid):
     try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -66,6 +66,48 @@ def test_a_death_is_named_with_its_signal(worker):
     assert worker.death() == ""
     worker.process.send_signal(signal.SIGSEGV)
     assert "SIGSEGV" in until(worker.death)
+
+
+def test_a_worker_that_ends_says_how_and_what_it_wrote_last(worker):
+    worker.process.kill()
+    worker.process.wait()
+    worker.process.returncode = 3
+    worker.errors.write(b"first\n\n  the last words  \n\n")
+    assert worker.death() == "the worker ended with exit code 3: the last words"
+    worker.process.returncode = -signal.SIGABRT
+    worker.errors.truncate(0)
+    assert worker.death() == "the worker was killed by SIGABRT"
+
+
+def test_the_slowest_epoch_is_the_trials_own_and_a_part_of_a_message_waits(worker, monkeypatch):
+    first = b'{"epochs": [{"epoch_seconds": 2}, {"epoch_seconds": 5}]}\n{"no'
+    second = b'te": 1}\n{"epochs": [{"epoch_seconds": 3}]}\n'
+    worker.clock, clock = lambda: clock[0], [7.0]
+
+    received = [first]
+    monkeypatch.setattr(workers.os, "read", lambda *_: received.pop(0) if received else b"")
+    assert worker.messages() == [{"epochs": [{"epoch_seconds": 2}, {"epoch_seconds": 5}]}]
+    assert (worker.slowest, worker.heard) == (5, 7.0)
+    received.append(second)
+    assert worker.messages() == [{"note": 1}, {"epochs": [{"epoch_seconds": 3}]}]
+    assert worker.slowest == 5
+    clock[0] = 9.0
+    assert worker.messages() == []
+    assert worker.heard == 7.0
+    worker.send(trial={})
+    assert (worker.slowest, worker.heard) == (0, 9.0)
+
+
+def test_the_cpu_time_of_a_process(monkeypatch):
+    begun = workers.cpu_seconds(os.getpid())
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    assert 0.2 < workers.cpu_seconds(os.getpid()) - begun < 5
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(time, "monotonic", lambda: 123.0)
+    assert workers.cpu_seconds(gone.pid) == 123.0
 
 
 def test_a_worker_hears_no_ctrl_c_that_was_meant_for_its_supervisor(worker):
@@ -120,7 +162,7 @@ def test_no_worker_outlives_its_supervisor(stopped):
     code += "print(Worker(os.environ, cores=(), patience=300).process.pid, flush=True); time.sleep(600)"
     supervisor = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pid = int(supervisor.stdout.readline())
-    until(lambda: b"ctkeras.warm" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes())
+    until(lambda: "ctkeras.warm" in " ".join(psutil.Process(pid).cmdline()))
     time.sleep(2)  # for its imports; whenever it is stopped, it must end
     if stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -232,8 +274,8 @@ class Sweep(sweeps.Command):
         return []
 
     def workers(self, supervisor):
-        children = pathlib.Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"ctkeras.warm" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+        children = psutil.Process(supervisor.pid).children()
+        return [child.pid for child in children if "ctkeras.warm" in child.cmdline()]
 
 
 @pytest.mark.slow
