@@ -5,16 +5,14 @@ import copy
 import dataclasses
 import itertools
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ctkeras import distributions
-from ctkeras.config import UserError
+from ctkeras.sweepfile import leaves
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a parameter, in W&B's schema
 Asked = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
@@ -143,22 +141,3 @@ def nested(sweep: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any
         name = ".".join(path)
         place[path[-1]] = chosen[name] if name in chosen else copy.deepcopy(spec["value"])
     return values
-
-
-def leaves(parameters: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Each parameter's path and specification, sorted by name level by level, as W&B goes through them."""
-    where = ".".join(("parameters", *path))
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise UserError(f"{where}: must map names to values, as in 'lr: {{min: 0.0001, max: 0.01}}'")
-    for name in parameters:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise UserError(f"{where}: {name!r} is no name; letters, digits and _ . - make one")
-    for name, spec in sorted(parameters.items()):
-        if not isinstance(spec, Mapping):
-            raise UserError(f"{where}.{name}: must be a mapping with value, values or min and max; got {spec!r}")
-        if "parameters" not in spec:
-            yield (*path, name), spec
-        elif len(spec) == 1:
-            yield from leaves(spec["parameters"], (*path, name))
-        else:
-            raise UserError(f"{where}.{name}: has nested parameters, and nothing else may stand beside them")

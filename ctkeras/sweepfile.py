@@ -4,8 +4,9 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from ctkeras.config import FIELDS, UserError, check_name, parse_value, read_yaml
 CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
 METRIC = {"name": "val_acc", "goal": "maximize"}
 COMMAND = ["${env}", "python", "-m", "ctkeras", "train"]  # values are read from wandb.config, so no ${args}
+# What W&B's agent replaces in a command; of the forms of the arguments, those that `ctkeras train` understands.
+MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_boolean_flags}", "${args_no_equals}")
+VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+SWITCHES = ("debug",)  # options without a value
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a parameter, in W&B's schema
 SEEDS = (0, 1, 2, 3, 4)
 PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 
@@ -77,6 +83,15 @@ def load(path: str | Path) -> SweepFile:
     return SweepFile(str(path), read.content, read.lines, read.repeated)
 
 
+def capped(sweep: SweepFile, count: int) -> SweepFile:
+    """A sweep of at most `count` runs: its run_cap where that is lower."""
+    if count < 1:
+        return sweep
+    cap = sweep.content.get("run_cap", count)
+    lower = isinstance(cap, int) and not isinstance(cap, bool) and count < cap
+    return dataclasses.replace(sweep, content={**sweep.content, "run_cap": count if lower else cap})
+
+
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain hyperparameters from a sweep's configuration: mappings (a candidate, nested ones) give way to their content.
 
@@ -121,29 +136,68 @@ def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_flags(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep whose command's flags, as --dropout=0.2, are parameters that stay the same: no command is started here.
+    """A sweep whose command's options, as --dropout=0.2, are constant parameters: the local engine starts no command.
 
-    A parameter of the same name wins, as the sweep's values win over the flags of a run that an agent starts.
+    A parameter of the same name wins, because a sweep's values win over the options of a run that an agent starts.
 
     Args:
-        sweep: its content; flags that are no hyperparameters stay in its command.
+        sweep: its content. `${envvar:NAME}` in an option gives way to that variable, as under W&B's agent.
 
     Raises:
         UserError: a value out of range.
     """
     command, parameters = sweep.get("command"), sweep.get("parameters")
-    if not isinstance(command, list) or not isinstance(parameters, Mapping) or "train" not in command:
+    if not isinstance(command, list) or not isinstance(parameters, Mapping):
         return dict(sweep)
-    at = command.index("train") + 1
-    kept, words, found = list(command[:at]), list(map(str, command[at:])), {}
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in FIELDS or not (equals or words):
-            kept.append(word)
+    options = [option for option in options_of(command) if option.name in FIELDS and option.value is not None]
+    constants = {option.name: {"value": parse_value(option.name, with_variables(option.value))} for option in options}
+    moved = {place for option in options for place in option.places}
+    rest = [word for place, word in enumerate(command) if place not in moved]
+    return {**sweep, "command": rest, "parameters": constants | dict(parameters)} if options else dict(sweep)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a sweep's command."""
+
+    name: str
+    value: str | None  # None where the command gives none
+    places: tuple[int, ...]  # of its words in the command
+
+
+def options_of(command: Sequence[Any]) -> list[Option]:
+    """The options that a sweep's command gives to `ctkeras train`, in order; none where it starts something else.
+
+    Args:
+        command: its words, and numbers, which an agent makes words of.
+    """
+    words = list(map(str, command))
+    options: list[Option] = []
+    place = train_of(words)
+    while place is not None and (place := place + 1) < len(words):
+        name, equals, value = words[place].removeprefix("--").partition("=")
+        if not words[place].startswith("--"):
             continue
-        found[name] = {"value": parse_value(name, value if equals else words.pop(0))}
-    return {**sweep, "command": kept, "parameters": found | dict(parameters)} if found else dict(sweep)
+        following = words[place + 1] if place + 1 < len(words) else "--"
+        bare = not equals and name not in SWITCHES and not following.startswith("--") and following not in MACROS
+        if bare:
+            options.append(Option(name, following, (place, place + 1)))
+            place += 1
+        else:
+            options.append(Option(name, value if equals else None, (place,)))
+    return options
+
+
+def train_of(command: Sequence[Any]) -> int | None:
+    """Where a sweep's command has the verb `train` of ctkeras; None where it starts something else."""
+    words = list(map(str, command))
+    starts = (place for place, word in enumerate(words) if word.rpartition("/")[2] == "ctkeras")
+    return next((place + 1 for place in starts if words[place + 1 : place + 2] == ["train"]), None)
+
+
+def with_variables(text: str) -> str:
+    """Text with each `${envvar:NAME}` replaced as W&B's agent does: by the variable, or its name where it is not set."""
+    return VARIABLE.sub(lambda match: os.environ.get(match[1], match[1]), text)
 
 
 def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +318,20 @@ def next_phase(
     if phase == 2:
         sweep["run_cap"] = runs
     return sweep, reasons
+
+
+def leaves(parameters: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Each parameter's path and specification, sorted by name level by level, which is W&B's order.
+
+    Args:
+        parameters: a sound sweep's.
+        path: of the group that holds them.
+    """
+    for name, spec in sorted(parameters.items()):
+        if "parameters" in spec:
+            yield from leaves(spec["parameters"], (*path, name))
+        else:
+            yield (*path, name), spec
 
 
 def searched(sweep: Mapping[str, Any]) -> list[str]:
