@@ -279,9 +279,10 @@ def _of_local_command(content: dict[str, Any]) -> Found:
             text = f"--{option.name} is not read by the local engine; give hyperparameters as parameters"
             yield path, text, True
         elif missing := [name for name in names if sweepfile.with_variables(f"${{envvar:{name}}}") == name]:
-            yield path, f"the environment variable {missing[0]} is not set; set it, or use parameters", True
+            yield path, f"the local engine needs the environment variable {missing[0]}, which is not set", True
         elif names and option.name in FIELDS:
-            yield from _of_value(option.name, sweepfile.with_variables(str(option.value)), path)
+            for _, text, _ in _of_value(option.name, sweepfile.with_variables(str(option.value)), path):
+                yield path, f"{text}, which the local engine reads from {option.value}", True
 
 
 def _of_local_search(content: dict[str, Any]) -> Found:
@@ -296,8 +297,8 @@ def _of_local_search(content: dict[str, Any]) -> Found:
         choices = distributions.choices(spec)
         several = several or choices is None or choices > 1
     if not several:
-        text = f"nothing is left to search (no parameter has several values), so {content['run_cap']} trials would be one"
-        yield ("parameters",), f"{text} run repeated; use ctkeras train", True
+        text = "the local engine has nothing to search (no parameter has several values)"
+        yield ("parameters",), f"{text}: {content['run_cap']} trials would repeat one run; use ctkeras train", True
 
 
 def _of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method: Any) -> Found:
