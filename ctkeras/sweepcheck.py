@@ -128,6 +128,8 @@ def _findings(content: dict[str, Any], repeated: tuple[tuple[str, ...], ...]) ->
         yield ("parameters",), EXAMPLE, True
         return
     yield from _of_parameters(parameters, ("parameters",), method)
+    with contextlib.suppress(UserError):  # an option out of range, which is a finding of the command
+        parameters = sweepfile.with_flags(content)["parameters"]
     yield from _of_warmup(parameters, ("parameters",))
     yield from _of_early_terminate(content, parameters)
 

@@ -213,6 +213,7 @@ FILES = {
     "candidate of numbers": (REFUSED, parameters("candidate: {values: [0.1, 0.2]}")),
     "candidate by range": (REFUSED, parameters("candidate: {min: 1, max: 2}")),
     "warm-up too long": (REFUSED, parameters("warmup_epochs: {value: 9}, max_epochs: {values: [3, 9]}")),
+    "warm-up too long by an option": (REFUSED, command("--max_epochs=3").replace("lr: {", "warmup_epochs: {value: 5}, lr: {")),
     "project of a run": (REFUSED, parameters("project: {value: a/b}, lr: {values: [0.1, 0.2]}")),
     # hyperband
     "min_iter": (SOUND, hyperband("min_iter: 5, eta: 3, strict: true")),
