@@ -156,7 +156,9 @@ def parse_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     converted = _converted(value, field.type)
     if converted is None or not _allowed(converted, field.metadata):
-        raise UserError(f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}")
+        raise UserError(
+            f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}"
+        )
     return converted
 
 

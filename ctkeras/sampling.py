@@ -1,7 +1,7 @@
 """W&B's sweep methods on Optuna: which values a trial gets, how many trials there are, and which runs hyperband stops.
 
-The facts are those of W&B's `sweeps` package (0.3.0: schema.json, grid_search.py, hyperband_stopping.py), and of its page
-on sweep configuration where the two differ (hyperband's strict is off unless asked for).
+The facts are those of W&B's `sweeps` package (0.3.0: grid_search.py, hyperband_stopping.py), and of its page on sweep
+configuration where the two differ (strict of hyperband is off by default).
 """
 
 import hashlib
@@ -15,14 +15,15 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from ctkeras import distributions, space
 
 ETA = 3  # W&B's default
-LONGEST = 100  # bands from min_iter, as in W&B's code
-# Trials that must have finished before TPE compares them; until then bayes draws at random. Fewer than Optuna's 10, as sweeps
-# are of 20 to 45 runs: over 40 simulated ones of phase 1, with noise, 5 found as good as 3, 8 or 10, and better than 15 or 20.
+MOST_BANDS = 100  # from min_iter, as in W&B's code
+# Trials that must have finished before TPE compares them; until then bayes draws at random. Fewer than Optuna's 10 because
+# sweeps have 20 to 45 runs: in 40 simulated sweeps of phase 1, with noise, 5 was as good as 3, 8 or 10, and better than 15 or
+# 20.
 STARTUP = 5
 
 
 def total_trials(sweep: Mapping[str, Any]) -> int:
-    """How many trials a sound sweep has: its run_cap, and for a grid never more than there are points."""
+    """The number of trials of a sound sweep: its run_cap; for a grid at most the number of its points."""
     if sweep["method"] != "grid":
         return int(sweep["run_cap"])
     size = space.grid_size(space.all_searched(sweep))
@@ -32,24 +33,24 @@ def total_trials(sweep: Mapping[str, Any]) -> int:
 def sample(
     study: optuna.Study, trial: optuna.trial.Trial, sweep: Mapping[str, Any], *, study_seed: int
 ) -> dict[str, Any]:
-    """The parameters of one trial; what is searched is suggested on the trial, so that Optuna's tools can show it.
+    """The parameters of one trial; the searched ones are suggested on the trial, so that Optuna's tools can show them.
 
-    Each parameter's draw depends on the study's seed, the trial's number and the parameter's name alone (bayes: and on the
-    other trials), so a trial that was cut off between two suggestions goes on to the same values.
+    Each draw depends only on the study's seed, the trial's number and the parameter's name (with bayes also on the other
+    trials), so a trial that was interrupted between two suggestions resumes with the same values.
 
-    Where Optuna has a distribution, the trial's params hold the value under its name, nested ones as `outer.inner`. Where
-    it has none, they hold what the value is made from: `name (unrounded)` for q_log_uniform and its _values form, `name
-    (quantile)` from 0 to 1 for normal, beta and their kin, so that TPE takes their density for its prior. Probabilities of
-    categorical values are those of random draws; TPE starts from equal ones.
+    Where Optuna has the distribution, the trial's params hold the value under the parameter's name, `outer.inner` if nested.
+    Otherwise they hold the number that the value is computed from: `name (unrounded)` for q_log_uniform and
+    q_log_uniform_values, `name (quantile)` from 0 to 1 for the normal and beta distributions, so that TPE takes their density
+    as its prior. Random draws follow the probabilities of categorical values; TPE starts from equal ones.
 
     Args:
-        study: the study the trial belongs to; its sampler is replaced.
-        trial: a running one. Its number is the grid's point; what was suggested on it before stays.
-        sweep: a supported sweep.
+        study: the trial's study; its sampler is replaced.
+        trial: a running trial. Its number is the point of the grid; earlier suggestions on it stay.
+        sweep: a sound sweep.
         study_seed: any whole number.
 
     Returns:
-        Parameter to value, constants included, nested ones nested, as W&B would send them.
+        The value of each parameter, constants included, nested parameters nested, as W&B would send them.
     """
     searched = space.all_searched(sweep)
     names = {name + item.label: name for name, item in searched.items()}
@@ -79,8 +80,8 @@ def draw(spec: Mapping[str, Any], *, study_seed: int, number: int, name: str) ->
     Args:
         spec: the parameter, as in a sweep.
         study_seed: any whole number.
-        number: the trial's.
-        name: the parameter's, `outer.inner` where nested.
+        number: of the trial.
+        name: of the parameter, `outer.inner` if nested.
     """
     if distributions.kind_of(spec) == "constant":
         return spec["value"]
@@ -108,7 +109,7 @@ def bands(early_terminate: Mapping[str, Any], max_epochs: int) -> list[int]:
             epochs.add(int(band))
     else:
         band = early_terminate["min_iter"]
-        for _ in range(LONGEST):
+        for _ in range(MOST_BANDS):
             if band >= max_epochs + 1:
                 break
             epochs.add(int(band))
@@ -124,24 +125,24 @@ def should_stop(
     maximize: bool,
     max_epochs: int,
 ) -> bool:
-    """Whether hyperband stops a run after the epoch it has just finished: it is not among the best 1 / eta at its last band.
+    """Whether hyperband stops a run after its latest epoch: it is not among the best 1 / eta at its last band.
 
-    A run is compared when it reaches a band, with all that have reached it: by its best epoch up to there, or, when `strict`,
-    by the band's epoch itself, and then again after every later epoch, as more runs may have arrived. The best ceil(n / eta)
-    of n runs go on, and whoever equals the last of them; so the first to arrive always does. What is not finite is worse
-    than any number.
+    A run is compared when it reaches a band, with all runs that have reached it: by its best epoch so far or, if `strict`, by
+    the band's epoch itself, and then again after every later epoch, because more runs may have reached the band. The best
+    ceil(n / eta) of n runs continue, and so does any run equal to the last of them; so the first run at a band always
+    continues. A value that is not finite is worse than any number.
 
-    W&B's published rule (hyperband_stopping.py) differs in these ways, by which it stops fewer. It lets floor(n / eta) + 1 go
-    on: 4 of 9, not 3. Without strict it sets a run's best epoch against the others' values at the very band, which a noisy run
-    passes easily. It looks at a run from time to time, so some epochs after the band, or never if the run is quick. It leaves
-    NaN out of a history, so that a diverged run never reaches the next band.
+    W&B's published rule (hyperband_stopping.py) stops fewer runs, for four reasons. It lets floor(n / eta) + 1 continue: 4 of
+    9, not 3. Without strict it compares a run's best epoch with the values of the others at the band itself, which a noisy run
+    passes easily. It looks at a run only from time to time: some epochs after the band, or never if the run is quick. It
+    leaves NaN out of a history, so a diverged run never reaches the next band.
 
     Args:
         history: the run's metric after each epoch so far.
-        others: the same of every other run of the sweep: finished, stopped and running ones.
-        early_terminate: see bands; strict is false unless given.
-        maximize: the goal.
-        max_epochs: what the run trains for when nothing stops it.
+        others: the same for every other run of the sweep, whether finished, stopped or running.
+        early_terminate: see bands; strict is false by default.
+        maximize: whether the metric is to be maximized.
+        max_epochs: how long the run trains when nothing stops it.
     """
     reached = [band for band in bands(early_terminate, max_epochs) if band <= len(history)]
     strict = early_terminate.get("strict", False)
@@ -154,12 +155,12 @@ def should_stop(
         return losses[-1] if strict else min(losses)
 
     losses = sorted(loss(run) for run in (history, *others) if len(run) >= band)
-    go_on = math.ceil(len(losses) / early_terminate.get("eta", ETA) - 1e-9)  # a quotient may come out a hair too high
-    return loss(history) > losses[max(go_on, 1) - 1]
+    continuing = math.ceil(len(losses) / early_terminate.get("eta", ETA) - 1e-9)  # a quotient may be slightly too high
+    return loss(history) > losses[max(continuing, 1) - 1]
 
 
 class _Sampler(optuna.samplers.BaseSampler):
-    """Asks a function for each single suggestion, and makes none jointly."""
+    """Asks a function for each suggestion separately; no parameters are sampled jointly."""
 
     def __init__(self, suggestion: Callable[[optuna.trial.FrozenTrial, str, BaseDistribution], Any]) -> None:
         self._suggestion = suggestion
@@ -178,19 +179,19 @@ class _Sampler(optuna.samplers.BaseSampler):
 
 
 def _uniform(study_seed: int, number: int, name: str) -> float:
-    """A number in (0, 1) that depends on nothing else, whichever the version of Python, NumPy or Optuna."""
+    """A number in (0, 1) that depends only on the arguments, with any version of Python, NumPy and Optuna."""
     digest = hashlib.sha256(f"{study_seed}/{number}/{name}".encode()).digest()
     return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / 2**52
 
 
 def _finished(study: optuna.Study) -> int:
-    """How many trials TPE can learn from."""
+    """The number of trials that TPE can learn from."""
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     return len(study.get_trials(deepcopy=False, states=states))
 
 
 def _suggest(trial: optuna.trial.Trial, label: str, asked: space.Asked) -> Any:
-    """Has Optuna ask the study's sampler, unless the trial holds a suggestion already."""
+    """Has Optuna ask the study's sampler, unless the trial already has a suggestion."""
     if isinstance(asked, CategoricalDistribution):
         return trial.suggest_categorical(label, asked.choices)
     if isinstance(asked, IntDistribution):

@@ -254,8 +254,8 @@ def _of_local(content: dict[str, Any], *, sound: bool) -> Found:
         if key in content:
             yield (key,), "the local engine does not have it; remove it, or use sweep create and sweep agent", True
     metric = content.get("metric")
-    for key in METRIC_KEYS[2:] if isinstance(metric, dict) else ():
-        if key in metric:
+    for key in METRIC_KEYS[2:]:
+        if isinstance(metric, dict) and key in metric:
             yield ("metric", key), "the local engine does not have it; it has name and goal", True
     if content.get("method") in ("random", "bayes") and "run_cap" not in content:
         text = "needs run_cap on the local engine, as in 'run_cap: 45', or sweep run --count 45"
@@ -365,7 +365,11 @@ def _of_drawn(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...]
         return
     bounded = "min" in spec
     if grid and kind == "q_uniform" and (count := distributions.step_count(spec)) > MOST_STEPS:
-        yield (*place, "q"), f"makes {count} values of {name}; a grid may have up to {MOST_STEPS} of one parameter", True
+        yield (
+            (*place, "q"),
+            f"makes {count} values of {name}; a grid may have up to {MOST_STEPS} of one parameter",
+            True,
+        )
         return
     ends = distributions.ends(kind, spec, grid=grid)
     refused = [[*_of_value(name, int(v) if field is int and v == int(v) else v, place)] for v in ends]

@@ -1,4 +1,4 @@
-"""Sweep YAML: loaded with its line numbers, and what one phase of a study hands to the next."""
+"""The sweep file: loaded with its line numbers, its parameters and command read, the next phase's sweep made from results."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a parameter, in W&B's schem
 SEEDS = (0, 1, 2, 3, 4)
 PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 
-# What `study` begins with; sweep_yaml/phase1.yaml, which isn't installed with the package, is the same.
+# The first phase of `study`; the same as sweep_yaml/phase1.yaml, which is not installed with the package.
 PHASE1: dict[str, Any] = {
     "name": "phase1",
     "method": "bayes",
@@ -63,23 +63,23 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class SweepFile:
-    """A sweep as read: its content, and the line of each key by its path, from 1."""
+    """A sweep as read: its content, and the line of each key by its path, counted from 1."""
 
     path: str
     content: dict[str, Any]
     lines: dict[tuple[str, ...], int]
-    repeated: tuple[tuple[str, ...], ...] = ()  # keys given twice, of which YAML silently keeps the last
+    repeated: tuple[tuple[str, ...], ...] = ()  # keys given twice; YAML silently uses the last
 
 
 def load(path: str | Path) -> SweepFile:
     """Reads a sweep file.
 
     Raises:
-        UserError: it can't be read, is not YAML or holds no mapping.
+        UserError: it cannot be read, is not YAML, or is not a mapping.
     """
     read = read_yaml(path)
     if not isinstance(read.content, dict):
-        raise UserError(f"{path} must hold a sweep: a mapping with method, metric and parameters")
+        raise UserError(f"{path} must contain a sweep: a mapping with method, metric and parameters")
     return SweepFile(str(path), read.content, read.lines, read.repeated)
 
 
@@ -93,10 +93,10 @@ def capped(sweep: SweepFile, count: int) -> SweepFile:
 
 
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain hyperparameters from a sweep's configuration: mappings (a candidate, nested ones) give way to their content.
+    """Plain hyperparameters from a sweep's configuration: a mapping (a candidate, a group) is replaced by its content.
 
     Args:
-        values: as wandb.config holds them; names that begin with _ are W&B's own. Explicit keys win over a mapping's.
+        values: as in wandb.config; names that begin with _ are W&B's own. Explicit keys win over those of a mapping.
     """
     inner: dict[str, Any] = {}
     explicit: dict[str, Any] = {}
@@ -115,12 +115,12 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_first(results: Iterable[Result]) -> list[Result]:
-    """Results by val_acc, ties by val_loss, then by name so that the order is one order."""
+    """Results by val_acc, ties broken by val_loss and then by name, so that the order is always the same."""
     return sorted(results, key=lambda result: (-result.val_acc, result.val_loss, result.name))
 
 
 def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep in which some hyperparameters are the same in all runs, whatever it says of them.
+    """A sweep in which some hyperparameters are the same in all runs, whatever the sweep had for them.
 
     Args:
         sweep: its content.
@@ -201,62 +201,62 @@ def with_variables(text: str) -> str:
 
 
 def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters less those named, nested ones too."""
-    kept: dict[str, Any] = {}
+    """Parameters without those named, nested ones included."""
+    remaining: dict[str, Any] = {}
     for name, spec in parameters.items():
         if "parameters" in spec:
             if inner := _without(spec["parameters"], names):
-                kept[name] = {"parameters": inner}
+                remaining[name] = {"parameters": inner}
         elif name not in names:
-            kept[name] = copy.deepcopy(spec)
-    return kept
+            remaining[name] = copy.deepcopy(spec)
+    return remaining
 
 
 def fixed(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters that are the same in all runs of a sweep, nested ones too."""
-    found: dict[str, Any] = {}
+    """The hyperparameters that are the same in all runs of a sweep, nested ones included."""
+    constants: dict[str, Any] = {}
     for name, spec in sweep.get("parameters", {}).items():
         if "parameters" in spec:
-            found = fixed(spec) | found
+            constants = fixed(spec) | constants
         elif "value" in spec:
-            found |= spec["value"] if isinstance(spec["value"], Mapping) else {name: spec["value"]}
-    return {name: value for name, value in found.items() if name in FIELDS}
+            constants |= spec["value"] if isinstance(spec["value"], Mapping) else {name: spec["value"]}
+    return {name: value for name, value in constants.items() if name in FIELDS}
 
 
 def possible(parameters: Mapping[str, Any], name: str, *, without: str = "") -> list[Any]:
-    """The values, and the ends of the ranges, that a sweep gives a hyperparameter, nested ones and candidates' included.
+    """The values, and the ends of the ranges, that a sweep has for a hyperparameter, nested or in a candidate.
 
     Args:
         parameters: the sweep's, sound or not.
         name: the hyperparameter.
-        without: candidates that hold this one too are left out.
+        without: candidates that also have this hyperparameter are left out.
     """
-    found: list[Any] = []
+    collected: list[Any] = []
     for key, spec in parameters.items():
         if not isinstance(spec, Mapping):
             continue
         if isinstance(inner := spec.get("parameters"), Mapping):
-            found += possible(inner, name, without=without)
+            collected += possible(inner, name, without=without)
         values = spec["values"] if isinstance(spec.get("values"), list) else []
         values = [*values, *(spec[end] for end in ("value", "min", "max") if end in spec)]
         candidates = [value for value in values if isinstance(value, Mapping) and without not in value]
-        found += values if key == name else [value[name] for value in candidates if name in value]
-    return found
+        collected += values if key == name else [value[name] for value in candidates if name in value]
+    return collected
 
 
 def study_name(sweep: Mapping[str, Any], *, title: str, more: Sequence[Any] = ()) -> str:
     """The name a sweep's study is known by: the sweep's own and a short hash of what it searches.
 
-    run_cap stays out of it: a larger one goes on with the same study. So do the places of data and results.
+    A larger run_cap continues the same study, so it is not part of the hash; nor are the places of data and results.
 
     Args:
         sweep: its content, options applied.
-        title: stands in for a name.
-        more: what else tells one study from another, as the data's fingerprint.
+        title: used where the sweep has no name.
+        more: what else distinguishes studies, such as the data's fingerprint.
     """
-    told = {key: sweep.get(key) for key in ("method", "metric", "early_terminate")}
-    told["parameters"] = _without(sweep["parameters"], dict.fromkeys(PLACES))
-    text = json.dumps([told, list(more)], sort_keys=True, default=str)
+    hashed = {key: sweep.get(key) for key in ("method", "metric", "early_terminate")}
+    hashed["parameters"] = _without(sweep["parameters"], dict.fromkeys(PLACES))
+    text = json.dumps([hashed, list(more)], sort_keys=True, default=str)
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(sweep.get("name") or title)).strip("-")[:40] or "sweep"
     return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -270,36 +270,36 @@ def next_phase(
     runs: int = PHASE2_RUNS,
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Makes a phase's sweep from the results of the one before.
+    """Makes the sweep of a phase from the results of the previous one.
 
     Args:
-        previous: the sweep those results are of.
+        previous: the sweep that the results are from.
         results: its finished runs.
         phase: 2 or 3.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
-        runs: of phase 2.
+        runs: the number of runs of phase 2.
         seeds: of phase 3.
 
     Returns:
-        The sweep, and why it holds what it holds, a line each.
+        The sweep, and the reasons for its values, one per line.
 
     Raises:
-        UserError: no finished runs.
+        UserError: there are no finished runs.
     """
     if not results:
-        raise UserError("the sweep has no finished run with a val_acc yet; let some finish first")
+        raise UserError("the sweep has no finished run with a val_acc yet; wait until some runs have finished")
     ranked = best_first(results)
     added = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
     keys = [key for key in searched(previous) if key not in added and key != "seed"]
     chosen = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
-    reasons = [f"chosen from {len(results)} finished runs, by val_acc, ties by val_loss:"]
+    reasons = [f"chosen from {len(results)} finished runs by val_acc, ties broken by val_loss:"]
     reasons += [
         f"  {r.config['model_name']}: val_acc {r.val_acc:.4f}, val_loss {r.val_loss:.4f} (run {r.name})" for r in chosen
     ]
     if len(ranked) > len(chosen):
         other = next(result for result in ranked if result not in chosen)
         reasons.append(
-            f"  the best one left out: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
+            f"  the best run not chosen: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
         )
     parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in chosen]}}
     parameters |= {name: {"values": values} for name, values in added.items()}
@@ -320,7 +320,9 @@ def next_phase(
     return sweep, reasons
 
 
-def leaves(parameters: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+def leaves(
+    parameters: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
     """Each parameter's path and specification, sorted by name level by level, which is W&B's order.
 
     Args:
@@ -335,20 +337,20 @@ def leaves(parameters: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
 
 
 def searched(sweep: Mapping[str, Any]) -> list[str]:
-    """The hyperparameters that a sweep varies, a candidate's included, in the order of RunConfig."""
+    """The hyperparameters that a sweep searches, including a candidate's, in the order of RunConfig."""
     names: set[str] = set()
     for name, spec in sweep.get("parameters", {}).items():
         if "parameters" in spec:
             names |= set(searched(spec))
         for value in spec.get("values", []):
             names |= set(value) if isinstance(value, Mapping) else {name}
-        if "min" in spec or "distribution" in spec:
+        if "min" in spec or ("distribution" in spec and "value" not in spec):
             names.add(name)
     return [name for name in FIELDS if name in names | {"model_name"} and name not in PLACES]
 
 
 def varied(sweep: Mapping[str, Any]) -> list[str]:
-    """The hyperparameters that differ between a sweep's runs: those searched that have more than one value."""
+    """The hyperparameters that differ between a sweep's runs: the searched ones with more than one value."""
     choices: dict[str, set[str]] = {}
     held = fixed(sweep)
 
@@ -381,7 +383,7 @@ def _top_configurations(ranked: Sequence[Result], keys: Sequence[str]) -> list[R
 
 
 def dump(sweep: Mapping[str, Any], header: Sequence[str]) -> str:
-    """A sweep as YAML with a comment above it."""
+    """A sweep as YAML below a header of comment lines."""
     import yaml
 
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header)

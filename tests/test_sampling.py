@@ -488,7 +488,9 @@ def test_bands_are_those_of_wandbs_code_for_any_numbers():
     rng = random.Random(0)
     for _ in range(2000):
         eta = rng.choice([2, 3, 4, round(rng.uniform(1.01, 4), 2), rng.uniform(1.001, 9)])
-        stopper = rng.choice([{"min_iter": rng.randint(1, 40)}, {"max_iter": rng.randint(9, 200), "s": rng.randint(1, 9)}])
+        stopper = rng.choice(
+            [{"min_iter": rng.randint(1, 40)}, {"max_iter": rng.randint(9, 200), "s": rng.randint(1, 9)}]
+        )
         stopper |= {"eta": eta}
         epochs = rng.randint(1, 200)
         assert sampling.bands(stopper, epochs) == sorted({band for band in bands_of_wandb(stopper) if band <= epochs})

@@ -96,7 +96,13 @@ FAULTS = {
     "name of a number": ("run_cap: 4", "run_cap: 4\nname: 7", "name", 4, "must be text"),
     "eta": ("eta: 3", "eta: 1", "early_terminate.eta", 4, "above 1"),
     "another stopper": ("type: hyperband", "type: median", "early_terminate", 4, "hyperband"),
-    "flag of another tool": ("train,", 'train, "--learning_rate=1",', "command.5", 5, "is not an option of the train verb"),
+    "flag of another tool": (
+        "train,",
+        'train, "--learning_rate=1",',
+        "command.5",
+        5,
+        "is not an option of the train verb",
+    ),
     "flag out of range": ("train,", 'train, "--dropout=2",', "command.5", 5, "dropout < 1"),
     "words in json": ("${args}", "${args_json}", "command.5", 5, "${args}"),
     "candidate": ("weight_decay: 1e-4", "weight_decays: 1", "parameters.candidate.values.0.weight_decays", 11, ""),
@@ -141,10 +147,18 @@ SCHEMA_FAULTS = {
     "sigma": ("dropout: {distribution: normal, sigma: -1}", "dropout.sigma", "at least 0"),
     "two kinds": ("dropout: {value: 0.1, values: [0.1]}", "dropout", "values"),
     "bounds of a normal": ("lr: {distribution: log_normal, mu: -7, min: 1}", "lr.min", "log_normal has no min"),
-    "values from 0": ("weight_decay: {distribution: log_uniform_values, min: 0, max: 0.1}", "weight_decay.min", "above 0"),
+    "values from 0": (
+        "weight_decay: {distribution: log_uniform_values, min: 0, max: 0.1}",
+        "weight_decay.min",
+        "above 0",
+    ),
     "inverse exponents": ("dropout: {distribution: inv_log_uniform, min: -3, max: -0.5}", "dropout.min", "dropout < 1"),
     "nested beside": ("inner: {parameters: {seed: {value: 1}}, value: 3}", "inner", "nested"),
-    "candidates' chances": ("candidate: {values: [{lr: 0.1}, {lr: 0.2}], probabilities: [1]}", "candidate.probabilities", "2 numbers"),
+    "candidates' chances": (
+        "candidate: {values: [{lr: 0.1}, {lr: 0.2}], probabilities: [1]}",
+        "candidate.probabilities",
+        "2 numbers",
+    ),
     "chances of a categorical": (
         "lr: {distribution: categorical, values: [0.1], probabilities: [1]}",
         "lr.distribution",
@@ -222,7 +236,9 @@ def test_bands_that_no_run_reaches_are_a_warning(tmp_path, stopper):
     assert any("no run is ever stopped" in finding.text for finding in found)
 
 
-@pytest.mark.parametrize(("stopper", "key"), [("min_iter: 2, s: 1", "s"), ("max_iter: 27, s: 2, min_iter: 3", "min_iter")])
+@pytest.mark.parametrize(
+    ("stopper", "key"), [("min_iter: 2, s: 1", "s"), ("max_iter: 27, s: 2, min_iter: 3", "min_iter")]
+)
 def test_what_has_no_effect_in_hyperband_is_a_warning(tmp_path, stopper, key):
     (found,) = sweepcheck.check(sweepfile.load(written(tmp_path, SOUND.replace("min_iter: 5, eta: 3", stopper))))
     assert (found.key, found.error) == (f"early_terminate.{key}", False)
