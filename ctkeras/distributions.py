@@ -153,9 +153,9 @@ def step_count(spec: Mapping[str, Any]) -> int:
 def ends(kind: str, spec: Mapping[str, Any], *, grid: bool) -> list[int | float]:
     """The least and the greatest value; of a distribution without bounds, its 1%, 50% and 99% quantiles."""
     if grid and kind == "q_uniform":
-        values = steps(*(number(spec, key) for key in ("min", "max", "q")))
-        return [values[0], values[-1]]
-    values = bounds(kind, spec) if "min" in spec else map(quantiles(kind, spec), (0.01, 0.5, 0.99))
+        listed = steps(*(number(spec, key) for key in ("min", "max", "q")))
+        return [listed[0], listed[-1]]
+    values = list(bounds(kind, spec) if "min" in spec else map(quantiles(kind, spec), (0.01, 0.5, 0.99)))
     return [rounded(value, number(spec, "q")) if kind.startswith("q_") else value for value in values]
 
 

@@ -150,7 +150,9 @@ def with_flags(sweep: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(command, list) or not isinstance(parameters, Mapping):
         return dict(sweep)
     options = [option for option in options_of(command) if option.name in FIELDS and option.value is not None]
-    constants = {option.name: {"value": parse_value(option.name, with_variables(option.value))} for option in options}
+    constants = {
+        option.name: {"value": parse_value(option.name, with_variables(str(option.value)))} for option in options
+    }
     moved = {place for option in options for place in option.places}
     rest = [word for place, word in enumerate(command) if place not in moved]
     return {**sweep, "command": rest, "parameters": constants | dict(parameters)} if options else dict(sweep)
