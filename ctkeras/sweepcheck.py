@@ -50,7 +50,8 @@ class Finding:
 
     def __str__(self) -> str:
         place = f"line {self.line}: {self.key}" if self.line else self.key
-        return f"{place}: {self.text}{'' if self.error else ' (warning)'}"
+        line = f"{place}: {self.text}{'' if self.error else ' (warning)'}"
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def check(sweep: SweepFile, *, engine: str | None = None) -> list[Finding]:

@@ -86,6 +86,7 @@ FILES = {
     "prior runs": (REFUSED, with_(prior_runs="[a]")),
     "unknown key": (REFUSED, with_(run_caps="3")),
     "key of a number": (REFUSED, with_() + "3: 4\n"),
+    "key of two lines": (REFUSED, with_() + '"a\\nb": 4\n'),
     "key twice": (REFUSED, with_() + "run_cap: 4\n"),
     "parameter twice": (REFUSED, parameters("lr: {value: 0.1}, seed: {values: [1, 2]}, lr: {value: 0.2}")),
     # command
