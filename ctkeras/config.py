@@ -139,7 +139,7 @@ def check_name(name: str) -> None:
     """Raises UserError, naming the nearest hyperparameters, when `name` is none."""
     if name in FIELDS:
         return
-    hint = meant(name, FIELDS) or f"; known: {', '.join(FIELDS)}"
+    hint = did_you_mean(name, FIELDS) or f"; known: {', '.join(FIELDS)}"
     raise UserError(f"unknown hyperparameter {name!r}{hint}")
 
 
@@ -156,14 +156,16 @@ def parse_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     converted = _converted(value, field.type)
     if converted is None or not _allowed(converted, field.metadata):
-        raise UserError(f"{name} must be {describe(name)}; got {value!r}{meant(value, field.metadata['choices'])}")
+        raise UserError(
+            f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}"
+        )
     return converted
 
 
-def meant(word: Any, known: Collection[str]) -> str:
-    """The end of an error: which of the words known a misspelt one may stand for; '' when it is near none."""
-    near = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def did_you_mean(word: Any, known: Collection[str]) -> str:
+    """The end of an error about a misspelt word: the most similar known word; '' when none is similar."""
+    similar = difflib.get_close_matches(str(word), known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _converted(value: Any, kind: Any) -> Any:
@@ -239,7 +241,7 @@ def read_yaml(path: str | Path) -> Yaml:
         content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # a date that is none raises ValueError
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # an impossible date raises ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     lines: dict[tuple[str, ...], int] = {}
     repeated: list[tuple[str, ...]] = []

@@ -1,7 +1,7 @@
 """W&B's sweep methods on Optuna: which values a trial gets, how many trials there are, and which runs hyperband stops.
 
-The facts are those of W&B's `sweeps` package (0.3.0: schema.json, grid_search.py, hyperband_stopping.py), and of its page
-on sweep configuration where the two differ (hyperband's strict is off unless asked for).
+The facts are those of W&B's `sweeps` package (0.3.0: grid_search.py, hyperband_stopping.py), and of its page on sweep
+configuration where the two differ (strict of hyperband is off by default).
 """
 
 import hashlib
@@ -13,95 +13,44 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from ctkeras import distributions, space
-from ctkeras.config import UserError
 
-METHODS = ("grid", "random", "bayes")
-TOP_KEYS = (
-    *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "description"),
-    *("entity", "project", "apiVersion", "kind"),
-)
-W_AND_B_ONLY = ("controller", "prior_runs", "metrics", "scheduler", "job", "image_uri")
-HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 ETA = 3  # W&B's default
-# Trials that must have finished before TPE compares them; until then bayes draws at random. Fewer than Optuna's 10, as sweeps
-# are of 20 to 45 runs: over 40 simulated ones of phase 1, with noise, 5 found as good as 3, 8 or 10, and better than 15 or 20.
+MOST_BANDS = 100  # from min_iter, as in W&B's code
+# Trials that must have finished before TPE compares them; until then bayes draws at random. Fewer than Optuna's 10 because
+# sweeps have 20 to 45 runs: in 40 simulated sweeps of phase 1, with noise, 5 was as good as 3, 8 or 10, and better than 15 or
+# 20.
 STARTUP = 5
 
 
-def require_supported(sweep: Mapping[str, Any]) -> None:
-    """Refuses what this engine can't do, so that nothing in a sweep is ever ignored.
-
-    Args:
-        sweep: a sweep file's content.
-
-    Raises:
-        UserError: names the key, and says what would be right.
-    """
-    for key in sweep:
-        if key in W_AND_B_ONLY:
-            raise UserError(f"{key}: only W&B's own engine has it; remove it, or use sweep create and sweep agent")
-        if key not in TOP_KEYS:
-            raise UserError(f"{key}: is no key of a sweep{distributions.near(key, TOP_KEYS)}")
-    method, cap = sweep.get("method"), sweep.get("run_cap")
-    if method not in METHODS:
-        raise UserError(f"method: must be one of {', '.join(METHODS)}; got {method!r}")
-    if "run_cap" in sweep and not (distributions.is_whole(cap) and sweep["run_cap"] >= 1):
-        raise UserError(f"run_cap: must be a whole number from 1; got {cap!r}")
-    if method != "grid" and cap is None:
-        raise UserError(f"run_cap: is missing; {method} never ends without it, as in 'run_cap: 45'")
-    _require_program(sweep)
-    _require_metric(sweep)
-    _require_parameters(sweep)
-    if "early_terminate" in sweep:
-        _require_hyperband(sweep["early_terminate"])
-
-
-def grid_points(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All combinations of a grid in W&B's order, each once: names sorted, the last one varying fastest.
-
-    Args:
-        sweep: a supported sweep of method grid. As in W&B, int_uniform runs from min to max, q_uniform in steps of q from min
-            to below max, and values that differ only as 1 and 1.0 do are one.
-
-    Returns:
-        One mapping of parameter to value a trial, constants included, nested parameters nested.
-    """
-    searched = space.all_searched(sweep)
-    return [
-        space.nested(sweep, {name: item.value(item.at(place[name])) for name, item in searched.items()})
-        for place in (space.grid_cell(searched, number) for number in range(space.grid_size(searched)))
-    ]
-
-
 def total_trials(sweep: Mapping[str, Any]) -> int:
-    """How many trials a supported sweep has: its run_cap, and for a grid never more than there are points."""
+    """The number of trials of a sound sweep: its run_cap; for a grid at most the number of its points."""
     if sweep["method"] != "grid":
-        return sweep["run_cap"]
+        return int(sweep["run_cap"])
     size = space.grid_size(space.all_searched(sweep))
-    return min(size, sweep.get("run_cap", size))
+    return int(min(size, sweep.get("run_cap", size)))
 
 
 def sample(
     study: optuna.Study, trial: optuna.trial.Trial, sweep: Mapping[str, Any], *, study_seed: int
 ) -> dict[str, Any]:
-    """The parameters of one trial; what is searched is suggested on the trial, so that Optuna's tools can show it.
+    """The parameters of one trial; the searched ones are suggested on the trial, so that Optuna's tools can show them.
 
-    Each parameter's draw depends on the study's seed, the trial's number and the parameter's name alone (bayes: and on the
-    other trials), so a trial that was cut off between two suggestions goes on to the same values.
+    Each draw depends only on the study's seed, the trial's number and the parameter's name (with bayes also on the other
+    trials), so a trial that was interrupted between two suggestions resumes with the same values.
 
-    Where Optuna has a distribution, the trial's params hold the value under its name, nested ones as `outer.inner`. Where
-    it has none, they hold what the value is made from: `name (unrounded)` for q_log_uniform and its _values form, `name
-    (quantile)` from 0 to 1 for normal, beta and their kin, so that TPE takes their density for its prior. Probabilities of
-    categorical values are those of random draws; TPE starts from equal ones.
+    Where Optuna has the distribution, the trial's params hold the value under the parameter's name, `outer.inner` if nested.
+    Otherwise they hold the number that the value is computed from: `name (unrounded)` for q_log_uniform and
+    q_log_uniform_values, `name (quantile)` from 0 to 1 for the normal and beta distributions, so that TPE takes their density
+    as its prior. Random draws follow the probabilities of categorical values; TPE starts from equal ones.
 
     Args:
-        study: the study the trial belongs to; its sampler is replaced.
-        trial: a running one. Its number is the grid's point; what was suggested on it before stays.
-        sweep: a supported sweep.
+        study: the trial's study; its sampler is replaced.
+        trial: a running trial. Its number is the point of the grid; earlier suggestions on it stay.
+        sweep: a sound sweep.
         study_seed: any whole number.
 
     Returns:
-        Parameter to value, constants included, nested ones nested, as W&B would send them.
+        The value of each parameter, constants included, nested parameters nested, as W&B would send them.
     """
     searched = space.all_searched(sweep)
     names = {name + item.label: name for name, item in searched.items()}
@@ -131,8 +80,8 @@ def draw(spec: Mapping[str, Any], *, study_seed: int, number: int, name: str) ->
     Args:
         spec: the parameter, as in a sweep.
         study_seed: any whole number.
-        number: the trial's.
-        name: the parameter's, `outer.inner` where nested.
+        number: of the trial.
+        name: of the parameter, `outer.inner` if nested.
     """
     if distributions.kind_of(spec) == "constant":
         return spec["value"]
@@ -141,29 +90,31 @@ def draw(spec: Mapping[str, Any], *, study_seed: int, number: int, name: str) ->
 
 
 def bands(early_terminate: Mapping[str, Any], max_epochs: int) -> list[int]:
-    """The epochs, from 1, after which hyperband compares runs, ascending, none above max_epochs.
+    """The epochs, from 1, after which hyperband compares runs: ascending, each once, none above max_epochs.
 
-    As W&B has them: min_iter, min_iter * eta, min_iter * eta^2 and so on; or max_iter / eta, max_iter / eta^2, s of them. With
-    min_iter, W&B's code overlooks s; here it is what W&B's page calls it, the number of bands.
+    They are those of W&B's code (hyperband_stopping.py): max_iter / eta, max_iter / eta^2 and so on, s of them; or else
+    min_iter, min_iter * eta, min_iter * eta^2 and so on, where s has no effect. max_iter wins over min_iter.
 
     Args:
-        early_terminate: type hyperband with min_iter, or max_iter and s; eta 3 unless given.
-        max_epochs: what a run trains for when nothing stops it.
+        early_terminate: type hyperband with min_iter, or max_iter and s; eta is 3 by default.
+        max_epochs: how long a run trains when nothing stops it.
     """
-    eta, found = early_terminate.get("eta", ETA), set()
+    eta, epochs = early_terminate.get("eta", ETA), set()
     if "max_iter" in early_terminate:
-        for n in range(early_terminate["s"]):
-            band = early_terminate["max_iter"] / eta ** (n + 1)
+        band = early_terminate["max_iter"]
+        for _ in range(early_terminate["s"]):
+            band /= eta
             if band < 1:
                 break
-            found.add(int(band))
+            epochs.add(int(band))
     else:
-        for n in range(early_terminate.get("s", 100)):  # 100: W&B's own limit
-            band = early_terminate["min_iter"] * eta**n
+        band = early_terminate["min_iter"]
+        for _ in range(MOST_BANDS):
             if band >= max_epochs + 1:
                 break
-            found.add(int(band))
-    return sorted(band for band in found if band <= max_epochs)
+            epochs.add(int(band))
+            band *= eta
+    return sorted(epoch for epoch in epochs if epoch <= max_epochs)
 
 
 def should_stop(
@@ -174,24 +125,24 @@ def should_stop(
     maximize: bool,
     max_epochs: int,
 ) -> bool:
-    """Whether hyperband stops a run after the epoch it has just finished: it is not among the best 1 / eta at its last band.
+    """Whether hyperband stops a run after its latest epoch: it is not among the best 1 / eta at its last band.
 
-    A run is compared when it reaches a band, with all that have reached it: by its best epoch up to there, or, when `strict`,
-    by the band's epoch itself, and then again after every later epoch, as more runs may have arrived. The best ceil(n / eta)
-    of n runs go on, and whoever equals the last of them; so the first to arrive always does. What is not finite is worse
-    than any number.
+    A run is compared when it reaches a band, with all runs that have reached it: by its best epoch so far or, if `strict`, by
+    the band's epoch itself, and then again after every later epoch, because more runs may have reached the band. The best
+    ceil(n / eta) of n runs continue, and so does any run equal to the last of them; so the first run at a band always
+    continues. A value that is not finite is worse than any number.
 
-    W&B's published rule (hyperband_stopping.py) differs in these ways, by which it stops fewer. It lets floor(n / eta) + 1 go
-    on: 4 of 9, not 3. Without strict it sets a run's best epoch against the others' values at the very band, which a noisy run
-    passes easily. It looks at a run from time to time, so some epochs after the band, or never if the run is quick. It leaves
-    NaN out of a history, so that a diverged run never reaches the next band.
+    W&B's published rule (hyperband_stopping.py) stops fewer runs, for four reasons. It lets floor(n / eta) + 1 continue: 4 of
+    9, not 3. Without strict it compares a run's best epoch with the values of the others at the band itself, which a noisy run
+    passes easily. It looks at a run only from time to time: some epochs after the band, or never if the run is quick. It
+    leaves NaN out of a history, so a diverged run never reaches the next band.
 
     Args:
         history: the run's metric after each epoch so far.
-        others: the same of every other run of the sweep: finished, stopped and running ones.
-        early_terminate: see bands; strict is false unless given.
-        maximize: the goal.
-        max_epochs: what the run trains for when nothing stops it.
+        others: the same for every other run of the sweep, whether finished, stopped or running.
+        early_terminate: see bands; strict is false by default.
+        maximize: whether the metric is to be maximized.
+        max_epochs: how long the run trains when nothing stops it.
     """
     reached = [band for band in bands(early_terminate, max_epochs) if band <= len(history)]
     strict = early_terminate.get("strict", False)
@@ -204,12 +155,12 @@ def should_stop(
         return losses[-1] if strict else min(losses)
 
     losses = sorted(loss(run) for run in (history, *others) if len(run) >= band)
-    go_on = math.ceil(len(losses) / early_terminate.get("eta", ETA) - 1e-9)  # a quotient may come out a hair too high
-    return loss(history) > losses[max(go_on, 1) - 1]
+    continuing = math.ceil(len(losses) / early_terminate.get("eta", ETA) - 1e-9)  # a quotient may be slightly too high
+    return loss(history) > losses[max(continuing, 1) - 1]
 
 
 class _Sampler(optuna.samplers.BaseSampler):
-    """Asks a function for each single suggestion, and makes none jointly."""
+    """Asks a function for each suggestion separately; no parameters are sampled jointly."""
 
     def __init__(self, suggestion: Callable[[optuna.trial.FrozenTrial, str, BaseDistribution], Any]) -> None:
         self._suggestion = suggestion
@@ -228,90 +179,21 @@ class _Sampler(optuna.samplers.BaseSampler):
 
 
 def _uniform(study_seed: int, number: int, name: str) -> float:
-    """A number in (0, 1) that depends on nothing else, whichever the version of Python, NumPy or Optuna."""
+    """A number in (0, 1) that depends only on the arguments, with any version of Python, NumPy and Optuna."""
     digest = hashlib.sha256(f"{study_seed}/{number}/{name}".encode()).digest()
     return ((int.from_bytes(digest[:8], "big") >> 12) + 0.5) / 2**52
 
 
 def _finished(study: optuna.Study) -> int:
-    """How many trials TPE can learn from."""
+    """The number of trials that TPE can learn from."""
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     return len(study.get_trials(deepcopy=False, states=states))
 
 
 def _suggest(trial: optuna.trial.Trial, label: str, asked: space.Asked) -> Any:
-    """Has Optuna ask the study's sampler, unless the trial holds a suggestion already."""
+    """Has Optuna ask the study's sampler, unless the trial already has a suggestion."""
     if isinstance(asked, CategoricalDistribution):
         return trial.suggest_categorical(label, asked.choices)
     if isinstance(asked, IntDistribution):
         return trial.suggest_int(label, asked.low, asked.high, step=asked.step)
     return trial.suggest_float(label, asked.low, asked.high, step=asked.step, log=asked.log)
-
-
-def _require_program(sweep: Mapping[str, Any]) -> None:
-    """No command is started here, so that one which says more than `ctkeras train` would be ignored."""
-    command, right = sweep.get("command"), "[${env}, python, -m, ctkeras, train]"
-    if command is None and "program" in sweep:
-        raise UserError(f"program: runs are ctkeras' own here; {sweep['program']} needs sweep create and sweep agent")
-    if command is None:
-        return
-    if not isinstance(command, list) or not any("ctkeras" in str(word) for word in command):
-        raise UserError(f"command: starts something else, and runs are ctkeras' own here: {right}")
-    for word in map(str, command):
-        if word.startswith("--") and word != "--debug":
-            name = word[2:].partition("=")[0]
-            raise UserError(
-                f"command: {word} is lost, as no command is started here; add 'parameters: {name}: {{value: …}}'"
-            )
-
-
-def _require_metric(sweep: Mapping[str, Any]) -> None:
-    metric = sweep.get("metric")
-    if metric is None and sweep["method"] != "bayes" and "early_terminate" not in sweep:
-        return
-    if not isinstance(metric, Mapping) or not isinstance(metric.get("name"), str):
-        raise UserError("metric: must be a mapping, as in {name: val_acc, goal: maximize}")
-    for key in metric:
-        if key not in ("name", "goal"):
-            raise UserError(f"metric.{key}: is not for the local engine, which knows name and goal; remove it")
-    if metric.get("goal", "minimize") not in ("minimize", "maximize"):
-        raise UserError(f"metric.goal: must be minimize or maximize; got {metric['goal']!r}")
-
-
-def _require_parameters(sweep: Mapping[str, Any]) -> None:
-    names = set()
-    for path, spec in space.leaves(sweep.get("parameters")):
-        name = ".".join(path)
-        if name in names:
-            raise UserError(f"parameters.{name}: there are two, one of them nested")
-        names.add(name)
-        try:
-            distributions.require(spec)
-            kind = distributions.kind_of(spec)
-            if sweep["method"] == "grid" and kind not in distributions.GRID:
-                raise UserError(f"{kind} can't be enumerated by a grid: give values, or use method random or bayes")
-        except UserError as error:
-            raise UserError(f"parameters.{name}: {error}") from None
-
-
-def _require_hyperband(stopper: Any) -> None:
-    if not isinstance(stopper, Mapping) or stopper.get("type") != "hyperband":
-        raise UserError("early_terminate.type: must be hyperband, as in {type: hyperband, min_iter: 5, eta: 3}")
-    for key in stopper:
-        if key not in HYPERBAND_KEYS:
-            text = f"is no key of hyperband{distributions.near(key, HYPERBAND_KEYS)}"
-            raise UserError(f"early_terminate.{key}: {text}")
-    if ("min_iter" in stopper) == ("max_iter" in stopper):
-        raise UserError("early_terminate: needs min_iter, or max_iter and s, and not both")
-    if "max_iter" in stopper and "s" not in stopper:
-        raise UserError("early_terminate.s: is missing; max_iter needs it, the number of bands below max_iter")
-    for key in ("min_iter", "max_iter", "s"):
-        if key in stopper and not (distributions.is_whole(stopper[key]) and stopper[key] >= 1):
-            raise UserError(f"early_terminate.{key}: must be a whole number from 1; got {stopper[key]!r}")
-    eta = stopper.get("eta", ETA)
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 1 < eta < math.inf:
-        raise UserError(f"early_terminate.eta: must be a number above 1; got {eta!r}")
-    if not isinstance(stopper.get("strict", False), bool):
-        raise UserError(f"early_terminate.strict: must be true or false; got {stopper['strict']!r}")
-    if "max_iter" in stopper and not bands(stopper, stopper["max_iter"]):
-        raise UserError("early_terminate.max_iter: must be at least eta, or there is no epoch to stop at")

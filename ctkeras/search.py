@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from ctkeras import sampling, sources, space, storage, sweepfile
+from ctkeras import sampling, sources, space, storage, sweepcheck, sweepfile
 from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, UserError, parse_value
 from ctkeras.runs import folder as runfolder
 from ctkeras.supervisor import Supervisor
@@ -56,9 +56,9 @@ def plan(
             results, or all trials would be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in sweepfile.PLACES}
+    sweepcheck.require_sound(sweepfile.SweepFile("the sweep", dict(content), {}), engine="local")
     content = sweepfile.with_flags(content)
     sweep = sweepfile.fix(content, {name: value for name, value in options.items() if name not in places})
-    sampling.require_supported(sweep)
     fixed = sweepfile.fixed(sweep)
     for name in sweepfile.PLACES:
         if name not in places and name not in _chosen(sweep["parameters"]):

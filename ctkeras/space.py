@@ -1,45 +1,43 @@
-"""A sweep's parameters as Optuna searches them: what it is asked for, and which value of the parameter that means."""
+"""A sweep's parameters as Optuna searches them: what Optuna is asked for, and which value of the parameter that is."""
 
 import bisect
 import copy
 import dataclasses
 import itertools
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ctkeras import distributions
-from ctkeras.config import UserError
+from ctkeras.sweepfile import leaves
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a parameter, in W&B's schema
 Asked = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
 @dataclasses.dataclass(frozen=True)
 class Searched:
-    """A parameter that is searched: what Optuna sees of it, and what it means."""
+    """A searched parameter: what Optuna sees, and which value it stands for."""
 
     asked: Asked  # the distribution of the suggestion
     at: Callable[[float], Any]  # the suggestion at a quantile, in (0, 1)
-    value: Callable[[Any], Any]  # the parameter's value, of a suggestion
-    size: int = 0  # of a grid: how many values
-    label: str = ""  # behind the parameter's name, where the suggestion is not the value
+    value: Callable[[Any], Any]  # the parameter's value for a suggestion
+    size: int = 0  # the number of values in a grid
+    label: str = ""  # follows the parameter's name where the suggestion is not the value
 
 
 def all_searched(sweep: Mapping[str, Any]) -> dict[str, Searched]:
-    """All parameters but the constants, by name, in W&B's order."""
-    found = {}
+    """All parameters except the constants, by name, in W&B's order."""
+    searched = {}
     for path, spec in leaves(sweep["parameters"]):
         if distributions.kind_of(spec) != "constant":
-            found[".".join(path)] = _enumerated(spec) if sweep["method"] == "grid" else searched_by(spec)
-    return found
+            searched[".".join(path)] = _enumerated(spec) if sweep["method"] == "grid" else searched_by(spec)
+    return searched
 
 
 def searched_by(spec: Mapping[str, Any]) -> Searched:
-    """A parameter under random and bayes."""
+    """A parameter as random and bayes search it."""
     kind = distributions.kind_of(spec)
     if "values" in spec:
         return _choice(spec["values"], spec.get("probabilities", [1.0] * len(spec["values"])))
@@ -56,7 +54,7 @@ def searched_by(spec: Mapping[str, Any]) -> Searched:
 
 
 def _stepped(item: Searched, q: int | float) -> Searched:
-    """A uniform parameter rounded to steps of q, so that its first and last value are half as likely as those between."""
+    """A uniform parameter rounded to steps of q; its first and last values are half as likely as the others."""
     low, high = distributions.rounded(item.at(0.0), q), distributions.rounded(item.at(1.0), q)
     return Searched(
         IntDistribution(int(low), int(high), step=q) if isinstance(q, int) else FloatDistribution(low, high, step=q),
@@ -66,7 +64,7 @@ def _stepped(item: Searched, q: int | float) -> Searched:
 
 
 def _continuous(kind: str, spec: Mapping[str, Any]) -> Searched:
-    """A parameter of a continuous distribution, or what a quantised one is before rounding."""
+    """A parameter with a continuous distribution, or a quantised one before rounding."""
     if kind.endswith(("normal", "beta")):
         quantiles = distributions.quantiles(kind, spec)
         return Searched(FloatDistribution(0.0, 1.0), lambda quantile: quantile, quantiles, label=" (quantile)")
@@ -88,21 +86,21 @@ def _whole(low: int, high: int) -> Searched:
 
 
 def _choice(values: Sequence[Any], weights: Sequence[float]) -> Searched:
-    """One of a list of values, which Optuna keeps as they are, or as JSON where it can't or would take 1 for true."""
-    texts, kept, chances = zip(*distributions.distinct(values, weights), strict=True)
-    plain = all(value is None or isinstance(value, bool | int | float | str) for value in kept)
-    choices = kept if plain and len(set(kept)) == len(kept) else texts
+    """One of a list of values: as they are, or as JSON where Optuna cannot store them or would confuse 1 and true."""
+    texts, originals, chances = zip(*distributions.distinct(values, weights), strict=True)
+    plain = all(value is None or isinstance(value, bool | int | float | str) for value in originals)
+    choices = originals if plain and len(set(originals)) == len(originals) else texts
     edges = list(itertools.accumulate(chances))
     return Searched(
         CategoricalDistribution(choices),
         lambda u: choices[min(bisect.bisect_right(edges, u * edges[-1]), len(choices) - 1)],
-        lambda choice: copy.deepcopy(kept[choices.index(choice)]),
+        lambda choice: copy.deepcopy(originals[choices.index(choice)]),
         len(choices),
     )
 
 
 def _enumerated(spec: Mapping[str, Any]) -> Searched:
-    """A parameter of a grid, of as many values as W&B gives it."""
+    """A parameter of a grid, with the values that W&B enumerates."""
     kind = distributions.kind_of(spec)
     if kind == "int_uniform":
         return _whole(spec["min"], spec["max"])
@@ -118,23 +116,23 @@ def _enumerated(spec: Mapping[str, Any]) -> Searched:
 
 
 def grid_size(searched: Mapping[str, Searched]) -> int:
-    """How many points a grid has."""
+    """The number of points of a grid."""
     return math.prod(item.size for item in searched.values())
 
 
 def grid_cell(searched: dict[str, Searched], number: int) -> dict[str, float]:
-    """Where a grid's point lies: for each parameter, the quantile in the middle of its value."""
+    """A grid's point: for each parameter, the quantile in the middle of its value."""
     place: dict[str, float] = {}
     for name, item in reversed(searched.items()):
         number, index = divmod(number, item.size)
         place[name] = (index + 0.5) / item.size
     if number:
-        raise ValueError(f"a grid of {grid_size(searched)} points has no such one")
+        raise ValueError(f"the grid has only {grid_size(searched)} points")
     return place
 
 
 def nested(sweep: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by dotted name as W&B nests them, with the constants."""
+    """Values, given by dotted name, nested as W&B nests them; constants included."""
     values: dict[str, Any] = {}
     for path, spec in leaves(sweep["parameters"]):
         place = values
@@ -143,22 +141,3 @@ def nested(sweep: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any
         name = ".".join(path)
         place[path[-1]] = chosen[name] if name in chosen else copy.deepcopy(spec["value"])
     return values
-
-
-def leaves(parameters: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Each parameter's path and specification, sorted by name level by level, as W&B goes through them."""
-    where = ".".join(("parameters", *path))
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise UserError(f"{where}: must map names to values, as in 'lr: {{min: 0.0001, max: 0.01}}'")
-    for name in parameters:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise UserError(f"{where}: {name!r} is no name; letters, digits and _ . - make one")
-    for name, spec in sorted(parameters.items()):
-        if not isinstance(spec, Mapping):
-            raise UserError(f"{where}.{name}: must be a mapping with value, values or min and max; got {spec!r}")
-        if "parameters" not in spec:
-            yield (*path, name), spec
-        elif len(spec) == 1:
-            yield from leaves(spec["parameters"], (*path, name))
-        else:
-            raise UserError(f"{where}.{name}: has nested parameters, and nothing else may stand beside them")

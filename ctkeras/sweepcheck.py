@@ -1,101 +1,177 @@
-"""What is wrong with a sweep file: each finding names the key and the line and says what would be right."""
+"""The judge of sweep files: what each engine refuses or warns of, by key and line, with what would be right.
+
+W&B's rules hold for every engine: they are those of its `sweeps` package (0.3.0: schema.json, schema.py, cfg.py,
+hyperband_stopping.py) and of its agent (wandb_agent.py). What only one engine refuses is a finding of that engine.
+"""
 
 import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ctkeras import distributions, sweepfile
-from ctkeras.config import EPOCH_METRICS, FIELDS, RunConfig, UserError, describe, parse_value
-from ctkeras.distributions import near
+from ctkeras.config import EPOCH_METRICS, FIELDS, RunConfig, UserError, describe, did_you_mean, parse_value
 from ctkeras.sweepfile import CANDIDATE, SweepFile
 
+ENGINES = {"local": "the local engine (sweep run)", "wandb": "W&B (sweep create, sweep agent)"}
+TEXT_KEYS = ("program", "name", "description", "entity", "project", "apiVersion", "kind", "job", "image_uri")
 TOP_KEYS = (
-    *("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "description"),
-    *("entity", "project", "controller", "apiVersion", "kind"),
+    *("command", "method", "metric", "parameters", "early_terminate", "run_cap", "controller", "scheduler"),
+    *TEXT_KEYS,
 )
+NOT_LOCAL = ("controller", "scheduler", "job", "image_uri")  # keys that only W&B's engine has
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
 PARAMETER_KEYS = (
     *("value", "values", "min", "max", "distribution", "probabilities", "q", "mu", "sigma", "a", "b", "parameters"),
 )
-METRIC_KEYS = ("name", "goal", "target", "impute", "impute_while_running")
+# Beside name and goal, keys that only W&B's engine has, and what they may be; target is a number.
+IMPUTE = {"impute": ("latest", "best", "worst"), "impute_while_running": ("latest", "best", "worst", "false")}
+METRIC_KEYS = ("name", "goal", "target", *IMPUTE)
 HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 LOWER_IS_BETTER = ("train_loss", "val_loss", "epoch_seconds", "memory_bytes")
-AGENT_WORDS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_boolean_flags}")
+OTHER_OPTIONS = ("config", "debug", "resume")  # of the train verb, beside the hyperparameters
+MOST_STEPS = 100_000  # of one parameter of a grid
+COMMAND = "[${env}, python, -m, ctkeras, train]"
+EXAMPLE = "must map hyperparameters to values, as in 'lr: {min: 0.0001, max: 0.01}'"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """Something wrong, or odd, in a sweep file."""
 
-    line: int
+    line: int  # 0 where the sweep is not from a file
     key: str
     text: str
     error: bool = True
+    engine: str = ""  # the only one that it concerns; '' for every engine
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.key}: {self.text}{'' if self.error else ' (warning)'}"
+        place = f"line {self.line}: {self.key}" if self.line else self.key
+        line = f"{place}: {self.text}{'' if self.error else ' (warning)'}"
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
-def check(sweep: SweepFile) -> list[Finding]:
-    """All findings of a sweep file, by line.
+def check(sweep: SweepFile, *, engine: str | None = None) -> list[Finding]:
+    """All findings in a sweep file, by line.
 
     Args:
         sweep: from sweepfile.load.
+        engine: "local" or "wandb", for what concerns that engine; None for what concerns any of them.
     """
-    found = []
-    for path, text, error in _findings(sweep.content, sweep.repeated):
-        line = next((sweep.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in sweep.lines), 1)
-        found.append(Finding(line, ".".join(path), text, error))
-    return sorted(found, key=lambda finding: finding.line)
+    found = [(*finding, "") for finding in _findings(sweep.content, sweep.repeated)]
+    sound = not any(error for _, _, error, _ in found)
+    found += [(*finding, "wandb") for finding in _of_wandb(sweep.content)]
+    found += [(*finding, "local") for finding in _of_local(sweep.content, sound=sound)]
+    findings = [
+        Finding(_line(sweep, path), ".".join(path), text, error, only)
+        for path, text, error, only in found
+        if not only or engine in (None, only)
+    ]
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.line)
 
 
-def require_sound(sweep: SweepFile) -> list[Finding]:
-    """Returns a file's warnings.
+def require_sound(sweep: SweepFile, *, engine: str | None = None) -> list[Finding]:
+    """Returns the warnings about a sweep file.
+
+    Args:
+        sweep: from sweepfile.load.
+        engine: see check.
 
     Raises:
-        UserError: it has errors; names the first and counts the rest.
+        UserError: it has errors; names the first and counts the others.
     """
-    found = check(sweep)
-    errors = [finding for finding in found if finding.error]
+    findings = check(sweep, engine=engine)
+    errors = [finding for finding in findings if finding.error]
     if errors:
         more = f" (and {len(errors) - 1} more; see: sweep check)" if len(errors) > 1 else ""
         raise UserError(f"{sweep.path}, {errors[0]}{more}")
-    return found
+    return findings
 
 
 Found = Iterator[tuple[tuple[str, ...], str, bool]]  # path, text, whether it is an error
 
 
+def _line(sweep: SweepFile, path: tuple[str, ...]) -> int:
+    """The line of a key, or of the nearest one above it that is written in the file."""
+    written = (path[:n] for n in range(len(path), 0, -1) if path[:n] in sweep.lines)
+    return next((sweep.lines[key] for key in written), min(1, len(sweep.lines)))
+
+
+def _unknown(word: Any, what: str, known: Collection[str]) -> str:
+    return f"is not {what}{did_you_mean(word, known) or '; known: ' + ', '.join(known)}"
+
+
 def _findings(content: dict[str, Any], repeated: tuple[tuple[str, ...], ...]) -> Found:
+    """What concerns every engine."""
     for path in repeated:
-        yield path, "is given twice; the first is ignored", True
-    for key in content:
+        yield path, "is given twice; remove one of them", True
+    if circular := _circular(content, (), set(), set()):
+        yield circular, "contains itself, by an alias", True
+        return
+    for key, value in content.items():
         if key not in TOP_KEYS:
-            yield (str(key),), f"is no key of a sweep{near(key, TOP_KEYS)}", True
+            yield (str(key),), _unknown(key, "a key of a sweep", TOP_KEYS), True
+        elif value is None:
+            yield (key,), "has no value; give it one, or remove the key", True
+        elif key in TEXT_KEYS and not isinstance(value, str):
+            yield (key,), f"must be text; got {value!r}", True
     method = content.get("method")
     if method not in METHODS:
         yield ("method",), f"must be one of {', '.join(METHODS)}; got {method!r}", True
+    yield from _of_names(content)
     yield from _of_metric(content)
-    yield from _of_run_cap(content, method)
     yield from _of_command(content)
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
-        yield ("parameters",), "must map hyperparameters to values, as in 'lr: {min: 0.0001, max: 0.01}'", True
+        yield ("parameters",), EXAMPLE, True
         return
     yield from _of_parameters(parameters, ("parameters",), method)
+    with contextlib.suppress(UserError):  # an option out of range, which is a finding of the command
+        parameters = sweepfile.with_flags(content)["parameters"]
     yield from _of_warmup(parameters, ("parameters",))
     yield from _of_early_terminate(content, parameters)
 
 
+def _circular(node: Any, path: tuple[str, ...], above: set[int], done: set[int]) -> tuple[str, ...]:
+    """The path at which a value contains itself; () where none does."""
+    if not isinstance(node, dict | list) or id(node) in done:
+        return ()
+    if id(node) in above:
+        return path
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    inner = (_circular(value, (*path, str(key)), above | {id(node)}, done) for key, value in items)
+    found = next((place for place in inner if place), ())
+    done.add(id(node))
+    return found
+
+
+def _of_names(content: dict[str, Any]) -> Found:
+    """Keys that hold a name, a number or a mapping of one."""
+    cap, project, controller = content.get("run_cap"), content.get("project"), content.get("controller")
+    if cap is not None and not (distributions.is_integer(cap) and 1 <= cap <= distributions.COUNTABLE):
+        yield ("run_cap",), f"must be a whole number from 1; got {cap!r}", True
+    if isinstance(content.get("kind"), str) and content["kind"] != "sweep":
+        yield ("kind",), f"must be sweep; got {content['kind']!r}", True
+    if isinstance(project, str):
+        yield from _of_value("project", project, ("project",))
+    types = ("local", "cloud")
+    if controller is not None and not (isinstance(controller, dict) and controller.get("type") in types):
+        yield ("controller",), f"must be {{type: local}} or {{type: cloud}}; got {controller!r}", True
+    if "scheduler" in content:
+        scheduler = content["scheduler"]
+        if not isinstance(scheduler, dict) or scheduler.get("engine") != "wandb":
+            yield ("scheduler",), "must be {engine: wandb}; W&B has no other engine yet", True
+        if "early_terminate" in content:
+            yield ("early_terminate",), "must be left out beside a scheduler", True
+
+
 def _of_metric(content: dict[str, Any]) -> Found:
     metric = content.get("metric")
-    needed = content.get("method") == "bayes" or "early_terminate" in content
     if metric is None:
-        if needed:
+        if "metric" not in content and (content.get("method") == "bayes" or "early_terminate" in content):
             text = "is missing; bayes and early_terminate need 'metric: {name: val_acc, goal: maximize}'"
             yield ("metric",), text, True
         return
@@ -104,58 +180,128 @@ def _of_metric(content: dict[str, Any]) -> Found:
         return
     for key in metric:
         if key not in METRIC_KEYS:
-            yield ("metric", str(key)), f"is no key of a metric{near(key, METRIC_KEYS)}", True
+            yield ("metric", str(key)), _unknown(key, "a key of a metric", METRIC_KEYS), True
+    if "target" in metric:
+        try:
+            distributions.number(metric, "target")
+        except UserError as error:
+            yield ("metric", "target"), str(error), True
+    for key, choices in IMPUTE.items():
+        if key in metric and metric[key] not in choices:
+            yield ("metric", key), f"must be one of {', '.join(choices)}; got {metric[key]!r}", True
     name, goal = metric.get("name"), metric.get("goal", "minimize")
     if goal not in GOALS:
         yield ("metric", "goal"), f"must be maximize or minimize; got {goal!r}", True
     if isinstance(name, str) and "test" in re.split(r"[_/.]", name.lower()):
-        yield ("metric", "name"), f"{name} is on the test split, which a search must not see; use val_acc", True
+        yield ("metric", "name"), f"{name} is of the test split, which a search must not see; use val_acc", True
     elif name not in EPOCH_METRICS:
-        text = f"{name!r} is logged by no run every epoch; logged are {', '.join(EPOCH_METRICS)}"
+        text = f"must be a metric that runs log every epoch: {', '.join(EPOCH_METRICS)}; got {name!r}"
         yield ("metric", "name"), text, True
     elif goal in GOALS and (goal == "minimize") != (name in LOWER_IS_BETTER):
         right = "minimize" if name in LOWER_IS_BETTER else "maximize"
-        text = f"must be {right} for {name}{'' if 'goal' in metric else '; W&B minimizes unless told'}"
+        text = f"must be {right} for {name}{'' if 'goal' in metric else '; W&B minimizes by default'}"
         yield ("metric", "goal"), text, True
-
-
-def _of_run_cap(content: dict[str, Any], method: Any) -> Found:
-    cap = content.get("run_cap")
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-        yield ("run_cap",), f"must be a whole number from 1; got {cap!r}", True
-    if cap is None and method in ("bayes", "random"):
-        yield ("method",), f"{method} never ends without run_cap: add 'run_cap: 45'", method == "bayes"
 
 
 def _of_command(content: dict[str, Any]) -> Found:
     command = content.get("command")
     if command is None:
-        if not str(content.get("program", "")).strip():
-            yield ("command",), "is missing; agents need [${env}, python, -m, ctkeras, train]", True
+        if "command" not in content and not content.get("program"):
+            yield ("command",), f"is missing; agents need {COMMAND}", True
         return
-    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
-        yield ("command",), "must be a list of words, as in [${env}, python, -m, ctkeras, train]", True
+    if not isinstance(command, list) or not command or not all(isinstance(w, str | int | float) for w in command):
+        yield ("command",), f"must be a list of words and numbers, as in {COMMAND}", True
         return
-    if "ctkeras" not in command and not any("ctkeras" in word for word in command):
-        return  # another program, of which nothing is known
-    if "ctkeras" in command and (verb := command[command.index("ctkeras") + 1 :][:1]) != ["train"]:
-        yield ("command",), f"must call ctkeras train; it calls ctkeras {''.join(verb)}", True
+    words = list(map(str, command))
+    if (train := sweepfile.train_of(words)) is None:
+        if "ctkeras" in words:
+            verb = "".join(words[words.index("ctkeras") + 1 :][:1])
+            yield ("command",), f"must start ctkeras train; it starts ctkeras {verb}".rstrip(), True
+        return  # another program, about which nothing is known
+    for place, word in enumerate(words):
+        if place > train and word.startswith("${") and word not in sweepfile.MACROS and not _has_variable(word):
+            text = f"{word} gives the train verb words that it refuses; use ${{args}}, or leave it out"
+            yield ("command", str(place)), text, True
+    for option in sweepfile.options_of(words):
+        path = ("command", str(option.places[0]))
+        if option.name in OTHER_OPTIONS:
+            continue
+        if option.name not in FIELDS:
+            yield path, f"--{option.name} {_unknown(option.name, 'an option of the train verb', FIELDS)}", True
+        elif option.value is None:
+            yield path, f"--{option.name} needs a value: {describe(option.name)}", True
+        elif not _has_variable(option.value):
+            yield from _of_value(option.name, option.value, path)
+
+
+def _has_variable(word: str) -> bool:
+    return sweepfile.VARIABLE.search(word) is not None
+
+
+def _of_wandb(content: dict[str, Any]) -> Found:
+    """What concerns W&B's engine only."""
+    if content.get("method") in ("random", "bayes") and "run_cap" not in content:
+        yield ("method",), f"{content['method']} at W&B never ends without run_cap, as in 'run_cap: 45'", False
+
+
+def _of_local(content: dict[str, Any], *, sound: bool) -> Found:
+    """What concerns the local engine only: what it lacks.
+
+    Args:
+        content: the sweep.
+        sound: whether no engine finds an error in it; if not, what needs a sound sweep is left out.
+    """
+    for key in NOT_LOCAL:
+        if key in content:
+            yield (key,), "the local engine does not have it; remove it, or use sweep create and sweep agent", True
+    metric = content.get("metric")
+    for key in METRIC_KEYS[2:]:
+        if isinstance(metric, dict) and key in metric:
+            yield ("metric", key), "the local engine does not have it; it has name and goal", True
+    if content.get("method") in ("random", "bayes") and "run_cap" not in content:
+        text = "needs run_cap on the local engine, as in 'run_cap: 45', or sweep run --count 45"
+        yield ("method",), f"{content['method']} {text}", True
+    yield from _of_local_command(content)
+    if sound:
+        yield from _of_local_search(content)
+
+
+def _of_local_command(content: dict[str, Any]) -> Found:
+    """The local engine starts no command: it trains in processes of its own, with the command's options as parameters."""
+    command = content.get("command")
+    if "command" not in content and content.get("program"):
+        yield ("program",), f"the local engine only runs ctkeras train: add 'command: {COMMAND}'", True
+    if not isinstance(command, list) or not command:
         return
-    flags = command[command.index("train") + 1 :] if "train" in command else command
-    for i, word in enumerate(flags):
-        place = ("command", str(command.index(word)))
-        if word.startswith("${") and word not in AGENT_WORDS:
-            text = f"{word} gives the train verb words it refuses; use ${{args}} or nothing, values come from W&B"
-            yield place, text, True
-        if not word.startswith("--"):
-            continue
-        name, _, value = word[2:].partition("=")
-        if name in ("config", "debug", "resume"):
-            continue
-        if name not in FIELDS:
-            yield place, f"the train verb has no option --{name}{near(name, FIELDS)}", True
-            continue
-        yield from _of_value(name, value if "=" in word else "".join(flags[i + 1 : i + 2]), place)
+    if sweepfile.train_of(command) is None:
+        yield ("command",), f"the local engine only runs ctkeras train: {COMMAND}", True
+    for option in sweepfile.options_of(command):
+        path = ("command", str(option.places[0]))
+        names = sweepfile.VARIABLE.findall(option.value or "")
+        if option.name in OTHER_OPTIONS and option.name not in sweepfile.SWITCHES:
+            text = f"--{option.name} is not read by the local engine; give hyperparameters as parameters"
+            yield path, text, True
+        elif missing := [name for name in names if sweepfile.with_variables(f"${{envvar:{name}}}") == name]:
+            yield path, f"the local engine needs the environment variable {missing[0]}, which is not set", True
+        elif names and option.name in FIELDS:
+            for _, text, _ in _of_value(option.name, sweepfile.with_variables(str(option.value)), path):
+                yield path, f"{text}, which the local engine reads from {option.value}", True
+
+
+def _of_local_search(content: dict[str, Any]) -> Found:
+    """Whether there is something to search, under names that the local engine tells apart."""
+    names: set[str] = set()
+    several = content["method"] == "grid" or content.get("run_cap", 1) == 1
+    for path, spec in sweepfile.leaves(content["parameters"]):
+        name = ".".join(path)
+        if name in names:
+            yield ("parameters", *path), f"the local engine cannot tell two parameters apart that are both {name}", True
+        names.add(name)
+        choices = distributions.choices(spec)
+        several = several or choices is None or choices > 1
+    if not several:
+        text = "the local engine has nothing to search (no parameter has several values)"
+        yield ("parameters",), f"{text}: {content['run_cap']} trials would repeat one run; use ctkeras train", True
 
 
 def _of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method: Any) -> Found:
@@ -163,75 +309,90 @@ def _of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method:
         place = (*path, str(name))
         if not isinstance(spec, dict):
             yield place, f"must be a mapping with value, values or min and max; got {spec!r}", True
-            continue
-        if "parameters" in spec:
-            yield from _of_nested(spec, place, method)
-            continue
-        found = [
-            ((*place, str(key)), f"is no key of a parameter{near(key, PARAMETER_KEYS)}", True)
-            for key in spec
-            if key not in PARAMETER_KEYS
-        ]
-        if name == CANDIDATE:
-            found += _of_candidate(spec, place)
-        elif name not in FIELDS:
-            found.append((place, f"is no hyperparameter{near(name, (*FIELDS, CANDIDATE))}", True))
+        elif "parameters" in spec:
+            yield from _of_nested(name, spec, place, method)
+        elif unknown := [key for key in spec if key not in PARAMETER_KEYS]:
+            for key in unknown:
+                yield (*place, str(key)), _unknown(key, "a key of a parameter", PARAMETER_KEYS), True
+        elif name not in (*FIELDS, CANDIDATE):
+            yield place, _unknown(name, "a hyperparameter", (*FIELDS, CANDIDATE)), True
         else:
-            found += _of_parameter(str(name), spec, place)
-        yield from found
-        if not any(error for _, _, error in found):
-            yield from _of_distribution(str(name), spec, place, method)
+            yield from _of_parameter(name, spec, place, method)
 
 
-def _of_nested(spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
+def _of_nested(name: Any, spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
     inner = spec["parameters"]
+    if not isinstance(name, str) or not sweepfile.NAME.fullmatch(name):
+        yield place, f"{name!r} is not a name; use letters, digits and _ . - after a letter or _", True
+    elif name in (*FIELDS, CANDIDATE):
+        yield place, f"is a hyperparameter, so the group of nested parameters needs another name than {name}", True
     if len(spec) > 1:
-        yield place, "has nested parameters, and nothing else may stand beside them", True
+        yield place, "has nested parameters, so it cannot have other keys", True
     elif not isinstance(inner, dict) or not inner:
-        yield (*place, "parameters"), "must map hyperparameters to values, as in 'lr: {min: 0.0001, max: 0.01}'", True
+        yield (*place, "parameters"), EXAMPLE, True
     else:
         yield from _of_parameters(inner, (*place, "parameters"), method)
 
 
-def _of_distribution(name: str, spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
-    """What W&B's schema says of a parameter, and whether what it draws suits the hyperparameter."""
-    try:
-        distributions.require(spec)
-    except UserError as error:
-        yield place, str(error), True
+def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...], method: Any) -> Found:
+    """What W&B's schema says of a parameter, and whether its values suit the hyperparameter."""
+    found = [((*place, key) if key else place, text, True) for key, text in distributions.faults(spec)]
+    if name == CANDIDATE:
+        found += _of_candidate(spec, place)
+    else:
+        for key in ("value", "values"):
+            values = spec.get(key, []) if key == "values" else [spec[key]] if key in spec else []
+            for value in values if isinstance(values, list) else []:
+                found += _of_value(name, value, (*place, key))
+    yield from found
+    if found:
         return
     kind = distributions.kind_of(spec)
     if method == "grid" and kind not in distributions.GRID:
-        yield place, f"is {kind}, which a grid can't enumerate: give values, or use method random or bayes", True
-    if "values" in spec:
-        if spec.get("distribution") == "categorical" and "probabilities" in spec:
-            text = "W&B wants categorical_w_probabilities beside probabilities, or no distribution"
-            yield (*place, "distribution"), text, False
-    elif kind != "constant":
-        yield from _of_drawn(name, kind, spec, place)
+        yield place, f"is {kind}, which a grid cannot enumerate: give values, or use method random or bayes", True
+    elif not {"value", "values"} & set(spec):
+        yield from _of_drawn(name, kind, spec, place, grid=method == "grid")
 
 
-def _of_drawn(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
-    """The ends of what a distribution draws: of a range, or all but the outermost of 100 where it has none."""
+def _of_drawn(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...], *, grid: bool) -> Found:
+    """Whether a distribution's values suit a hyperparameter: by its ends, or by 98 in 100 values where it has none."""
     field, q = FIELDS[name].type, distributions.number(spec, "q") if kind.startswith("q_") else None
     if field not in (int, float):
-        yield place, f"{name} must be {describe(name)}, so it has values, and no distribution", True
+        yield place, f"{name} must be {describe(name)}, so give values instead of a distribution", True
         return
     if field is int and kind != "int_uniform" and (q is None or q != int(q)):
         text = f"{name} is a whole number; use int_uniform or a q_ distribution with a whole q, or give values"
         yield place, text, True
         return
     bounded = "min" in spec
-    ends = distributions.bounds(kind, spec) if bounded else map(distributions.quantiles(kind, spec), (0.01, 0.99))
-    if field is float and q is not None and "q" not in spec:
-        refused = any([*_of_value(name, distributions.rounded(end, q), place)] for end in ends)
-        text = f"q is 1 unless it is given, so that {name} is a whole number; give q, or use {kind.removeprefix('q_')}"
-        yield place, text, refused
+    if grid and kind == "q_uniform" and (count := distributions.step_count(spec)) > MOST_STEPS:
+        yield (
+            (*place, "q"),
+            f"makes {count} values of {name}; a grid may have up to {MOST_STEPS} of one parameter",
+            True,
+        )
         return
-    for key, end in zip(("min", "max"), ends, strict=True):
-        value = end if q is None else distributions.rounded(end, q)
-        for where, text, _ in _of_value(name, int(value) if field is int and value == int(value) else value, place):
-            yield (*where, key) if bounded else where, text if bounded else f"{text}; such runs are refused", bounded
+    ends = distributions.ends(kind, spec, grid=grid)
+    refused = [[*_of_value(name, int(v) if field is int and v == int(v) else v, place)] for v in ends]
+    if field is float and q is not None and "q" not in spec:
+        text = f"q is 1 by default, so {name} is a whole number; give q, or use {kind.removeprefix('q_')}"
+        yield place, text, any(refused)
+        return
+    keys = ("min", "max") if bounded else ("", "", "")
+    for key, faults in zip(keys, refused, strict=True):
+        for where, text, _ in faults:
+            error = bounded or all(refused)
+            yield (*where, key) if key else where, text if error else f"{text}; such runs are refused", error
+    if bounded and "log_uniform" in kind and not kind.endswith("_values") and not any(refused):
+        yield from _of_exponents(name, kind, spec, place)
+
+
+def _of_exponents(name: str, kind: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
+    """Bounds that are exponents of e: values were meant where they look like values, which is a usual mistake."""
+    low, high = distributions.bounds(kind, spec)
+    meant_values = spec["min"] > 0 and spec["max"] < 1 and name in ("lr", "weight_decay")
+    text = f"{kind} takes exponents of e, so this is {low:.4g} to {high:.4g}"
+    yield (*place, "distribution"), f"{text}; {kind}_values takes the values themselves", meant_values
 
 
 def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
@@ -244,7 +405,7 @@ def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
         for name, one in value.items():
             inner = (*place, "values", str(number), str(name))
             if name not in FIELDS:
-                yield inner, f"is no hyperparameter{near(name, FIELDS)}", True
+                yield inner, _unknown(name, "a hyperparameter", FIELDS), True
             else:
                 yield from _of_value(name, one, inner)
         if {"warmup_epochs", "max_epochs"} <= set(value):
@@ -252,139 +413,87 @@ def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
             yield from _of_warmup(own, (*place, "values", str(number)))
 
 
-def _of_parameter(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
-    known = distributions.DISTRIBUTIONS
-    if "distribution" in spec and str(spec["distribution"]) not in known:
-        got = spec["distribution"]
-        yield (*place, "distribution"), f"{got!r} is none of W&B's{near(got, known)}", True
-        return
-    if "values" in spec:
-        yield from _of_values(name, spec, place)
-    if "value" in spec:
-        yield from _of_value(name, spec["value"], (*place, "value"))
-    if "min" in spec and "max" in spec:
-        yield from _of_bounds(name, spec, place)
-
-
-def _of_values(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
-    values, chances = spec["values"], spec.get("probabilities")
-    if not isinstance(values, list) or not values:
-        yield (*place, "values"), f"must be a list of values; got {values!r}", True
-        return
-    for value in values:
-        yield from _of_value(name, value, (*place, "values"))
-    if chances is not None:
-        good = isinstance(chances, list) and all(isinstance(p, int | float) and p >= 0 for p in chances)
-        if not good or len(chances) != len(values) or not math.isclose(sum(chances), 1.0, abs_tol=1e-6):
-            yield (
-                (*place, "probabilities"),
-                f"must be {len(values)} numbers from 0 that add up to 1; got {chances!r}",
-                True,
-            )
-
-
-def _of_bounds(name: str, spec: dict[str, Any], place: tuple[str, ...]) -> Found:
-    low, high, kind = spec["min"], spec["max"], spec.get("distribution")
-    if not all(_is_number(bound) for bound in (low, high)):
-        yield place, f"min and max must be numbers; got {low!r} and {high!r}", True
-        return
-    low, high = float(low), float(high)
-    if not low < high:
-        yield (*place, "min"), f"must be below max; got min {low:g} and max {high:g}", True
-        return
-    for key in ("min", "max"):
-        if isinstance(spec[key], str):
-            yield (
-                (*place, key),
-                f"{spec[key]} is text to YAML, which W&B refuses; write it with a point, as 1.0e-5",
-                False,
-            )
-    exponents = kind in ("log_uniform", "q_log_uniform", "inv_log_uniform")
-    if exponents and low > 0 and high < 1 and name in ("lr", "weight_decay"):  # values meant, the usual mistake
-        text = f"{kind} takes exponents of e, so this is {math.exp(low):.4g} to {math.exp(high):.4g}; use {kind}_values"
-        yield (*place, "distribution"), text, True
-
-
 def _of_value(name: str, value: Any, place: tuple[str, ...]) -> Found:
     try:
         parse_value(name, value)
+        if name == "project":
+            RunConfig(project=value)  # its characters
     except UserError as error:
         yield place, str(error), True
 
 
 def _of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> Found:
-    if "early_terminate" not in content:
+    """Hyperband; with min_iter, s has no effect in W&B's code, and neither has min_iter beside max_iter."""
+    stopper, key = content.get("early_terminate"), "early_terminate"
+    if stopper is None:
         return
-    stopper, key = content["early_terminate"], "early_terminate"
     if not isinstance(stopper, dict) or stopper.get("type") != "hyperband":
-        yield (key,), "must be {type: hyperband, min_iter: 5, eta: 3}; W&B knows no other", True
+        yield (key,), "must be {type: hyperband, min_iter: 5, eta: 3}; W&B has no other type", True
         return
+    found = [*_of_hyperband_keys(stopper)]
+    yield from (((key, *path), text, True) for path, text in found)
+    if found:
+        return
+    eta, first = stopper.get("eta", 3), stopper.get("min_iter", 0)
+    if "max_iter" in stopper:
+        bands = [stopper["max_iter"] / eta]
+        while len(bands) < stopper["s"] and bands[-1] / eta >= 1:
+            bands.append(bands[-1] / eta)
+        if "min_iter" in stopper:
+            yield (key, "min_iter"), "has no effect beside max_iter", False
+        if len(bands) < stopper["s"]:
+            text = f"is {stopper['s']}, but below max_iter {stopper['max_iter']} there are {len(bands)} bands at eta {eta:g}"
+            yield (key, "s"), text, False
+        first = int(bands[-1])
+    elif "s" in stopper:
+        yield (key, "s"), "has no effect beside min_iter", False
+    epochs = max(_possible(parameters, "max_epochs"), default=math.inf)
+    if first > epochs:
+        text = f"stops runs from epoch {first}, above max_epochs, {epochs:g}, so no run is ever stopped"
+        yield (key, "max_iter" if "max_iter" in stopper else "min_iter"), text, False
+
+
+def _of_hyperband_keys(stopper: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     for name in stopper:
         if name not in HYPERBAND_KEYS:
-            yield (key, str(name)), f"is no key of hyperband{near(name, HYPERBAND_KEYS)}", True
+            yield (str(name),), _unknown(name, "a key of hyperband", HYPERBAND_KEYS)
     for name in ("min_iter", "max_iter", "s"):
-        if name in stopper and (not distributions.is_whole(stopper[name]) or stopper[name] < 1):
-            yield (key, name), f"must be a whole number from 1; got {stopper[name]!r}", True
+        suits = distributions.is_whole if name == "s" else distributions.is_integer
+        if name in stopper and not (suits(stopper[name]) and 1 <= stopper[name] <= distributions.COUNTABLE):
+            yield (name,), f"must be a whole number from 1; got {stopper[name]!r}"
             return
     eta = stopper.get("eta", 3)
-    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 1 < eta < math.inf:
-        yield (key, "eta"), f"must be a number above 1; got {eta!r}", True
+    if isinstance(eta, bool) or not isinstance(eta, int | float) or not 1 < eta <= distributions.COUNTABLE:
+        yield ("eta",), f"must be a number above 1; got {eta!r}"
         return
     if not isinstance(stopper.get("strict", False), bool):
-        yield (key, "strict"), f"must be true or false; got {stopper['strict']!r}", True
-    if ("min_iter" in stopper) == ("max_iter" in stopper):
-        yield (key,), "needs min_iter, or max_iter and s, in epochs, and not both", True
-    elif "min_iter" in stopper:
-        if "s" in stopper:
-            yield (key, "s"), "means nothing beside min_iter", False
-        yield from _of_first_band((key, "min_iter"), stopper["min_iter"], parameters)
-    elif "s" not in stopper:
-        yield (key, "s"), "is missing; max_iter needs it, the number of bands below max_iter", True
-    elif stopper["max_iter"] < eta:
-        yield (key, "max_iter"), f"must be at least eta, {eta:g}, or there is no epoch to stop at", True
-    else:
-        bands = int(math.log(stopper["max_iter"]) / math.log(eta) + 1e-9)  # of an epoch or more; 27 has three at eta 3
-        if bands < stopper["s"]:
-            text = f"is {stopper['s']}, but below max_iter {stopper['max_iter']} are {bands} bands at eta {eta:g}"
-            yield (key, "s"), f"{text}; the others mean nothing", False
-        first = int(stopper["max_iter"] / eta ** min(bands, stopper["s"]) + 1e-9)
-        yield from _of_first_band((key, "max_iter"), first, parameters)
-
-
-def _of_first_band(place: tuple[str, ...], band: int, parameters: dict[str, Any]) -> Found:
-    epochs = max(_possible(parameters, "max_epochs"), default=math.inf)
-    if band > epochs:
-        yield place, f"stops runs from epoch {band}, above max_epochs, {epochs:g}, so that none is ever stopped", True
+        yield ("strict",), f"must be true or false; got {stopper['strict']!r}"
+    if not {"min_iter", "max_iter"} & set(stopper):
+        yield (), "needs min_iter, or max_iter and s, in epochs"
+    elif "max_iter" in stopper and "s" not in stopper:
+        yield ("s",), "is missing; max_iter needs it, the number of bands below max_iter"
+    elif "max_iter" in stopper and stopper["max_iter"] < eta:
+        yield ("max_iter",), f"must be at least eta, {eta:g}, or there is no epoch to stop at"
 
 
 def _of_warmup(parameters: dict[str, Any], place: tuple[str, ...]) -> Found:
-    """Whether runs' warm-up ends before their training; a candidate's own pair is looked at with the candidate."""
+    """Whether the warm-up of runs ends before their training; a candidate's own pair is checked with the candidate."""
     warmups = _possible(parameters, "warmup_epochs", without="max_epochs")
     epochs = _possible(parameters, "max_epochs", without="warmup_epochs")
     if not warmups or not epochs or not max(warmups) or max(warmups) < min(epochs):
         return
     every = min(warmups) >= max(epochs)
-    text = (
-        f"must be below max_epochs; it is {'at least' if every else 'up to'} {(min if every else max)(warmups):g}, and "
-    )
-    text += f"max_epochs {'at most' if every else 'from'} {(max if every else min)(epochs):g}"
+    longest, shortest = (min(warmups), max(epochs)) if every else (max(warmups), min(epochs))
+    text = f"must be below max_epochs; it is {'at least' if every else 'up to'} {longest:g}, and "
+    text += f"max_epochs is {'at most' if every else 'from'} {shortest:g}"
     yield (*place, "warmup_epochs"), text if every else f"{text}; such runs are refused", every
 
 
 def _possible(parameters: dict[str, Any], name: str, *, without: str = "") -> list[float]:
-    """What runs may have for a hyperparameter: the default where a sweep says nothing, and nothing where all is wrong."""
-    found = []
-    for value in sweepfile.possible(parameters, name, without=without):
+    """The values that runs may have for a hyperparameter: its default where a sweep has none, and none where all are wrong."""
+    values = sweepfile.possible(parameters, name, without=without)
+    sound = []
+    for value in values:
         with contextlib.suppress(UserError):
-            found.append(parse_value(name, value))
-    return found if found or sweepfile.possible(parameters, name) else [getattr(RunConfig, name)]
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number, or the text of one: YAML 1.1 reads 1e-4 as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except ValueError:
-        return False
+            sound.append(parse_value(name, value))
+    return sound if values else [getattr(RunConfig, name)]

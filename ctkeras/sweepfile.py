@@ -1,11 +1,12 @@
-"""Sweep YAML: loaded with its line numbers, and what one phase of a study hands to the next."""
+"""The sweep file: loaded with its line numbers, its parameters and command read, the next phase's sweep made from results."""
 
 import copy
 import dataclasses
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from ctkeras.runs.result import Result, best_first
 CANDIDATE = "candidate"  # one parameter whose values are mappings of hyperparameters that belong together
 METRIC = {"name": "val_acc", "goal": "maximize"}
 COMMAND = ["${env}", "python", "-m", "ctkeras", "train"]  # values are read from wandb.config, so no ${args}
+# What W&B's agent replaces in a command; of the forms of the arguments, those that `ctkeras train` understands.
+MACROS = ("${env}", "${interpreter}", "${program}", "${args}", "${args_no_boolean_flags}", "${args_no_equals}")
+VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+SWITCHES = ("debug",)  # options without a value
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # of a parameter, in W&B's schema
 SEEDS = (0, 1, 2, 3, 4)
 PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 
-# What `study` begins with; sweep_yaml/phase1.yaml, which isn't installed with the package, is the same.
+# The first phase of `study`; the same as sweep_yaml/phase1.yaml, which is not installed with the package.
 PHASE1: dict[str, Any] = {
     "name": "phase1",
     "method": "bayes",
@@ -48,31 +54,40 @@ PHASE2_WIDE = {
 
 @dataclasses.dataclass(frozen=True)
 class SweepFile:
-    """A sweep as read: its content, and the line of each key by its path, from 1."""
+    """A sweep as read: its content, and the line of each key by its path, counted from 1."""
 
     path: str
     content: dict[str, Any]
     lines: dict[tuple[str, ...], int]
-    repeated: tuple[tuple[str, ...], ...] = ()  # keys given twice, of which YAML silently keeps the last
+    repeated: tuple[tuple[str, ...], ...] = ()  # keys given twice; YAML silently uses the last
 
 
 def load(path: str | Path) -> SweepFile:
     """Reads a sweep file.
 
     Raises:
-        UserError: it can't be read, is not YAML or holds no mapping.
+        UserError: it cannot be read, is not YAML, or is not a mapping.
     """
     read = read_yaml(path)
     if not isinstance(read.content, dict):
-        raise UserError(f"{path} must hold a sweep: a mapping with method, metric and parameters")
+        raise UserError(f"{path} must contain a sweep: a mapping with method, metric and parameters")
     return SweepFile(str(path), read.content, read.lines, read.repeated)
 
 
+def capped(sweep: SweepFile, count: int) -> SweepFile:
+    """A sweep of at most `count` runs: its run_cap where that is lower."""
+    if count < 1:
+        return sweep
+    cap = sweep.content.get("run_cap", count)
+    lower = isinstance(cap, int) and not isinstance(cap, bool) and count < cap
+    return dataclasses.replace(sweep, content={**sweep.content, "run_cap": count if lower else cap})
+
+
 def expand(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain hyperparameters from a sweep's configuration: mappings (a candidate, nested ones) give way to their content.
+    """Plain hyperparameters from a sweep's configuration: a mapping (a candidate, a group) is replaced by its content.
 
     Args:
-        values: as wandb.config holds them; names that begin with _ are W&B's own. Explicit keys win over a mapping's.
+        values: as in wandb.config; names that begin with _ are W&B's own. Explicit keys win over those of a mapping.
     """
     inner: dict[str, Any] = {}
     explicit: dict[str, Any] = {}
@@ -91,7 +106,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep in which some hyperparameters are the same in all runs, whatever it says of them.
+    """A sweep in which some hyperparameters are the same in all runs, whatever the sweep had for them.
 
     Args:
         sweep: its content.
@@ -107,88 +122,129 @@ def fix(sweep: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_flags(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep whose command's flags, as --dropout=0.2, are parameters that stay the same: no command is started here.
+    """A sweep whose command's options, as --dropout=0.2, are constant parameters: the local engine starts no command.
 
-    A parameter of the same name wins, as the sweep's values win over the flags of a run that an agent starts.
+    A parameter of the same name wins, because a sweep's values win over the options of a run that an agent starts.
 
     Args:
-        sweep: its content; flags that are no hyperparameters stay in its command.
+        sweep: its content. `${envvar:NAME}` in an option gives way to that variable, as under W&B's agent.
 
     Raises:
         UserError: a value out of range.
     """
     command, parameters = sweep.get("command"), sweep.get("parameters")
-    if not isinstance(command, list) or not isinstance(parameters, Mapping) or "train" not in command:
+    if not isinstance(command, list) or not isinstance(parameters, Mapping):
         return dict(sweep)
-    at = command.index("train") + 1
-    kept, words, found = list(command[:at]), list(map(str, command[at:])), {}
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or name not in FIELDS or not (equals or words):
-            kept.append(word)
+    options = [option for option in options_of(command) if option.name in FIELDS and option.value is not None]
+    constants = {
+        option.name: {"value": parse_value(option.name, with_variables(str(option.value)))} for option in options
+    }
+    moved = {place for option in options for place in option.places}
+    rest = [word for place, word in enumerate(command) if place not in moved]
+    return {**sweep, "command": rest, "parameters": constants | dict(parameters)} if options else dict(sweep)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An option of a sweep's command."""
+
+    name: str
+    value: str | None  # None where the command gives none
+    places: tuple[int, ...]  # of its words in the command
+
+
+def options_of(command: Sequence[Any]) -> list[Option]:
+    """The options that a sweep's command gives to `ctkeras train`, in order; none where it starts something else.
+
+    Args:
+        command: its words, and numbers, which an agent makes words of.
+    """
+    words = list(map(str, command))
+    options: list[Option] = []
+    place = train_of(words)
+    while place is not None and (place := place + 1) < len(words):
+        name, equals, value = words[place].removeprefix("--").partition("=")
+        if not words[place].startswith("--"):
             continue
-        found[name] = {"value": parse_value(name, value if equals else words.pop(0))}
-    return {**sweep, "command": kept, "parameters": found | dict(parameters)} if found else dict(sweep)
+        following = words[place + 1] if place + 1 < len(words) else "--"
+        bare = not equals and name not in SWITCHES and not following.startswith("--") and following not in MACROS
+        if bare:
+            options.append(Option(name, following, (place, place + 1)))
+            place += 1
+        else:
+            options.append(Option(name, value if equals else None, (place,)))
+    return options
+
+
+def train_of(command: Sequence[Any]) -> int | None:
+    """Where a sweep's command has the verb `train` of ctkeras; None where it starts something else."""
+    words = list(map(str, command))
+    starts = (place for place, word in enumerate(words) if word.rpartition("/")[2] == "ctkeras")
+    return next((place + 1 for place in starts if words[place + 1 : place + 2] == ["train"]), None)
+
+
+def with_variables(text: str) -> str:
+    """Text with each `${envvar:NAME}` replaced as W&B's agent does: by the variable, or its name where it is not set."""
+    return VARIABLE.sub(lambda match: os.environ.get(match[1], match[1]), text)
 
 
 def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters less those named, nested ones too."""
-    kept: dict[str, Any] = {}
+    """Parameters without those named, nested ones included."""
+    remaining: dict[str, Any] = {}
     for name, spec in parameters.items():
         if "parameters" in spec:
             if inner := _without(spec["parameters"], names):
-                kept[name] = {"parameters": inner}
+                remaining[name] = {"parameters": inner}
         elif name not in names:
-            kept[name] = copy.deepcopy(spec)
-    return kept
+            remaining[name] = copy.deepcopy(spec)
+    return remaining
 
 
 def fixed(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters that are the same in all runs of a sweep, nested ones too."""
-    found: dict[str, Any] = {}
+    """The hyperparameters that are the same in all runs of a sweep, nested ones included."""
+    constants: dict[str, Any] = {}
     for name, spec in sweep.get("parameters", {}).items():
         if "parameters" in spec:
-            found = fixed(spec) | found
+            constants = fixed(spec) | constants
         elif "value" in spec:
-            found |= spec["value"] if isinstance(spec["value"], Mapping) else {name: spec["value"]}
-    return {name: value for name, value in found.items() if name in FIELDS}
+            constants |= spec["value"] if isinstance(spec["value"], Mapping) else {name: spec["value"]}
+    return {name: value for name, value in constants.items() if name in FIELDS}
 
 
 def possible(parameters: Mapping[str, Any], name: str, *, without: str = "") -> list[Any]:
-    """The values, and the ends of the ranges, that a sweep gives a hyperparameter, nested ones and candidates' included.
+    """The values, and the ends of the ranges, that a sweep has for a hyperparameter, nested or in a candidate.
 
     Args:
         parameters: the sweep's, sound or not.
         name: the hyperparameter.
-        without: candidates that hold this one too are left out.
+        without: candidates that also have this hyperparameter are left out.
     """
-    found: list[Any] = []
+    collected: list[Any] = []
     for key, spec in parameters.items():
         if not isinstance(spec, Mapping):
             continue
         if isinstance(inner := spec.get("parameters"), Mapping):
-            found += possible(inner, name, without=without)
+            collected += possible(inner, name, without=without)
         values = spec["values"] if isinstance(spec.get("values"), list) else []
         values = [*values, *(spec[end] for end in ("value", "min", "max") if end in spec)]
         candidates = [value for value in values if isinstance(value, Mapping) and without not in value]
-        found += values if key == name else [value[name] for value in candidates if name in value]
-    return found
+        collected += values if key == name else [value[name] for value in candidates if name in value]
+    return collected
 
 
 def study_name(sweep: Mapping[str, Any], *, title: str, more: Sequence[Any] = ()) -> str:
     """The name a sweep's study is known by: the sweep's own and a short hash of what it searches.
 
-    run_cap stays out of it: a larger one goes on with the same study. So do the places of data and results.
+    A larger run_cap continues the same study, so it is not part of the hash; nor are the places of data and results.
 
     Args:
         sweep: its content, options applied.
-        title: stands in for a name.
-        more: what else tells one study from another, as the data's fingerprint.
+        title: used where the sweep has no name.
+        more: what else distinguishes studies, such as the data's fingerprint.
     """
-    told = {key: sweep.get(key) for key in ("method", "metric", "early_terminate")}
-    told["parameters"] = _without(sweep["parameters"], dict.fromkeys(PLACES))
-    text = json.dumps([told, list(more)], sort_keys=True, default=str)
+    hashed = {key: sweep.get(key) for key in ("method", "metric", "early_terminate")}
+    hashed["parameters"] = _without(sweep["parameters"], dict.fromkeys(PLACES))
+    text = json.dumps([hashed, list(more)], sort_keys=True, default=str)
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(sweep.get("name") or title)).strip("-")[:40] or "sweep"
     return f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -202,36 +258,36 @@ def next_phase(
     runs: int = PHASE2_RUNS,
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Makes a phase's sweep from the results of the one before.
+    """Makes the sweep of a phase from the results of the previous one.
 
     Args:
-        previous: the sweep those results are of.
+        previous: the sweep that the results are from.
         results: its finished runs.
         phase: 2 or 3.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
-        runs: of phase 2.
+        runs: the number of runs of phase 2.
         seeds: of phase 3.
 
     Returns:
-        The sweep, and why it holds what it holds, a line each.
+        The sweep, and the reasons for its values, one per line.
 
     Raises:
-        UserError: no finished runs.
+        UserError: there are no finished runs.
     """
     if not results:
-        raise UserError("the sweep has no finished run with a val_acc yet; let some finish first")
+        raise UserError("the sweep has no finished run with a val_acc yet; wait until some runs have finished")
     ranked = best_first(results)
     added = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
     keys = [key for key in searched(previous) if key not in added and key != "seed"]
     chosen = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
-    reasons = [f"chosen from {len(results)} finished runs, by val_acc, ties by val_loss:"]
+    reasons = [f"chosen from {len(results)} finished runs by val_acc, ties broken by val_loss:"]
     reasons += [
         f"  {r.config['model_name']}: val_acc {r.val_acc:.4f}, val_loss {r.val_loss:.4f} (run {r.name})" for r in chosen
     ]
     if len(ranked) > len(chosen):
         other = next(result for result in ranked if result not in chosen)
         reasons.append(
-            f"  the best one left out: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
+            f"  the best run not chosen: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
         )
     parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in chosen]}}
     parameters |= {name: {"values": values} for name, values in added.items()}
@@ -252,21 +308,37 @@ def next_phase(
     return sweep, reasons
 
 
+def leaves(
+    parameters: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Each parameter's path and specification, sorted by name level by level, which is W&B's order.
+
+    Args:
+        parameters: a sound sweep's.
+        path: of the group that holds them.
+    """
+    for name, spec in sorted(parameters.items()):
+        if "parameters" in spec:
+            yield from leaves(spec["parameters"], (*path, name))
+        else:
+            yield (*path, name), spec
+
+
 def searched(sweep: Mapping[str, Any]) -> list[str]:
-    """The hyperparameters that a sweep varies, a candidate's included, in the order of RunConfig."""
+    """The hyperparameters that a sweep searches, including a candidate's, in the order of RunConfig."""
     names: set[str] = set()
     for name, spec in sweep.get("parameters", {}).items():
         if "parameters" in spec:
             names |= set(searched(spec))
         for value in spec.get("values", []):
             names |= set(value) if isinstance(value, Mapping) else {name}
-        if "min" in spec or "distribution" in spec:
+        if "min" in spec or ("distribution" in spec and "value" not in spec):
             names.add(name)
     return [name for name in FIELDS if name in names | {"model_name"} and name not in PLACES]
 
 
 def varied(sweep: Mapping[str, Any]) -> list[str]:
-    """The hyperparameters that differ between a sweep's runs: those searched that have more than one value."""
+    """The hyperparameters that differ between a sweep's runs: the searched ones with more than one value."""
     choices: dict[str, set[str]] = {}
     held = fixed(sweep)
 
@@ -299,7 +371,7 @@ def _top_configurations(ranked: Sequence[Result], keys: Sequence[str]) -> list[R
 
 
 def dump(sweep: Mapping[str, Any], header: Sequence[str]) -> str:
-    """A sweep as YAML with a comment above it."""
+    """A sweep as YAML below a header of comment lines."""
     import yaml
 
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header)

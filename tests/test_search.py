@@ -80,7 +80,7 @@ def test_flags_of_a_command_mean_here_what_they_mean_to_an_agent(tmp_path):
     assert sweeps.planned(tmp_path, content, weight_decay="0.5", mixup_alpha=0.1).name == found.name
     assert sweepfile.fixed(sweeps.planned(tmp_path, told, weight_decay="0.1").content)["weight_decay"] == 0.1
     for wrong in (["--config", "a.yaml"], ["--drop_out=1"], ["--dropout=2"], ["--dropout"]):
-        with pytest.raises(UserError, match=r"command: --|dropout must be"):
+        with pytest.raises(UserError, match=r"command\.5: (--config|--drop_out|--dropout|dropout must be)"):
             sweeps.planned(tmp_path, {**content, "command": [*content["command"], *wrong]})
 
 

@@ -86,13 +86,23 @@ FAULTS = {
     "min above max": ("min: 0.0001", "min: 0.1", "parameters.lr.min", 7, "below max"),
     "out of range": ("[0.2, 0.4]", "[0.2, 1.4]", "parameters.dropout.values", 8, "dropout < 1"),
     "wrong type": ("[0.2, 0.4]", "[0.2, high]", "parameters.dropout.values", 8, "number"),
-    "probabilities": ("[0.5, 0.5]", "[0.5, 0.6]", "parameters.dropout.probabilities", 8, "add up to 1"),
+    "probabilities": ("[0.5, 0.5]", "[0.5, 0.6]", "parameters.dropout.probabilities", 8, "the sum 1"),
     "unknown parameter": ("  dropout:", "  droput:", "parameters.droput", 8, "dropout"),
     "unknown parameter key": ("{value: true}", "{valu: true}", "parameters.freeze_backbone.valu", 9, "value"),
-    "min_iter": ("min_iter: 5", "min_iter: 50", "early_terminate.min_iter", 4, "max_epochs"),
+    "min_iter": ("min_iter: 5", "min_iter: 0", "early_terminate.min_iter", 4, "whole number from 1"),
+    "bound of text": ("min: 0.0001", "min: 1e-4", "parameters.lr.min", 7, "write 0.0001"),
+    "bound of text, small": ("min: 0.0001", "min: 1e-5", "parameters.lr.min", 7, "write 1.0e-05"),
+    "no value": ("run_cap: 4", "run_cap:", "run_cap", 3, "no value"),
+    "name of a number": ("run_cap: 4", "run_cap: 4\nname: 7", "name", 4, "must be text"),
     "eta": ("eta: 3", "eta: 1", "early_terminate.eta", 4, "above 1"),
     "another stopper": ("type: hyperband", "type: median", "early_terminate", 4, "hyperband"),
-    "flag of another tool": ("train,", 'train, "--learning_rate=1",', "command.5", 5, "no option"),
+    "flag of another tool": (
+        "train,",
+        'train, "--learning_rate=1",',
+        "command.5",
+        5,
+        "is not an option of the train verb",
+    ),
     "flag out of range": ("train,", 'train, "--dropout=2",', "command.5", 5, "dropout < 1"),
     "words in json": ("${args}", "${args_json}", "command.5", 5, "${args}"),
     "candidate": ("weight_decay: 1e-4", "weight_decays: 1", "parameters.candidate.values.0.weight_decays", 11, ""),
@@ -118,7 +128,7 @@ def test_a_fault_is_named_by_key_and_line(tmp_path, name, capsys):
 
 # a parameter, or early_terminate; the key of the finding; a word of what would be right
 SCHEMA_FAULTS = {
-    "q without a distribution": ("batch_size: {min: 16, max: 64, q: 16}", "batch_size", "int_uniform"),
+    "q without a distribution": ("batch_size: {min: 16, max: 64, q: 16}", "batch_size.q", "int_uniform has no q"),
     "text by beta": ("model_name: {distribution: beta}", "model_name", "values"),
     "whole number by normal": ("batch_size: {distribution: normal, mu: 32}", "batch_size", "whole number"),
     "whole number in halves": (
@@ -133,18 +143,32 @@ SCHEMA_FAULTS = {
         "give q, or use log_uniform_values",
     ),
     "q of a normal left out": ("lr: {distribution: q_normal, mu: 0.1, sigma: 0.01}", "lr", "give q, or use normal"),
-    "q of 0": ("dropout: {distribution: q_uniform, min: 0.1, max: 0.5, q: 0}", "dropout", "above 0"),
-    "sigma": ("dropout: {distribution: normal, sigma: -1}", "dropout", "sigma"),
+    "q of 0": ("dropout: {distribution: q_uniform, min: 0.1, max: 0.5, q: 0}", "dropout.q", "above 0"),
+    "sigma": ("dropout: {distribution: normal, sigma: -1}", "dropout.sigma", "at least 0"),
     "two kinds": ("dropout: {value: 0.1, values: [0.1]}", "dropout", "values"),
-    "bounds of a normal": ("lr: {distribution: log_normal, mu: -7, min: 1}", "lr", "min"),
-    "values from 0": ("weight_decay: {distribution: log_uniform_values, min: 0, max: 0.1}", "weight_decay", "above 0"),
+    "bounds of a normal": ("lr: {distribution: log_normal, mu: -7, min: 1}", "lr.min", "log_normal has no min"),
+    "values from 0": (
+        "weight_decay: {distribution: log_uniform_values, min: 0, max: 0.1}",
+        "weight_decay.min",
+        "above 0",
+    ),
     "inverse exponents": ("dropout: {distribution: inv_log_uniform, min: -3, max: -0.5}", "dropout.min", "dropout < 1"),
     "nested beside": ("inner: {parameters: {seed: {value: 1}}, value: 3}", "inner", "nested"),
-    "candidates' chances": ("candidate: {values: [{lr: 0.1}, {lr: 0.2}], probabilities: [1]}", "candidate", "add up"),
+    "candidates' chances": (
+        "candidate: {values: [{lr: 0.1}, {lr: 0.2}], probabilities: [1]}",
+        "candidate.probabilities",
+        "2 numbers",
+    ),
+    "chances of a categorical": (
+        "lr: {distribution: categorical, values: [0.1], probabilities: [1]}",
+        "lr.distribution",
+        "categorical_w_probabilities",
+    ),
+    "all out of range": ("dropout: {distribution: normal, mu: -3, sigma: 0.1}", "dropout", "0 <= dropout"),
+    "a group of a hyperparameter's name": ("lr: {parameters: {seed: {value: 1}}}", "lr", "another name"),
     "max_iter alone": ("max_iter: 27", "s", "bands"),
-    "both iters": ("max_iter: 27, s: 2, min_iter: 3", "", "not both"),
+    "neither iter": ("eta: 2", "", "min_iter, or max_iter"),
     "no band": ("max_iter: 2, s: 1", "max_iter", "eta"),
-    "late band": ("max_iter: 100, s: 1", "max_iter", "max_epochs"),
     "part of an epoch": ("min_iter: 2.5", "min_iter", "whole number"),
     "strict": ("min_iter: 5, strict: maybe", "strict", "true or false"),
 }
@@ -169,7 +193,7 @@ WARMUPS = {
     "sometimes too long": ("warmup_epochs: {values: [0, 9]}, max_epochs: {values: [3, 20]}", "warning", "from 3"),
     "above the default": ("warmup_epochs: {min: 30.0, max: 40.0}", "error", "at most 30"),
     "within the default": ("warmup_epochs: {min: 0.0, max: 29.5}", "", ""),
-    "none": ("warmup_epochs: {value: 0}, max_epochs: {value: 1}", "", ""),
+    "none": ("warmup_epochs: {value: 0}, max_epochs: {value: 1}, seed: {values: [0, 1]}", "", ""),
     "nested": ("a: {parameters: {warmup_epochs: {value: 5}}}, max_epochs: {value: 5}", "error", "at most 5"),
     "a candidate's own": (
         "candidate: {values: [{warmup_epochs: 9, max_epochs: 10}, {warmup_epochs: 2, max_epochs: 3}]}",
@@ -189,7 +213,7 @@ WARMUPS = {
 def test_a_warmup_that_does_not_end_is_named_as_runs_would_refuse_it(tmp_path, name):
     parameters, kind, word = WARMUPS[name]
     base = f"method: random\nrun_cap: 4\ncommand: [ctkeras, train]\nparameters: {{{parameters}}}\n"
-    found = sweepcheck.check(sweepfile.load(written(tmp_path, base)))
+    found = sweepcheck.check(sweepfile.load(written(tmp_path, base)), engine="wandb")
     assert [(finding.key.rpartition(".")[2], finding.error) for finding in found] == (
         [("warmup_epochs", kind == "error")] if kind else []
     )
@@ -199,12 +223,29 @@ def test_a_warmup_that_does_not_end_is_named_as_runs_would_refuse_it(tmp_path, n
 def test_a_fault_of_max_epochs_is_found_once(tmp_path):
     found = errors(tmp_path, SOUND.replace("max_epochs: {value: 30}", "max_epochs: {value: 0}"))
     assert [finding.key for finding in found] == ["parameters.max_epochs.value"]
-    assert errors(tmp_path, SOUND.replace("max_epochs: {value: 30}", "max_epochs: {values: [0, 4]}"))[0].key.endswith(
-        "min_iter"
-    )
+    text = SOUND.replace("max_epochs: {value: 30}", "max_epochs: {values: [0, 4]}")
+    assert [finding.key for finding in errors(tmp_path, text)] == ["parameters.max_epochs.values"]
 
 
-def test_bands_that_there_are_not_are_told(tmp_path):
+@pytest.mark.parametrize("stopper", ["min_iter: 31", "max_iter: 100, s: 1", "min_iter: 40, eta: 2, s: 3"])
+def test_bands_that_no_run_reaches_are_a_warning(tmp_path, stopper):
+    """W&B accepts them, and so does the local engine; no run is stopped."""
+    text = SOUND.replace("min_iter: 5, eta: 3", stopper)
+    found = sweepcheck.check(sweepfile.load(written(tmp_path, text)))
+    assert {finding.error for finding in found} == {False}
+    assert any("no run is ever stopped" in finding.text for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("stopper", "key"), [("min_iter: 2, s: 1", "s"), ("max_iter: 27, s: 2, min_iter: 3", "min_iter")]
+)
+def test_what_has_no_effect_in_hyperband_is_a_warning(tmp_path, stopper, key):
+    (found,) = sweepcheck.check(sweepfile.load(written(tmp_path, SOUND.replace("min_iter: 5, eta: 3", stopper))))
+    assert (found.key, found.error) == (f"early_terminate.{key}", False)
+    assert "no effect" in found.text
+
+
+def test_bands_that_do_not_exist_are_reported(tmp_path):
     """Hyperband's bands lie at max_iter / eta, and so on down to an epoch; s says how many of them count."""
     for max_iter in range(3, 30):
         for s in range(1, 6):

@@ -113,14 +113,14 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
     from ctkeras import explain as gradcam
     from ctkeras import export
-    from ctkeras.config import UserError, meant
+    from ctkeras.config import UserError, did_you_mean
     from ctkeras.runs import folder as runfolder
 
     files = export.image_files(paths)
     runfolder.require_folder(out, "--out")
     opened, names = export.open_named(model)
     if wanted is not None and wanted not in names:
-        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}{meant(wanted, names)}")
+        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}{did_you_mean(wanted, names)}")
     label = None if wanted is None else names.index(wanted)
     failed = 0
     pictures = gradcam.picture_paths(files, out)

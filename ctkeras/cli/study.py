@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ctkeras.cli.sweep import address_of, engine_options, require_login
+from ctkeras.cli.sweep import address_of, engine_options, load_sound, require_login
 from ctkeras.cli.train import config_options, read_config, tell_idle
 from ctkeras.config import UserError
 
@@ -51,7 +51,7 @@ def study(
     Run the same command again to resume. Hyperparameters given as options are the same in all trials. The last line of the
     output is the report's path.
     """
-    from ctkeras import phases, report, runtime, sweepcheck, sweepfile
+    from ctkeras import phases, report, runtime, sweepfile
     from ctkeras import study as studies
     from ctkeras.storage import masked
     from ctkeras.workers import Pool
@@ -61,10 +61,7 @@ def study(
     options = read_config(config_file, flags)
     content = sweepfile.PHASE1
     if file is not None:
-        loaded = sweepfile.load(file)
-        for finding in sweepcheck.require_sound(loaded):
-            click.echo(f"{file}, {finding}", err=True)
-        content = loaded.content
+        content = load_sound(file, engine="local", count=next(iter(_numbers(trials)), None))
     planned = studies.plan(
         content,
         options,

@@ -11,7 +11,7 @@ import click
 from ctkeras.cli.train import config_options, read_config, tell_idle
 from ctkeras.config import UserError
 
-WATCH_SECONDS = 3.0  # between two looks
+WATCH_SECONDS = 3.0  # between refreshes
 
 
 @click.group()
@@ -21,18 +21,59 @@ def sweep() -> None:
 
 @sweep.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> int:
-    """Say what is wrong with a sweep file, key and line; exit code 2 when anything is."""
+@click.option(
+    "--engine",
+    type=click.Choice(["any", "local", "wandb"]),
+    default="any",
+    show_default=True,
+    help="whose rules: local is sweep run, wandb is sweep create and sweep agent, any is both",
+)
+def check(file: Path, engine: str) -> int:
+    """Check a sweep file: print each fault with its line and key; exit code 2 if an engine refuses the file.
+
+    By default a file is sound only if every engine accepts it: `sweep run FILE` and `sweep create FILE` then both do.
+    """
     from ctkeras import sweepcheck, sweepfile
 
-    found = sweepcheck.check(sweepfile.load(file))
-    for finding in found:
+    findings = sweepcheck.check(sweepfile.load(file), engine=None if engine == "any" else engine)
+    for finding in findings:
         click.echo(f"{file}, {finding}", err=True)
-    errors = sum(finding.error for finding in found)
-    if errors:
-        return 2
-    click.echo(f"{file} is sound.")
-    return 0
+    refusing = {finding.engine for finding in findings if finding.error}
+    if not refusing:
+        click.echo(f"{file} is sound{'' if engine == 'any' else f' for {sweepcheck.ENGINES[engine]}'}.")
+        return 0
+    if "" not in refusing and engine == "any":
+        accepting = " and ".join(words for name, words in sweepcheck.ENGINES.items() if name not in refusing)
+        click.echo(f"{file} is refused by {_engines(refusing)}, and sound for {accepting or 'no engine'}.", err=True)
+    return 2
+
+
+def _engines(names: set[str]) -> str:
+    """Engines in words."""
+    from ctkeras import sweepcheck
+
+    return " and ".join(sweepcheck.ENGINES[name] for name in sorted(names))
+
+
+def load_sound(file: Path, *, engine: str | None, count: int | None = None) -> dict[str, Any]:
+    """A sweep file's content; its warnings are printed.
+
+    Args:
+        file: the sweep file.
+        engine: see sweepcheck.check.
+        count: of trials, at most; a sweep without run_cap gets it as one.
+
+    Raises:
+        UserError: it cannot be read, or an engine refuses it.
+    """
+    from ctkeras import sweepcheck, sweepfile
+
+    loaded = sweepfile.load(file)
+    if count is not None:
+        loaded = sweepfile.capped(loaded, count)
+    for finding in sweepcheck.require_sound(loaded, engine=engine):
+        click.echo(f"{file}, {finding}", err=True)
+    return loaded.content
 
 
 @sweep.command()
@@ -41,36 +82,34 @@ def check(file: Path) -> int:
 @click.option("--entity", default="", help="W&B team or user (default: yours)")
 def create(file: Path, project: str, entity: str) -> None:
     """Check a sweep file and register it at W&B; the last line is ENTITY/PROJECT/SWEEP_ID."""
-    from ctkeras import sweepcheck, sweepfile, tracking
+    from ctkeras import tracking
 
-    loaded = sweepfile.load(file)
-    for finding in sweepcheck.require_sound(loaded):
-        click.echo(f"{file}, {finding}", err=True)
+    content = load_sound(file, engine="wandb")
     require_login()
-    click.echo(tracking.create_sweep(loaded.content, project=project, entity=entity))
+    click.echo(tracking.create_sweep(content, project=project, entity=entity))
 
 
 def engine_options(command: Callable) -> Callable:
-    """Adds the local engine's options."""
+    """Adds the options of the local engine to a command."""
     options = (
         click.option(
-            "--workers", type=click.IntRange(1), default=1, show_default=True, help="processes on this machine"
+            "--workers", type=click.IntRange(1), default=1, show_default=True, help="worker processes on this machine"
         ),
         click.option(
             "--storage",
             default="",
             envvar="CTKERAS_STORAGE",
-            help="FILE, or postgresql://USER@HOST/DB to share the trials among machines (default: study.db in output_dir)",
+            help="FILE, or postgresql://USER@HOST/DB to share the trials between machines (default: study.db in output_dir)",
         ),
         click.option(
-            "--search_seed", type=click.IntRange(0), default=0, show_default=True, help="of the search itself"
+            "--search_seed", type=click.IntRange(0), default=0, show_default=True, help="seed of the search itself"
         ),
         click.option(
             "--patience",
             type=click.FloatRange(1),
             default=300,
             show_default=True,
-            help="seconds after which a worker that says and computes nothing is replaced",
+            help="seconds after which a worker is replaced that neither reports nor computes",
         ),
     )
     for option in reversed(options):
@@ -79,10 +118,10 @@ def engine_options(command: Callable) -> Callable:
 
 
 def address_of(storage: str, output_dir: str) -> Any:
-    """The storage's address; a file's folder is one that is there or can be made.
+    """The storage's address; the folder of a file exists or can be created.
 
     Raises:
-        UserError: it is neither a file nor an address, or its folder can't be.
+        UserError: it is neither a file nor an address, or the file's folder cannot be created.
     """
     from ctkeras.runs import folder as runfolder
     from ctkeras.storage import address
@@ -95,10 +134,17 @@ def address_of(storage: str, output_dir: str) -> Any:
 
 @sweep.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--count",
+    type=click.IntRange(1),
+    default=None,
+    help="trials in all, at most; random and bayes need it where the file has no run_cap",
+)
 @engine_options
 @config_options
 def run(
     file: Path,
+    count: int | None,
     workers: int,
     storage: str,
     search_seed: int,
@@ -106,18 +152,16 @@ def run(
     config_file: str | None,
     **flags: Any,
 ) -> int:
-    """Run a sweep file on this machine, with no account and no network; again goes on where it was.
+    """Run a sweep file on this machine, with no account and no network; the same command resumes it.
 
-    Hyperparameters given as options are the same in all trials. The last line is the best model's path.
+    Hyperparameters given as options are the same in all trials. The last line is the path of the best model.
     """
-    from ctkeras import search, sweepcheck, sweepfile
+    from ctkeras import search
     from ctkeras.workers import Pool
 
-    loaded = sweepfile.load(file)
-    for finding in sweepcheck.require_sound(loaded):
-        click.echo(f"{file}, {finding}", err=True)
+    content = load_sound(file, engine="local", count=count)
     options = read_config(config_file, flags)
-    planned = search.plan(loaded.content, options, title=file.stem, seed=search_seed)
+    planned = search.plan(content, options, title=file.stem, seed=search_seed)
     tell_idle(options, planned.content)
     url = address_of(storage, planned.places.get("output_dir", "runs"))
     pool = Pool(workers, patience=patience)
@@ -129,11 +173,11 @@ def run(
 
 
 def _print_outcome(outcome: Any, planned: Any) -> int:
-    """How a search stands, in lines whose last is the best model's path; returns the exit code."""
+    """Prints how a search ended; the last line is the path of the best model. Returns the exit code."""
     from ctkeras import status
 
     if outcome.stopped_by:
-        click.echo(f"Stopped by {outcome.stopped_by}; the same command goes on where it was.", err=True)
+        click.echo(f"Stopped by {outcome.stopped_by}; the same command resumes the search.", err=True)
         return 130 if outcome.stopped_by == "sigint" else 143
     ended, failed = len(outcome.trials), sum(trial.value is None for trial in outcome.trials)
     saved = status.epochs_saved(outcome.trials)
@@ -143,7 +187,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
     click.echo(", ".join(parts))
     best = status.best(outcome.trials, maximize=planned.maximize)
     if best is None:
-        raise UserError(f"no trial ended well; the last one: {outcome.trials[-1].user_attrs.get('failure')}")
+        raise UserError(f"every trial failed; the last one: {outcome.trials[-1].user_attrs.get('failure')}")
     names = status.settings(best.user_attrs["config"], [*planned.varied])
     click.echo(f"best: trial {best.number}  {planned.metric} {best.value:.4f}  {names}")
     click.echo(str(Path(best.user_attrs["folder"]) / "model.keras"))
@@ -153,9 +197,9 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 @sweep.command("status")
 @click.argument("storage", metavar="STORAGE")
 @click.option("--study", default="", help="one search (default: all in the storage)")
-@click.option("--watch", is_flag=True, help="show it again every few seconds, until Ctrl-C")
+@click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C")
 def status_(storage: str, study: str, watch: bool) -> None:
-    """Show the trials of a storage: a file as runs/study.db, or an address."""
+    """Show the trials in a storage: a file such as runs/study.db, or an address."""
     import time
 
     from ctkeras import status
@@ -169,7 +213,7 @@ def status_(storage: str, study: str, watch: bool) -> None:
                 click.echo(lines)
                 return
             click.clear()
-            click.echo(f"{lines}\n\n{time.strftime('%H:%M:%S')}, Ctrl-C ends this")
+            click.echo(f"{lines}\n\n{time.strftime('%H:%M:%S')}, Ctrl-C to quit")
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return
@@ -179,17 +223,27 @@ def status_(storage: str, study: str, watch: bool) -> None:
 
 @sweep.command()
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP_ID")
-@click.option("--count", type=click.IntRange(1), default=None, help="runs to do (default: until the sweep ends)")
+@click.option("--count", type=click.IntRange(1), default=None, help="number of runs (default: until the sweep ends)")
 @click.option("--data", default=None, help="the data set on this machine (default: $CTKERAS_DATA, or the sweep's)")
 def agent(path: str, count: int | None, data: str | None) -> None:
-    """Do a sweep's runs in one warm process: imports and compiled programs are paid once."""
+    """Run a W&B sweep's runs in one warm process, which imports and compiles once."""
     from ctkeras import tracking, trial
 
     require_login()
-    tracking.read_sweep(path)  # says what is wrong with the path before anything is started
+    _require_runs(path, tracking.read_sweep(path)[0])
     if data:
         os.environ["CTKERAS_DATA"] = data
     tracking.agent(path, functools.partial(trial.stoppable, {}), count=count)
+
+
+def _require_runs(path: str, content: dict[str, Any]) -> None:
+    """Refuses a sweep at W&B whose runs would be refused; its other keys are W&B's, which has accepted them."""
+    from ctkeras import sweepcheck, sweepfile
+
+    findings = sweepcheck.check(sweepfile.SweepFile(path, content, {}), engine="wandb")
+    for finding in findings:
+        if finding.error and finding.key.startswith("parameters"):
+            raise UserError(f"the sweep {path}, {finding}; create it again from a sound file")
 
 
 @sweep.command("next")
@@ -200,7 +254,7 @@ def agent(path: str, count: int | None, data: str | None) -> None:
     "--out", type=click.Path(path_type=Path), default=None, help="file to write (default: phase<N>.yaml here)"
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
-    """Write the next phase's sweep file from a sweep's results, with the reasons in its header."""
+    """Write the sweep file of the next phase from a sweep's results; its header has the reasons."""
     from ctkeras import runtime, sweepfile, tracking
     from ctkeras.runs import folder as runfolder
 
@@ -209,7 +263,7 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
     content, reasons = sweepfile.next_phase(previous, results, phase, wide=wide)
     target = out or Path(f"phase{phase}.yaml")
     runfolder.require_folder(target.parent, "--out", announce=True)
-    header = [f"Phase {phase}, made from {path};", *reasons, f"python -m ctkeras sweep create {target}"]
+    header = [f"Phase {phase}, from the results of {path}:", *reasons, f"python -m ctkeras sweep create {target}"]
     with runtime.atomic(target) as partial:
         partial.write_text(sweepfile.dump(content, header), encoding="utf-8")
     for line in reasons:
@@ -219,10 +273,10 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
 
 @sweep.command()
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP_ID")
-@click.option("--download", is_flag=True, help="bring its model and check it against its contract")
+@click.option("--download", is_flag=True, help="download its model and check it against its contract")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the model (default: best-<run>)")
 def best(path: str, download: bool, out: Path | None) -> None:
-    """Show a sweep's best run by val_acc, ties by val_loss."""
+    """Show a sweep's best run by val_acc, ties broken by val_loss."""
     from ctkeras import sweepfile, tracking
     from ctkeras.runs.result import best_first
 
@@ -246,7 +300,7 @@ def best(path: str, download: bool, out: Path | None) -> None:
 
 
 def require_login() -> None:
-    """W&B's server is needed here."""
+    """Raises UserError where W&B's server cannot be used."""
     from ctkeras import tracking
 
     if lacking := tracking.lacking():
