@@ -56,7 +56,7 @@ def as_jpeg(number, **options):
     return content.getvalue()
 
 
-def told(audited):
+def leaks_of(audited):
     """Leaks as (from, to, files, distinct, exact)."""
     return [(leak.split, leak.into, len(leak.files), leak.distinct, leak.exact) for leak in audited.leaks()]
 
@@ -81,7 +81,7 @@ def test_one_picture_in_three_modes_is_one_image(tmp_path):
 def test_saved_as_jpeg_is_near_and_not_exact(tmp_path):
     files = clean_set() | {"test/a/copy.jpg": as_jpeg(0)}  # 0 is in train
     audited = audit.examine(write_set(tmp_path / "set", files))
-    assert told(audited) == [("test", "train", 1, 1, False)]
+    assert leaks_of(audited) == [("test", "train", 1, 1, False)]
     assert [pair[:2] for pair in audited.pairs] == [("train/a/0.png", "test/a/copy.jpg")]
     exact, near = audited.twins(), audited.twins(near=True)
     assert exact["train/a/0.png"] != exact["test/a/copy.jpg"]
@@ -108,7 +108,7 @@ def test_what_hangs_together_by_pairs_is_one_group():
 def test_a_near_twin_beside_an_exact_one_is_not_counted_again(tmp_path):
     files = clean_set() | {"train/a/copy.jpg": as_jpeg(0), "test/a/same.png": 0, "test/a/again.png": 0}
     audited = audit.examine(write_set(tmp_path / "set", files))
-    assert told(audited) == [("test", "train", 2, 1, True)]
+    assert leaks_of(audited) == [("test", "train", 2, 1, True)]
 
 
 def counted(source):
@@ -149,7 +149,7 @@ def test_counts_agree_with_counting_each_against_each(tmp_path, seed):
     audited = audit.examine(source)
     distinct, leaks, conflicts = counted(source)
     assert len(set(audited.twins().values())) == distinct < len(audited.images)
-    assert told(audited) == leaks
+    assert leaks_of(audited) == leaks
     assert {frozenset(pair) for pair in audited.conflicts()} == conflicts
     assert leaks
     assert conflicts
@@ -161,7 +161,7 @@ def test_the_real_set_agrees_with_counting_each_against_each(real_data):
     audited = audit.examine(source)
     distinct, leaks, conflicts = counted(source)
     assert len(set(audited.twins().values())) == distinct
-    assert [leak for leak in told(audited) if leak[-1]] == leaks
+    assert [leak for leak in leaks_of(audited) if leak[-1]] == leaks
     assert {frozenset(pair) for pair in audited.conflicts()} == conflicts
     assert audited.unreadable == {}
     # Near leaks, from the pairs alone: no chain of pairs makes one.
