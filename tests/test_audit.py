@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctkeras import audit, decoded, phantom, sources
+from ctkeras import audit, decoded, phantom, runtime, sources
 from ctkeras.config import UserError
 
 SIZE = 128  # pixels
@@ -315,3 +316,22 @@ def test_leaving_out_loads_no_tensorflow(tmp_path):
     dropped, *modules = done.stdout.split()
     assert dropped == "1"
     assert not {"tensorflow", "jax", "keras", "sklearn"} & set(modules)
+
+
+def test_the_cache_is_bounded_and_what_is_used_stays(tmp_path, own_cache, monkeypatch):
+    specs = ("phantom:12", "phantom:13", "phantom:14")
+    for age, spec in enumerate(specs[:2]):
+        audit.load(sources.open_source(spec))
+        os.utime(audit.folder(sources.open_source(spec)), (age, age))
+    audit.load(sources.open_source(specs[0]))  # used last
+    one = runtime.folder_bytes(audit.folder(sources.open_source(specs[0])))
+    monkeypatch.setattr(audit, "CACHE_BYTES", int(2.5 * one))
+    audit.load(sources.open_source(specs[2]))
+    assert [audit.folder(sources.open_source(spec)).exists() for spec in specs] == [True, False, True]
+
+
+def test_agreement_has_three_decimals(tmp_path):
+    audited = audit.examine(write_set(tmp_path / "set", clean_set() | {"test/a/copy.jpg": as_jpeg(0)}))
+    ((_, _, agreement),) = audited.pairs
+    assert 0.9 < agreement < 1
+    assert agreement == round(agreement, 3) != round(agreement, 2)

@@ -1,6 +1,8 @@
 """data check: what it prints, its one JSON object, its exit code, and the page with the pairs side by side."""
 
+import base64
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -250,3 +252,101 @@ def test_a_browser_draws_every_picture(faulty, tmp_path, capfd):
                 assert shown.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
                 assert shown.run("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
         assert shown.complaints == []
+
+
+def summary_of(**changes):
+    """A summary without faults, but for the changes."""
+    return {
+        "images": 12,
+        "distinct_images": 12,
+        "near_groups": 12,
+        "leaks": [],
+        "conflicts": [],
+        "unreadable": {},
+        "contradicting_formats": {},
+        "balance": {split: {"a": 2, "bcdefg": 2} for split in sources.SPLITS},
+        "train_left_out": {"leaks": 0, "conflicts": 0},
+        "told_by_file": {"images": 1, "reason": "there is only one"},
+        **changes,
+    }
+
+
+def test_a_summary_without_faults_in_words():
+    assert list(auditsummary.lines(summary_of())) == [
+        "class    train   valid    test",
+        "a            2       2       2",
+        "bcdefg       2       2       2",
+        "all          4       4       4",
+        "",
+        "12 images, 12 of them distinct",
+        "no image appears in two splits",
+        "equal images under two labels: none",
+        "unreadable images: none",
+        "images in another format than their name says: none",
+        "class predicted from the file without its pixels: not measured, because there is only one",
+    ]
+
+
+@pytest.mark.parametrize(("count", "more"), [(5, []), (6, ["  … and 1 more"]), (9, ["  … and 4 more"])])
+def test_a_list_shows_its_first_five(count, more):
+    lines = list(auditsummary.lines(summary_of(unreadable={str(i): f"file {i}" for i in range(count)})))
+    at = lines.index(f"unreadable images: {count}")
+    assert lines[at + 1 : -2] == [*(f"  file {i}" for i in range(5)), *more]
+
+
+@pytest.mark.parametrize(("leaks", "conflicts"), [(1, 0), (0, 2), (1, 2)])
+def test_what_training_leaves_out_is_shown_for_leaks_and_for_conflicts(leaks, conflicts):
+    (line,) = [
+        line
+        for line in auditsummary.lines(summary_of(train_left_out={"leaks": leaks, "conflicts": conflicts}))
+        if line.startswith("training")
+    ]
+    assert line.startswith(f"training leaves out {leaks + conflicts} of its 4 images: {leaks} that ")
+    assert f"and {conflicts} with two labels" in line
+
+
+@pytest.mark.parametrize(
+    ("files", "exact", "words"),
+    [
+        (1, True, "1 test image (1 distinct) also appears in train"),
+        (2, True, "2 test images (1 distinct) also appear in train"),
+        (1, False, "1 test image (1 distinct) has a near-duplicate in train"),
+        (2, False, "2 test images (1 distinct) have a near-duplicate in train"),
+    ],
+)
+def test_a_leak_is_a_sentence(files, exact, words):
+    leak = {"from": "test", "to": "train", "files": files, "distinct": 1, "exact": exact}
+    assert auditsummary.sentence(leak) == words
+
+
+@pytest.mark.parametrize(("count", "rest"), [(40, ""), (41, "And 1 more"), (50, "And 10 more")])
+def test_a_page_shows_forty_pairs_and_counts_the_rest(count, rest):
+    pair = tuple(audit.Image(f"{i}.png", "train", "a", i, 0, "PNG", "L", 8, 8) for i in range(2))
+    drawn = auditpage._side_by_side([pair] * count, {}, {frozenset((0, 1)): 0.876})
+    assert drawn.count("<figure") == 40
+    assert drawn.count("agreement 0.88") == 40
+    assert (rest in drawn) and ("more" in drawn) == bool(rest)
+
+
+def test_pictures_take_the_best_quality_that_fits(tmp_path, monkeypatch):
+    folder = write_images(tmp_path / "set", classes=("a", "b"), counts=dict.fromkeys(sources.SPLITS, 2), size=300)
+    source = sources.open_source(str(folder))
+    files = [entry.file for entry in source.entries]
+    best = auditpage._pictures(source, files)
+    assert set(best) == set(files)
+    size = sum(map(len, best.values()))
+    monkeypatch.setattr(auditpage, "BYTES", size)
+    assert auditpage._pictures(source, files) == best
+    assert auditpage._pictures(source, files * 2) != best  # a file that is shown twice counts twice
+    monkeypatch.setattr(auditpage, "BYTES", size - 1)
+    smaller = auditpage._pictures(source, files)
+    assert sum(map(len, smaller.values())) < 0.8 * size
+    content = base64.b64decode(best[files[0]].partition(",")[2])
+    assert Image.open(io.BytesIO(content)).size == (200, 200)
+
+
+def test_what_the_page_says_of_near_duplicates_is_what_counts():
+    from ctkeras import near
+
+    assert (near.THRESHOLD, near._PERCENTILE) == (0.85, 100 - 85)
+    assert "85% of the small blocks that show anything correlate at 0.85 or more" in auditpage._method().content

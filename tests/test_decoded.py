@@ -12,7 +12,7 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import decoded, images, near, runtime, sources
+from ctkeras import decoded, images, near, phantom, runtime, sources
 from ctkeras.config import UserError
 
 SIZE = 12  # pixels
@@ -250,3 +250,22 @@ def test_a_full_disk_is_told(source, monkeypatch):
     monkeypatch.setattr(np, "save", fail)
     with pytest.raises(UserError, match="No space left on device"):
         decoded.load_split(source, "train", SIZE)
+
+
+def test_the_looks_are_bounded_too(source, monkeypatch):
+    decoded.load_split(source, "valid", SIZE)
+    old = decoded.looks_folder(source)
+    os.utime(old, (1, 1))
+    monkeypatch.setattr(decoded, "LOOKS_BYTES", 1)
+    decoded.load_split(sources.open_source("phantom:12"), "valid", 32)
+    assert not old.exists()
+    assert decoded.looks_folder(sources.open_source("phantom:12")).exists()
+
+
+def test_versions_of_what_is_drawn_are_cached_apart(monkeypatch):
+    folders = []
+    for version in ("1.0.0", "1.0.1"):
+        monkeypatch.setattr(phantom, "VERSION", version)
+        source = sources.open_source("phantom:999999")
+        folders.append((decoded.split_folder(source, SIZE), decoded.looks_folder(source)))
+    assert len({path for pair in folders for path in pair}) == 4

@@ -111,3 +111,36 @@ def test_the_real_set_gives_its_classes_away(real_data):
 
     result = shortcuts.class_by_file(audit.load(sources.open_source(real_data)).images)
     assert result["accuracy"]["size"] > result["chance"] + 0.1
+
+
+def test_chance_folds_and_rounding_by_hand():
+    images = [image(i, "aab"[i % 3], near=i // 2) for i in range(90)]  # pairs of copies: 45 groups
+    result = shortcuts.class_by_file(images)
+    assert (result["folds"], result["majority"]) == (5, 0.6667)
+    assert result["chance"] == round(2 / 3 + 1.96 * (2 / 9 / 45) ** 0.5, 4)
+    assert result["accuracy"]["all"] == 0.6667  # nothing to learn from equal files
+
+
+@pytest.mark.parametrize(("groups", "folds"), [(2, 2), (3, 3), (9, 5)])
+def test_the_rarest_class_limits_the_folds(groups, folds):
+    common = [image(i, "a") for i in range(20)]
+    rare = [image(100 + i, "b", near=100 + i % groups) for i in range(20)]
+    assert shortcuts.class_by_file(common + rare)["folds"] == folds
+
+
+def test_the_tree_is_too_small_to_learn_single_images(monkeypatch):
+    from sklearn import tree
+
+    options = []
+    real = tree.DecisionTreeClassifier
+    monkeypatch.setattr(tree, "DecisionTreeClassifier", lambda **given: options.append(given) or real(**given))
+    shortcuts.class_by_file([image(i, "ab"[i % 2]) for i in range(60)])
+    assert options == [{"max_depth": 4, "min_samples_leaf": 5, "random_state": 0}] * 4
+
+
+def test_sizes_have_three_decimals_and_a_true_median():
+    table = shortcuts.sizes(
+        [image(i, "a", size=size) for i, size in enumerate([(100, 30), (200, 30), (400, 30), (800, 30)])]
+    )
+    assert table["a"]["width"] == [100, 300, 800]
+    assert table["a"]["aspect"] == [3.333, 10, 26.667]

@@ -300,8 +300,17 @@ def test_a_name_held_twice_does_not_count_twice(tmp_path):
 def test_a_file_beyond_any_slices_size_is_refused_unread(tmp_path, form, monkeypatch):
     monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2**20)
     path = either(tmp_path, form, TREE | {"train/benign/bomb.png": bytes(2**20 + 1)})
-    with pytest.raises(UserError, match=r"bomb\.png"):
+    limit = {"folder": "is larger than 1 MB", "zip": "unpacks to more than 1 MB"}[form]
+    with pytest.raises(UserError, match=rf"bomb\.png.* {limit}"):
         sources.open_source(path)
+
+
+@both
+def test_a_file_as_large_as_allowed_is_read(tmp_path, form, monkeypatch):
+    assert sources.MAX_FILE_BYTES == 256 * 1024 * 1024
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2**20)
+    path = either(tmp_path, form, TREE | {"train/benign/large.png": bytes(2**20)})
+    assert sources.open_source(path).images == len(TREE) + 1
 
 
 @pytest.mark.parametrize(
@@ -506,5 +515,7 @@ def test_an_empty_folder_that_is_no_class_is_let_be(image_folder):
 
 
 def test_more_phantoms_than_can_be_drawn_are_refused():
-    with pytest.raises(UserError, match="up to 999999"):
-        sources.open_source("phantom:99999999999")
+    for count in ("1000000", "99999999999"):
+        with pytest.raises(UserError, match="up to 999999"):
+            sources.open_source(f"phantom:{count}")
+    assert sources.open_source("phantom:999999").images == 999_999
