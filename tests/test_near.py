@@ -1,4 +1,4 @@
-"""What counts as one picture: saved again, resized, cropped, drawn on. And what doesn't: another slice."""
+"""What counts as one picture: saved again, resized, cropped, drawn on. And what does not: another slice."""
 
 import io
 
