@@ -80,8 +80,8 @@ def sections(source: Source, audited: Audit, summary: dict[str, Any]) -> list[tu
     ]
     left_out = summary["train_left_out"]
     words = p(
-        f"Training leaves out {page.plural(left_out['leaks'], 'image')} that also appear in valid or test, exactly or "
-        f"nearly, and {left_out['conflicts']:,} with two labels, unless leaks is keep. Valid and test stay as they are."
+        f"Images left out of training, unless leaks is keep: {left_out['leaks']:,} in valid or test as well, exactly or "
+        f"nearly, and {left_out['conflicts']:,} with two labels. Valid and test stay as they are."
     )
     faults = [
         page.section("audit-leaks", "Images in two splits", words, leaks_table(summary), *leaks),

@@ -25,12 +25,10 @@ _FIRST_SIZE, _FIRST_THRESHOLD = 64, 0.7  # a quick comparison before the slow on
 _CELLS = 12  # candidates are found by their 12 x 12 means …
 _CANDIDATE = 0.88  # … whose correlation is at least this; the 170 pairs reached 0.885
 _MOST = 8  # candidates per picture, so that time grows with pictures rather than pairs
-_MARGIN = 0.08  # share of each side cut off to get a picture's middle …
-_CUTS = (
-    0.02,
-    0.08,
-    0.14,
-)  # … which is compared with crops by these shares, so that up to 6% may be missing on any side
+# A picture's middle, without this share of each side, is compared with crops by each of the shares below, so that up to 6%
+# may be missing on any side.
+_MARGIN = 0.08
+_CUTS = (0.02, 0.08, 0.14)
 _BATCH = 32  # pictures at once, about 50 MB
 _ROWS = 32  # pictures that these are compared with at once; BLAS computes small products in the calling thread
 _CHUNK = 256  # pairs whose pictures are blurred together, each once; at most 100 MB per thread

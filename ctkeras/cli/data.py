@@ -29,7 +29,10 @@ def data() -> None:
     help=f"image size to train at, in pixels; repeat it for several (default: {SIZE.default})",
 )
 def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
-    """Decode and check a data set and cache the result, so that training, evaluation and reports start without a wait."""
+    """Decode, check and cache a data set.
+
+    Training, evaluation and reports then start without decoding any image.
+    """
     from ctkeras import audit, auditsummary, decoded, sources
 
     start = time.perf_counter()
@@ -52,7 +55,10 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
 def check(spec: str | None, as_json: bool, html: str | None) -> int:
-    """Report what is wrong with a data set: faulty files, duplicates, leaks, shortcuts. Exits with 1 if splits leak."""
+    """Find faulty files, duplicates and leaks.
+
+    Also shows how well the files reveal their class without their pixels. Exits with 1 if an image appears in two splits.
+    """
     from ctkeras import audit, auditpage, auditsummary, sources
 
     source = sources.open_source(_data_set(spec))
