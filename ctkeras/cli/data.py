@@ -11,7 +11,7 @@ import click
 from ctkeras.config import FIELDS
 
 data_option = click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])
-SIZE = FIELDS["image_size"]
+SIZE: Any = FIELDS["image_size"]
 
 
 @click.group()
@@ -37,7 +37,7 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 
     start = time.perf_counter()
     source = sources.open_source(_data_set(spec))
-    sizes = sorted(set(image_sizes)) or [SIZE.default]
+    sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in sources.SPLITS:
             decoded.load_split(source, split, size)
