@@ -7,17 +7,18 @@ from ctkeras import audit, shortcuts
 from ctkeras.audit import Audit
 from ctkeras.sources import SPLITS
 
-SHOWN = 5  # lines of a list on the terminal; --json and the page have all
+SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
 def summary(audited: Audit) -> dict[str, Any]:
-    """Everything the audit found, as JSON takes it.
+    """Returns everything that an audit shows, as JSON.
 
     Returns:
-        images: that can be read. distinct_images: with other pixels. near_groups: with near-duplicates taken as one.
-        leaks: for pairs of splits, `files` of `from` whose image stands in `to` and how many `distinct` images these
-        are; `exact` false counts files that have a near, but no equal twin there. conflicts: pairs of files, equal
-        images under two labels. duplicates, near_duplicates: groups of files. train_left_out: what training drops.
+        images: readable ones. distinct_images: those with different pixels. near_groups: the same, with near-duplicates
+        counted as one. leaks: per pair of splits, how many `files` of `from` also appear in `to` and how many `distinct`
+        images they are; `exact` false counts files with a near-duplicate but no equal image there. conflicts: pairs of
+        files that are equal but have two labels. duplicates, near_duplicates: groups of files. train_left_out: how many
+        images training leaves out.
     """
     left_out = audit.left_out(audited)
     return {
@@ -44,39 +45,40 @@ def summary(audited: Audit) -> dict[str, Any]:
         "near_duplicates": [[image.file for image in group] for group in audited.groups(near=True)],
         "near_pairs": [list(pair) for pair in audited.pairs],
         "train_left_out": {name: len(files) for name, files in left_out.items()},
-        "told_by_file": shortcuts.told_by_file(audited.images),
+        "told_by_file": shortcuts.class_by_file(audited.images),
     }
 
 
-def lines(found: dict[str, Any]) -> Iterator[str]:
-    """A summary in words, for the terminal."""
-    yield from _balance(found["balance"])
+def lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Yields a summary in words, for the terminal."""
+    yield from _balance(summary["balance"])
     yield ""
-    near = found["distinct_images"] - found["near_groups"]
-    yield f"{found['images']:,} images, {found['distinct_images']:,} of them distinct" + (
-        f"; {found['near_groups']:,} when near-duplicates count as one" if near else ""
+    near = summary["near_groups"] < summary["distinct_images"]
+    yield f"{summary['images']:,} images, {summary['distinct_images']:,} of them distinct" + (
+        f"; {summary['near_groups']:,} if near-duplicates count as one" if near else ""
     )
-    yield from _leaks(found)
-    pairs = [f"{first} = {second}" for first, second in found["conflicts"]]
+    yield from _leaks(summary)
+    pairs = [f"{first} = {second}" for first, second in summary["conflicts"]]
     yield from _listed("equal images under two labels", pairs)
-    yield from _listed("can't be read", list(found["unreadable"].values()))
-    wrong = [f"{file} is {kind}" for file, kind in found["contradicting_formats"].items()]
-    yield from _listed("format is not what the name says", wrong)
-    yield from _told_by_file(found["told_by_file"])
+    yield from _listed("unreadable images", list(summary["unreadable"].values()))
+    wrong = [f"{file} is {kind}" for file, kind in summary["contradicting_formats"].items()]
+    yield from _listed("images in another format than their name says", wrong)
+    yield from _class_by_file(summary["told_by_file"])
 
 
 def sentence(leak: dict[str, Any]) -> str:
-    """One leak in words: 46 test images (19 distinct) stand in train."""
-    count, alone = leak["files"], leak["files"] == 1
-    what = f"{count:,} {leak['from']} image{'' if alone else 's'} ({leak['distinct']:,} distinct)"
-    verb = "stands" if alone else "stand"
-    return f"{what} {verb} in {leak['to']}" if leak["exact"] else f"{what} nearly {verb} in {leak['to']}"
+    """Returns one leak in words: 46 test images (19 distinct) also appear in train."""
+    one = leak["files"] == 1
+    images = f"{leak['files']:,} {leak['from']} image{'' if one else 's'} ({leak['distinct']:,} distinct)"
+    if leak["exact"]:
+        return f"{images} also appear{'s' if one else ''} in {leak['to']}"
+    return f"{images} {'has' if one else 'have'} a near-duplicate in {leak['to']}"
 
 
 def _balance(balance: dict[str, dict[str, int]]) -> Iterator[str]:
-    """The table of classes and splits."""
+    """Yields the table of classes and splits."""
     names = list(balance["train"])
-    width = max(len("class"), *map(len, names)) if names else len("class")
+    width = max(map(len, ["class", *names]))
     rows = [(name, [balance[split][name] for split in SPLITS]) for name in names]
     rows.append(("all", [sum(balance[split].values()) for split in SPLITS]))
     yield f"{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS)
@@ -84,37 +86,37 @@ def _balance(balance: dict[str, dict[str, int]]) -> Iterator[str]:
         yield f"{name:<{width}}" + "".join(f"{count:>8}" for count in counts)
 
 
-def _leaks(found: dict[str, Any]) -> Iterator[str]:
-    """The leaks, and what training does about them."""
-    if not found["leaks"]:
-        yield "no image stands in two splits"
-    for leak in found["leaks"]:
+def _leaks(summary: dict[str, Any]) -> Iterator[str]:
+    """Yields the leaks, and what training does about them."""
+    if not summary["leaks"]:
+        yield "no image appears in two splits"
+    for leak in summary["leaks"]:
         yield f"LEAK: {sentence(leak)}"
-    leaks, torn = found["train_left_out"]["leaks"], found["train_left_out"]["conflicts"]
-    if leaks or torn:
-        total = sum(found["balance"]["train"].values())
+    leaks, conflicts = summary["train_left_out"]["leaks"], summary["train_left_out"]["conflicts"]
+    if leaks or conflicts:
+        total = sum(summary["balance"]["train"].values())
         yield (
-            f"training leaves out {leaks + torn} of its {total} images: {leaks} that stand in valid or test, exactly or "
-            f"nearly, {torn} with two labels (--leaks keep: none)"
+            f"training leaves out {leaks + conflicts} of its {total} images: {leaks} that appear in valid or test, exactly or "
+            f"nearly, and {conflicts} with two labels (--leaks keep uses them all)"
         )
 
 
-def _listed(what: str, items: Sequence[str]) -> Iterator[str]:
-    """A heading with a number and the first few items."""
-    yield f"{what}: {len(items) or 'none'}"
+def _listed(heading: str, items: Sequence[str]) -> Iterator[str]:
+    """Yields a heading with the number of items, and the first few items."""
+    yield f"{heading}: {len(items) or 'none'}"
     for item in items[:SHOWN]:
         yield f"  {item}"
     if len(items) > SHOWN:
         yield f"  … and {len(items) - SHOWN} more"
 
 
-def _told_by_file(told: dict[str, Any]) -> Iterator[str]:
-    """How far the file tells the class."""
-    if "reason" in told:
-        yield f"class told by the file alone: not measured, {told['reason']}"
+def _class_by_file(result: dict[str, Any]) -> Iterator[str]:
+    """Yields how well the file predicts the class."""
+    if "reason" in result:
+        yield f"class predicted from the file without its pixels: not measured, because {result['reason']}"
         return
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in told["accuracy"].items())
+    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in result["accuracy"].items())
     yield (
-        f"class told by the file alone, right in: {shown} (the most frequent class {told['majority']:.3f}, "
-        f"chance up to {told['chance']:.3f})"
+        f"class predicted from the file without its pixels, accuracy by {accuracy} "
+        f"(most frequent class {result['majority']:.3f}, chance up to {result['chance']:.3f})"
     )

@@ -1,14 +1,20 @@
-"""tensorflow-datasets builders for chest_ct and for any split/class/image layout, and the one call that prepares them."""
+"""tensorflow-datasets builders of every data set that `--data` takes, for code of your own; ctkeras itself reads the files.
 
-import contextlib
+Importing this module registers two builders that differ only in name, image_splits and chest_ct (the Kaggle set):
+
+    splits, info = tfds.load("image_splits", builder_kwargs={"data": "chest-ctscan-images.zip"}, with_info=True)
+    train = tfds.load("image_splits", split="train", builder_kwargs={"data": "phantom:200"}, as_supervised=True)
+
+The splits are train, valid and test; an example has image (uint8 [H, W, 1], gray, at its own size), label and file.
+"""
+
 import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ctkeras import images, phantom, runtime, sources
-from ctkeras.config import UserError
+from ctkeras import images, runtime, sources
 
 runtime.lend_importlib_resources()
 
@@ -16,14 +22,23 @@ import tensorflow_datasets as tfds  # noqa: E402
 
 
 class ImageSplits(tfds.core.GeneratorBasedBuilder):
-    """Images of any classes in the layout split/class/image, brought to gray."""
+    """Images in the layout split/class/image, or generated ones, in gray."""
 
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, source: sources.Source, data_dir: str) -> None:
-        self.source = source
-        # Named by its content, so that a changed source is prepared anew.
-        config = tfds.core.BuilderConfig(name=source.fingerprint[:16], description=source.kind)
+    def __init__(self, *, data: str, data_dir: str | None = None) -> None:
+        """Finds and checks a data set.
+
+        Args:
+            data: a zip file, a folder, `phantom`, `phantom:<images>` or `kaggle`.
+            data_dir: where TFDS stores what it prepares; None for its own default.
+
+        Raises:
+            UserError: as sources.open_source.
+        """
+        self.source = sources.open_source(data)
+        # The config is named by the content, so that a changed data set is prepared again.
+        config = tfds.core.BuilderConfig(name=self.source.key, description=self.source.kind)
         super().__init__(config=config, data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -32,21 +47,18 @@ class ImageSplits(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=list(self.source.class_names)),
             "file": tfds.features.Text(),
         }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features), supervised_keys=("image", "label")
+        )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {split: self._generate_examples(split) for split in sources.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        bar = runtime.Bar(f"reading {split}", sources.count(self.source, split))
-        rows = images.in_threads(self._row, sources.read(self.source, split))
-        for done, row in enumerate(rows, start=1):
-            bar.update(done)
-            yield row
-        bar.close()
+        return images.in_threads(self._example, sources.read(self.source, split))
 
-    def _row(self, item: tuple[sources.Entry, bytes]) -> tuple[str, dict[str, Any]]:
-        """One image's key and features; encoded here, as TensorFlow's encoder takes five times as long."""
+    def _example(self, item: tuple[sources.Entry, bytes]) -> tuple[str, dict[str, Any]]:
+        """Returns an image's key and features; encodes it here because TensorFlow's encoder takes five times as long."""
         entry, content = item
         gray = images.decode_gray(content, name=f"{entry.file} in {self.source.path}")
         return entry.file, {"image": io.BytesIO(images.encode_png(gray)), "label": entry.class_name, "file": entry.file}
@@ -56,53 +68,3 @@ class ChestCT(ImageSplits):
     """The Kaggle set mohamedhanyyy/chest-ctscan-images: 1,000 slices; adenocarcinoma, large_cell, normal, squamous_cell."""
 
     name = "chest_ct"
-
-
-def prepare(source: sources.Source) -> Any:
-    """Prepares a source with tensorflow-datasets under the cache folder; a source already prepared is only opened.
-
-    Args:
-        source: what open_source returned.
-
-    Returns:
-        The prepared tfds builder, with splits train, valid and test.
-
-    Raises:
-        UserError: an image that can't be read, or the disk is full; nothing half-prepared stays.
-    """
-    runtime.configure_tensorflow()
-    data_dir = str(runtime.cache_dir("data"))
-    with runtime.lock(runtime.cache_dir("data") / f"{source.fingerprint[:16]}.lock"):
-        # Made under the lock: a builder made before another process has prepared the data doesn't see them.
-        if source.kind == "phantom":
-            builder = phantom.builder(source.images, data_dir)
-        else:
-            builder = (ChestCT if source.kind == "chest_ct" else ImageSplits)(source=source, data_dir=data_dir)
-        if builder.data_path.exists():
-            return builder
-        tfds.disable_progress_bar()
-        with runtime.waiting(f"Preparing {source.images:,} images from {source.path}"):
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):  # tfds prints of a download that there isn't
-                    builder.download_and_prepare()
-            except OSError as error:
-                raise UserError(
-                    f"{source.path} can't be prepared under {data_dir}: {error.strerror or error}"
-                ) from error
-    return builder
-
-
-def class_counts(builder: Any) -> dict[str, dict[str, int]]:
-    """Images of each class in each split of a prepared builder, without decoding any."""
-    names = builder.info.features["label"].names
-    counts = {}
-    for split in sources.SPLITS:
-        rows = builder.as_dataset(split=split, decoders=undecoded()).as_numpy_iterator()
-        numbers = np.bincount([row["label"] for row in rows], minlength=len(names))
-        counts[split] = dict(zip(names, numbers.tolist(), strict=True))
-    return counts
-
-
-def undecoded() -> dict[str, Any]:
-    """tfds decoders that leave images as PNG bytes, for images.decode_gray."""
-    return {"image": tfds.decode.SkipDecoding()}

@@ -1,4 +1,4 @@
-"""A split's images, decoded once: resized for all trials, and looked at for the audit; kept on disk and memory-mapped."""
+"""A split's images, decoded once: resized for all trials, described for the audit, stored on disk and memory-mapped."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from ctkeras.images import Header
 from ctkeras.sources import Entry, Source
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
-LOOKS_BYTES = 2**30  # bytes; of 1,000 images 16 MB
-LOOKS_VERSION = "1"  # a new one for any change in what a look is
+LOOKS_BYTES = 2**30  # bytes; 1,000 images take 16 MB
+LOOKS_VERSION = "1"  # raise it when a look changes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
@@ -31,7 +31,7 @@ class Split:
 
 
 class Look(NamedTuple):
-    """What the audit needs of an image."""
+    """What the audit needs to know about an image."""
 
     file: str
     class_name: str
@@ -41,7 +41,7 @@ class Look(NamedTuple):
 
 
 def load_split(source: Source, split: str, image_size: int) -> Split:
-    """Returns a split's images, decoding them the first time only. No other split is opened.
+    """Returns a split's images and decodes them only the first time. No other split is opened.
 
     Args:
         source: what open_source returned.
@@ -49,9 +49,9 @@ def load_split(source: Source, split: str, image_size: int) -> Split:
         image_size: pixels of a side.
 
     Raises:
-        UserError: an image that can't be read, or the disk is full.
+        UserError: an image cannot be read, or the disk is full.
     """
-    folder = runtime.cache_dir("decoded") / f"{source.fingerprint[:16]}-{image_size}"
+    folder = split_folder(source, image_size)
     if not (folder / f"{split}.json").exists():
         with runtime.lock(folder.with_suffix(".lock")):
             if not (folder / f"{split}.json").exists():
@@ -64,10 +64,10 @@ def load_split(source: Source, split: str, image_size: int) -> Split:
 
 
 def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> None:
-    """Writes a split's arrays, and its looks where they are not kept, so that the audit needn't decode it again."""
-    wanted = not (_looks_folder(source) / f"{split}.json").exists()
+    """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
+    wanted = not (looks_folder(source) / f"{split}.json").exists()
 
-    def see(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, Look | None]:
+    def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, Look | None]:
         entry, content = item
         if isinstance(content, UserError):
             raise content
@@ -76,7 +76,7 @@ def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> Non
 
     with runtime.waiting(f"Decoding {split} at {image_size} px"):
         rows, bar = [], runtime.Bar(f"reading {split}", sources.count(source, split))
-        for row in images.in_threads(see, sources.contents(source, split)):
+        for row in images.in_threads(describe, sources.contents(source, split)):
             rows.append(row)
             bar.update(len(rows))
         bar.close()
@@ -89,32 +89,32 @@ def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> Non
     }
     _write(folder, split, np.stack([pixels for _, pixels, _ in rows]), table)
     if wanted:
-        place = _looks_folder(source)
-        _write(place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
-        runtime.bound(place.parent, LOOKS_BYTES, keep=place)
+        looks_place = looks_folder(source)
+        _write(looks_place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
+        runtime.bound(looks_place.parent, LOOKS_BYTES, keep=looks_place)
 
 
 def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
-    """Yields a split's looks in the order of the source, and in place of one that can't be read its file and the reason.
+    """Yields a split's looks in the order of the source; an unreadable image yields its file and the reason instead.
 
-    Those of a split that was decoded for training are kept; any other is decoded now.
+    Looks of a split that was decoded for training come from the cache; any other split is decoded now.
 
     Args:
         source: what open_source returned.
         split: train, valid or test.
     """
-    folder = _looks_folder(source)
+    folder = looks_folder(source)
     if (folder / f"{split}.json").exists():
         thumbnails = np.load(folder / f"{split}.npy")
         rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
         for (file, class_name, pixels, header), thumbnail in zip(rows, thumbnails, strict=True):
             yield Look(file, class_name, pixels, Header(*header), thumbnail)
     else:
-        yield from images.in_threads(_looked_at, sources.contents(source, split))
+        yield from images.in_threads(_describe, sources.contents(source, split))
 
 
-def _looked_at(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
-    """The look of an encoded image, or its file and why it can't be read."""
+def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
+    """Returns the look of an encoded image, or its file and why it cannot be read."""
     entry, content = item
     try:
         if isinstance(content, UserError):
@@ -125,21 +125,26 @@ def _looked_at(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserE
 
 
 def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
-    """The look of a decoded image."""
+    """Returns the look of a decoded image."""
     pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).hexdigest()
     return Look(entry.file, entry.class_name, pixels, header, near.thumbnail(gray))
 
 
-def _looks_folder(source: Source) -> Path:
-    """Where a data set's looks are kept."""
-    return runtime.cache_dir("looks") / f"{source.fingerprint[:16]}-{LOOKS_VERSION}"
+def split_folder(source: Source, image_size: int) -> Path:
+    """Returns the cache folder of a data set's decoded splits at one size."""
+    return runtime.cache_dir("decoded") / f"{source.key}-{image_size}"
+
+
+def looks_folder(source: Source) -> Path:
+    """Returns the cache folder of a data set's looks."""
+    return runtime.cache_dir("looks") / f"{source.key}-{LOOKS_VERSION}"
 
 
 def _write(folder: Path, split: str, array: np.ndarray, table: object) -> None:
-    """Writes a split's array and table; the table goes last, so that its presence means all is there.
+    """Writes a split's array and table; the table is written last, so if it exists, both are complete.
 
     Raises:
-        UserError: the disk is full, say.
+        UserError: the disk is full, for example.
     """
     try:
         with runtime.atomic(folder / f"{split}.npy") as path, open(path, "wb") as file:
@@ -147,4 +152,4 @@ def _write(folder: Path, split: str, array: np.ndarray, table: object) -> None:
         with runtime.atomic(folder / f"{split}.json") as path:
             path.write_text(json.dumps(table), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{folder} can't be written to: {error.strerror or error}") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

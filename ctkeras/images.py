@@ -14,15 +14,15 @@ import numpy as np
 from ctkeras.config import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 64_000_000  # pixels; a CT slice has 262,144, more than this is no slice but a decompression bomb
-_PILLOW = r"PIL\."  # its modules
+MAX_PIXELS = 64_000_000  # pixels; a CT slice has 262,144; a larger image is a decompression bomb
+_PILLOW = r"PIL\."  # modules whose warnings are dropped
 
 
-_AHEAD = 4  # images a thread may be ahead: a hundred MB at most of usual slices
+_AHEAD = 4  # images per thread that may be decoded ahead: at most 100 MB of slices of the usual size
 
 
 class Header(NamedTuple):
-    """What an image's bytes say of themselves."""
+    """What an image file says about itself."""
 
     format: str  # as Pillow names it: PNG, JPEG, …
     mode: str  # as Pillow names it: RGBA, L, …
@@ -36,17 +36,17 @@ def decode_gray(content: bytes, *, name: str) -> np.ndarray:
 
 
 def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
-    """Decodes an image to gray, whatever its mode, since in the public set the file's mode gives the class away.
+    """Decodes an image to gray, whatever its mode, because in the public set the file's mode reveals the class.
 
     Args:
-        content: an encoded image, the format told from its bytes, not its name; 16 bits are brought to 8.
+        content: an encoded image; its bytes decide the format, not its name; 16 bits become 8.
         name: what an error calls the image.
 
     Returns:
-        uint8 [H, W], and what the bytes say of it.
+        uint8 [H, W], and the file's header.
 
     Raises:
-        UserError: the bytes are no image, or the image is truncated or too large.
+        UserError: the bytes are not an image, or the image is truncated or too large.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -54,7 +54,9 @@ def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{name} has {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise UserError(
+                    f"{name} has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS:,}; remove or shrink it"
+                )
             header = Header(image.format or "", image.mode, image.width, image.height)  # reading changes some modes
             image.load()
             if image.mode.startswith("I") or image.mode == "F":
@@ -63,48 +65,50 @@ def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{name} is in no image format that Pillow knows; take it out or get it again") from error
-    except Exception as error:  # Pillow's decoders raise whatever their parsers do: OSError, SyntaxError, struct.error…
+        raise UserError(
+            f"{name} is not in an image format that Pillow knows; remove it or download it again"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error…
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name} is a damaged image ({reason}); take it out or get it again") from error
+        raise UserError(f"{name} is a damaged image ({reason}); remove it or download it again") from error
 
 
 def _hush_pillow() -> None:
-    """Drops Pillow's warnings of odd files. By a filter that stays: threads that swap filters leave each other's behind."""
+    """Drops Pillow's warnings about odd files, by a permanent filter: swapping filters in threads is not safe."""
     filters = warnings.filters
     if not filters or filters[0][0] != "ignore" or getattr(filters[0][3], "pattern", "") != _PILLOW:
         warnings.filterwarnings("ignore", module=_PILLOW)
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Yields a function's results in the order of the items, from threads: Pillow and numpy work without Python's lock.
+    """Yields a function's results in the order of the items, computed in threads: Pillow and numpy release Python's lock.
 
     Args:
-        function: of an item.
-        items: taken as they are worked on, few at once.
+        function: takes an item.
+        items: read only a few ahead of the results.
     """
-    threads = cores() + 1  # as each waits for that lock at times
+    threads = cores() + 1  # one more, because threads wait for that lock at times
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        begun: collections.deque[concurrent.futures.Future] = collections.deque()
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             for item in items:
-                begun.append(pool.submit(function, item))
-                if len(begun) > _AHEAD * threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) > _AHEAD * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in begun:
+            for future in pending:
                 future.cancel()
 
 
 def encode_png(gray: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W] as PNG, lossless, for speed rather than size."""
+    """Encodes uint8 [H, W] as PNG, lossless, fast rather than small."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -113,14 +117,15 @@ def encode_png(gray: np.ndarray) -> bytes:
 
 
 def _deep_to_gray(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Brings pixels of over 8 bits to uint8 by the range of 16 bits, not by the image's own, which differs by scan."""
+    """Maps pixels of more than 8 bits to uint8 by the range of 16 bits, not by the image's own, which differs between scans."""
     values = np.nan_to_num(pixels.astype(np.float64), posinf=65535.0, neginf=0.0)
-    eight_bits = mode == "F" and values.max() <= 255  # float files come in both ranges, integers of over 8 bits don't
+    # Float files use either range, integers of more than 8 bits only theirs.
+    eight_bits = mode == "F" and values.max() <= 255
     return np.clip(values if eight_bits else values / 257.0, 0, 255).round().astype(np.uint8)  # 257 = 65535 / 255
 
 
 def resize(gray: np.ndarray, size: int) -> np.ndarray:
-    """Resizes to a square by antialiased bilinear filtering; the aspect is not kept, as it tells the class in the public set.
+    """Resizes to a square by antialiased bilinear filtering; drops the aspect, which reveals the class in the public set.
 
     Args:
         gray: uint8 [H, W].
@@ -142,7 +147,7 @@ def as_rgb(gray: np.ndarray) -> np.ndarray:
 
 
 def read_rgb(path: Path, size: int) -> np.ndarray:
-    """Reads one image file as the model wants it.
+    """Reads one image file in the form that the model takes.
 
     Args:
         path: the file.
@@ -152,10 +157,10 @@ def read_rgb(path: Path, size: int) -> np.ndarray:
         uint8 [size, size, 3], gray as RGB.
 
     Raises:
-        UserError: the file can't be read or is no image.
+        UserError: the file cannot be read or is not an image.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return as_rgb(resize(decode_gray(content, name=str(path)), size))

@@ -1,53 +1,55 @@
-"""Near-duplicates: one picture saved again, resized, cropped or scribbled on, told apart from a neighbouring slice.
+"""Near-duplicates: one picture saved again, resized, cropped or drawn on, as opposed to a neighbouring slice.
 
-A hash or one correlation of whole pictures can't do that on CT. Among the public set's 847 distinct images, correlation
-at 64 px is 0.989 for two neighbouring slices, 0.987 for one slice with a pen stroke, 0.73 for one slice cropped anew.
-So pictures are laid over each other first (shift and scale of either axis, fitted), then compared block by block: a
-stroke spoils a few blocks, another slice moves every vessel.
+A hash or a correlation of whole pictures cannot distinguish these on CT. Among the public set's 847 distinct images,
+correlation at 64 px is 0.989 for two neighbouring slices, 0.987 for a slice and the same with a pen stroke, and 0.73 for a
+slice cropped differently. Therefore one picture is first fitted onto the other (shift and scale of either axis), then they
+are compared block by block: a stroke spoils a few blocks, but another slice moves every vessel.
 
-The measure is the 15th percentile of the correlations of blocks, 8 px of 128, that show anything. On that set 170 pairs
-reach 0.88 or more, each looked at and each one slice; the likest two slices reach 0.80, and nothing lies between. Of 60
-of its slices changed on purpose, all 60 are found after JPEG at quality 30, resizing to 0.3 of the size, crops of up to
-10% a side, gamma 0.8 or 1.3 and noise of 5 gray levels; 59 with a pen stroke or a black rim; 49 after JPEG at quality 10.
-Mirrored or turned copies, and one slice in two gray windows, are not found.
+The measure is the 15th percentile of the correlations of those blocks, 8 px of 128, that show anything. On that set 170
+pairs reach 0.88 or more, and inspection showed one slice in each; the most similar two slices reach 0.80, and no pair lies
+between. Of 60 of its slices changed on purpose, it finds all 60 after JPEG at quality 30, resizing to 0.3 of the size,
+crops of up to 10% per side, gamma 0.8 or 1.3 and noise of 5 gray levels; 59 with a pen stroke or a black rim; 49 after JPEG
+at quality 10. It does not find mirrored or rotated copies, or one slice in two gray windows.
 """
 
 import numpy as np
 
 from ctkeras import images, runtime
 
-SIZE = 128  # pixels of a side that pictures are compared at: vessels show, the noise of JPEG doesn't
-THRESHOLD = 0.85  # in the gap named above
-_PERCENTILE = 15  # of blocks may differ: strokes, captions
+SIZE = 128  # pixels per side at which pictures are compared: vessels are visible, JPEG noise is not
+THRESHOLD = 0.85  # in the gap described above
+_PERCENTILE = 15  # percent of the blocks may differ: strokes, captions
 _BLOCK = 8  # pixels
-_LEAST_SHOWN = 8  # blocks, one in this many must show something; fewer are too little to tell by
-_FIRST_SIZE, _FIRST_THRESHOLD = 64, 0.7  # a quick look before the long one; the 170 pairs reached 0.83
-_CELLS = 12  # candidates are found by 12 x 12 means …
+_LEAST_SHOWN = 8  # at least one block in this many must show something; fewer are too few to judge by
+_FIRST_SIZE, _FIRST_THRESHOLD = 64, 0.7  # a quick comparison before the slow one; the 170 pairs reached 0.83
+_CELLS = 12  # candidates are found by their 12 x 12 means …
 _CANDIDATE = 0.88  # … whose correlation is at least this; the 170 pairs reached 0.885
-_MOST = 8  # candidates a picture: time then grows with pictures rather than with pairs
-_MARGIN = 0.08  # share of a side cut off a picture's middle …
-_CUTS = (0.02, 0.08, 0.14)  # … which is sought where these are cut off: 6% lost on any side is made good
-_BATCH = 32  # pictures at once, some 50 MB
-_ROWS = 32  # pictures that these are compared with at once: small products, which BLAS leaves to the thread they are in
-_CHUNK = 256  # pairs whose pictures are blurred together, each once; at most 100 MB a thread
-_FEW = 8  # pairs fitted at once: what they take stays in a core's cache
+_MOST = 8  # candidates per picture, so that time grows with pictures rather than pairs
+# A picture's middle, without this share of each side, is compared with crops by each of the shares below, so that up to 6%
+# may be missing on any side.
+_MARGIN = 0.08
+_CUTS = (0.02, 0.08, 0.14)
+_BATCH = 32  # pictures at once, about 50 MB
+_ROWS = 32  # pictures that these are compared with at once; BLAS computes small products in the calling thread
+_CHUNK = 256  # pairs whose pictures are blurred together, each once; at most 100 MB per thread
+_FEW = 8  # pairs fitted at once; they fit in a core's cache
 
 
 def thumbnail(gray: np.ndarray) -> np.ndarray:
-    """A picture as it is compared: uint8 [H, W] to uint8 [128, 128], antialiased."""
+    """Returns a picture at the size for comparison: uint8 [H, W] to uint8 [128, 128], antialiased."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(gray).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def pairs(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
-    """Finds the pictures that are nearly the same.
+    """Finds pairs of pictures that are nearly the same.
 
     Args:
-        thumbnails: uint8 [N, 128, 128], no two the same.
+        thumbnails: uint8 [N, 128, 128], all different.
 
     Returns:
-        (i, j, agreement) with i < j, in order; agreement is at least THRESHOLD, at most 1.
+        (i, j, agreement) with i < j, sorted; agreement is from THRESHOLD to 1.
     """
     both, place = _candidates(thumbnails)
     place, agreement = _compared(thumbnails, both, place, size=_FIRST_SIZE, blurs=(2.5,), steps=3)
@@ -59,70 +61,70 @@ def pairs(thumbnails: np.ndarray) -> list[tuple[int, int, float]]:
 
 
 def _candidates(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the pairs worth comparing: the middle of each picture is sought in 81 crops of every other.
+    """Finds the pairs worth comparing, by correlating the middle of each picture with 81 crops of every other.
 
     Returns:
-        int [P, 2], the smaller index first, and float32 [P, 4], where the second lies on the first (see _warped).
+        int [P, 2], the smaller index first, and float32 [P, 4], the place of the second on the first (see _warped).
     """
     sides = [(cut, 1 - other) for cut in _CUTS for other in _CUTS]
     crops = np.concatenate([_averages(*side) for side in sides])
     middle = _averages(_MARGIN, 1 - _MARGIN)
     starts = range(0, len(thumbnails), _BATCH)
     middles = images.in_threads(lambda start: _unit(_sketched(thumbnails[start : start + _BATCH], middle)), starts)
-    known = np.concatenate([np.zeros((0, _CELLS**2), np.float32), *middles])
+    middle_of_all = np.concatenate([np.zeros((0, _CELLS**2), np.float32), *middles])
 
-    def look(start: int) -> np.ndarray:
+    def candidates(start: int) -> np.ndarray:
         part = thumbnails[start : start + _BATCH]
         sketches = _sketched(part, crops).reshape(-1, len(sides), _CELLS, len(sides), _CELLS)
         sketches = _unit(sketches.transpose(1, 3, 0, 2, 4).reshape(-1, _CELLS, _CELLS))
-        return _likest(known, sketches.reshape(len(sides) ** 2, len(part), -1), start)
+        return _most_similar(middle_of_all, sketches.reshape(len(sides) ** 2, len(part), -1), start)
 
     bar = runtime.Bar("looking for near-duplicates", len(starts))
-    found = [np.zeros((0, 4))]
-    for rows in images.in_threads(look, starts):
-        bar.update(len(found))
-        found.append(rows)
+    matches = [np.zeros((0, 4))]
+    for rows in images.in_threads(candidates, starts):
+        bar.update(len(matches))
+        matches.append(rows)
     bar.close()
-    return _once(np.concatenate(found), np.array(sides))
+    return _once(np.concatenate(matches), np.array(sides))
 
 
-def _likest(known: np.ndarray, sought: np.ndarray, first: int) -> np.ndarray:
-    """Rows of (i, j, crop, correlation): for each picture j, the few i whose middle one of its crops is likest.
+def _most_similar(middles: np.ndarray, crops: np.ndarray, first: int) -> np.ndarray:
+    """Returns rows of (i, j, crop, correlation): for each picture j, the few i whose middle is most similar to a crop of j.
 
     Args:
-        known: float32 [N, D], middles.
-        sought: float32 [crops, P, D], of pictures first, first + 1, …
+        middles: float32 [N, D].
+        crops: float32 [crops, P, D], of pictures first, first + 1, …
         first: the number of the first of these.
     """
-    columns = np.arange(sought.shape[1])
-    best = np.empty((len(columns), len(known)), np.float32)
-    for start in range(0, len(known), _ROWS):
-        rows = known[start : start + _ROWS].T
-        np.max(sought @ rows, axis=0, out=best[:, start : start + _ROWS])
-    best[columns, first + columns] = -1  # itself
-    most = min(_MOST, len(known))
+    columns = np.arange(crops.shape[1])
+    best = np.empty((len(columns), len(middles)), np.float32)
+    for start in range(0, len(middles), _ROWS):
+        rows = middles[start : start + _ROWS].T
+        np.max(crops @ rows, axis=0, out=best[:, start : start + _ROWS])
+    best[columns, first + columns] = -1  # not itself
+    most = min(_MOST, len(middles))
     rows = np.argpartition(-best, most - 1, axis=1)[:, :most].T
     row, column = rows.ravel(), np.tile(columns, most)
-    number = np.einsum("cpd,pd->pc", sought[:, column], known[row]).argmax(1)
+    number = np.einsum("cpd,pd->pc", crops[:, column], middles[row]).argmax(1)
     table = np.stack([row, first + column, number, best[column, row]], axis=1, dtype=np.float64)
     return table[table[:, 3] >= _CANDIDATE]
 
 
-def _once(found: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Takes rows of (i, j, crop, correlation) to what _candidates returns, each pair as it matched best."""
-    found = found[np.argsort(-found[:, 3], kind="stable")]
-    both, crop = found[:, :2].astype(np.int64), found[:, 2].astype(np.int64)
+def _once(matches: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Converts rows of (i, j, crop, correlation) to what _candidates returns: each pair once, by its best match."""
+    matches = matches[np.argsort(-matches[:, 3], kind="stable")]
+    both, crop = matches[:, :2].astype(np.int64), matches[:, 2].astype(np.int64)
     (top, bottom), (left, right) = sides[crop // len(sides)].T, sides[crop % len(sides)].T
     shift = np.stack([left + right - 1, top + bottom - 1], axis=1)
     scale = np.stack([right - left, bottom - top], axis=1) / (1 - 2 * _MARGIN)
-    swapped = (both[:, 0] > both[:, 1])[:, None]  # the first on the second: turn it round
+    swapped = (both[:, 0] > both[:, 1])[:, None]  # the first lies on the second: invert the place
     shift, scale = np.where(swapped, -shift / scale, shift), np.where(swapped, 1 / scale, scale)
     both, first = np.unique(np.sort(both, axis=1), axis=0, return_index=True)
     return both, np.concatenate([shift, scale], axis=1)[first].astype(np.float32)
 
 
 def _averages(low: float, high: float) -> np.ndarray:
-    """The matrix [cells, 128] that takes a row of pixels, from share `low` to `high` of it, to its cells' means."""
+    """Returns the matrix [cells, 128] that maps a row of pixels to means of cells between shares `low` and `high` of it."""
     cuts = low + (high - low) * np.arange(_CELLS + 1) / _CELLS
     pixel = np.arange(SIZE) / SIZE
     cover = np.minimum(cuts[1:, None], pixel + 1 / SIZE) - np.maximum(cuts[:-1, None], pixel)
@@ -131,7 +133,7 @@ def _averages(low: float, high: float) -> np.ndarray:
 
 
 def _sketched(pictures: np.ndarray, averages: np.ndarray) -> np.ndarray:
-    """Averages along both sides: [N, 128, 128] to [N, K, K], in products that BLAS leaves to the thread they are in."""
+    """Averages along both sides: [N, 128, 128] to [N, K, K], in products that BLAS computes in the calling thread."""
     count, cells = len(pictures), len(averages)
     across = pictures.reshape(-1, 16, SIZE).astype(np.float32) @ averages.T
     across = across.reshape(count, SIZE, cells).transpose(0, 2, 1).reshape(-1, _CELLS, SIZE)
@@ -139,16 +141,16 @@ def _sketched(pictures: np.ndarray, averages: np.ndarray) -> np.ndarray:
 
 
 def _unit(pictures: np.ndarray) -> np.ndarray:
-    """Pictures [N, …] as rows of mean 0 and length 1, whose product is their correlation; an empty picture is all 0."""
+    """Returns pictures [N, …] as rows of mean 0 and length 1, whose products are correlations; a flat picture is all 0."""
     rows = pictures.reshape(len(pictures), -1)
     rows = rows - rows.mean(1, keepdims=True)
-    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-3)  # 1e-3 gray levels, far below one
+    return rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-3)  # 1e-3: gray levels, far below one
 
 
 def _compared(
     thumbnails: np.ndarray, both: np.ndarray, place: np.ndarray, *, size: int, blurs: tuple[float, ...], steps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fits pairs at a size: where they lie, float32 [P, 4], and how far they agree, float32 [P]."""
+    """Fits pairs at one size; returns their places, float32 [P, 4], and how far they agree, float32 [P]."""
     from scipy import ndimage
 
     share = SIZE // size
@@ -178,19 +180,19 @@ def _compared(
 
 
 def _fitted(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: np.ndarray, steps: int) -> np.ndarray:
-    """Improves where pictures lie on others: Lucas and Kanade 1981, for shift, scale, gain and offset.
+    """Improves the places of pictures on others: Lucas and Kanade 1981, for shift, scale, gain and offset.
 
-    Pixels that don't fit count less (Cauchy's weights), so that a stroke doesn't pull.
+    Pixels that do not fit count less (Cauchy's weights), so that a stroke does not pull the fit.
 
     Args:
         pictures: float32 [N, S, S].
-        first: int [P], the numbers of those that stay as they are.
-        second: int [P], the numbers of those that are laid over them.
+        first: int [P], the numbers of the pictures that stay as they are.
+        second: int [P], the numbers of the pictures that are fitted onto them.
         place: float32 [P, 4], see _warped.
-        steps: of Gauss and Newton.
+        steps: Gauss-Newton steps.
     """
     count, size = len(first), pictures.shape[1]
-    every = size // _FIRST_SIZE  # blurred, so that fewer pixels do
+    every = size // _FIRST_SIZE  # fewer pixels are enough, because they are blurred
     at = _positions(size)[::every]
     fixed = pictures[first].transpose(0, 2, 1)
     right, down = (slope[:, ::every, ::every] for slope in np.gradient(fixed, 2 / size, axis=(1, 2)))
@@ -204,10 +206,10 @@ def _fitted(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: 
         rest = fixed - warped
         usual = _medians(np.abs(rest[:, ::2, ::2]).reshape(count, -1))[:, None, None]
         weights = inside / (1 + (rest / (3 * usual + 1)) ** 2)
-        np.multiply(warped, 1 / 64, out=terms[:, 4])  # of the slopes' order
+        np.multiply(warped, 1 / 64, out=terms[:, 4])  # in the order of magnitude of the slopes
         weighted = (terms * weights[:, None]).reshape(count, 6, -1)
         normal = weighted @ terms.reshape(count, 6, -1).transpose(0, 2, 1)
-        normal += 0.01 * np.eye(6, dtype=np.float32)  # solvable where a picture is flat
+        normal += 0.01 * np.eye(6, dtype=np.float32)  # so that a flat picture is solvable too
         step = np.linalg.solve(normal, weighted @ rest.reshape(count, -1, 1))[:, :4, 0]
         place = place + np.clip(step, -0.05, 0.05)
         place = np.clip(place, (-0.3, -0.3, 0.7, 0.7), (0.3, 0.3, 1.3, 1.3)).astype(np.float32)
@@ -215,30 +217,30 @@ def _fitted(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: 
 
 
 def _medians(rows: np.ndarray) -> np.ndarray:
-    """The median of each row, float32 [N, an even number]; np.median makes sure of NaN, for half the time."""
+    """Returns the median of each row, float32 [N, an even number]; np.median takes twice as long, to handle NaN."""
     half = rows.shape[1] // 2
     return np.sort(rows, axis=1)[:, half - 1 : half + 1].mean(1)
 
 
 def _positions(size: int) -> np.ndarray:
-    """Pixels' middles along a side that runs from -1 to 1."""
+    """Returns the middles of the pixels along a side that runs from -1 to 1."""
     return ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
 
 
 def _warped(
     pictures: np.ndarray, numbers: np.ndarray, place: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures laid over others, bilinear, and the pixels that they have there.
+    """Returns pictures resampled onto others, bilinearly, and which of the positions lie inside them.
 
     Args:
         pictures: float32 [N, S, S].
-        numbers: int [P], of those that are laid.
-        place: float32 [P, 4], shift x and y, scale x and y: what is at u on the other is at shift + scale u, sides
-            running from -1 to 1.
-        at: float32 [K], the positions u wanted, of columns and of rows.
+        numbers: int [P], the numbers of the pictures to resample.
+        place: float32 [P, 4], shift x and y, scale x and y: position u on the other is shift + scale u on this one, where
+            sides run from -1 to 1.
+        at: float32 [K], the positions u, of columns and of rows.
 
     Returns:
-        float32 [P, K, K] and bool [P, K, K], columns before rows: whole rows are quicker to take than single pixels.
+        float32 [P, K, K] and bool [P, K, K], columns before rows: taking whole rows is faster than single pixels.
     """
     size = pictures.shape[1]
     pixel = (place[:, :2, None] + place[:, 2:, None] * at + 1) * size / 2 - 0.5
@@ -251,19 +253,19 @@ def _warped(
 
 
 def _between(pictures: np.ndarray, numbers: np.ndarray, row: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Rows of pictures, each so far on its way to the next."""
+    """Returns rows of pictures, interpolated between each row and the next by `share`."""
     height = pictures.shape[1]
     rows = pictures.reshape(-1, pictures.shape[2])
     before = rows.take(numbers * height + row, axis=0)
-    way = rows.take(numbers * height + row + 1, axis=0)
-    way -= before
-    way *= share[:, :, None]
-    way += before
-    return way
+    between = rows.take(numbers * height + row + 1, axis=0)
+    between -= before
+    between *= share[:, :, None]
+    between += before
+    return between
 
 
 def _agreement(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The 15th percentile of blocks' correlations: float32 [P]; 0 where too few blocks show anything."""
+    """Returns the 15th percentile of the blocks' correlations, float32 [P]; 0 if too few blocks show anything."""
     fixed = pictures[first].transpose(0, 2, 1)
     warped, inside = _warped(pictures, second, place, _positions(pictures.shape[1]))
     one, other = (blocks - blocks.mean(-1, keepdims=True) for blocks in (_blocks(fixed), _blocks(warped)))
@@ -278,7 +280,7 @@ def _agreement(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, plac
 
 
 def _blocks(pictures: np.ndarray) -> np.ndarray:
-    """[P, S, S] as [P, blocks, pixels]."""
+    """Reshapes [P, S, S] to [P, blocks, pixels]."""
     count, size, _ = pictures.shape
     split = pictures.reshape(count, size // _BLOCK, _BLOCK, size // _BLOCK, _BLOCK)
     return split.transpose(0, 1, 3, 2, 4).reshape(count, -1, _BLOCK**2)

@@ -1,31 +1,25 @@
 """Generated chest-CT slices in four classes, for tests and rehearsals without patient data.
 
 Slices are drawn in patient coordinates (x to the side, y to the back, unit: half an image width) in Hounsfield units.
-The seed fixes anatomy, window and noise; the label adds only the lesion, whose shape, edge and place tell the classes
-apart. Linear models on pixels or brightness stay near chance, a small convolutional net does not.
+The seed decides anatomy, window and noise; the label adds only the lesion, and the classes differ in its shape, edge and
+place. Linear models on pixels or brightness stay near chance; a small convolutional network does not.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 
-from ctkeras import runtime
-
 CLASSES: tuple[str, ...] = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")
-DEFAULT_IMAGES, VERSION = 1000, "1.0.0"  # a new version for any change in what is drawn or how it is split
+DEFAULT_IMAGES, VERSION = 1000, "1.0.0"  # raise the version when the drawing or the split changes
 _AIR, _FAT, _TISSUE, _BONE = -1000, -90, 45, 380  # HU, usual values
 
 
 def phantom_slice(seed: int, label: int, *, size: int = 128) -> np.ndarray:
-    """Draws one axial slice as uint8 [size, size], the same bytes for the same arguments.
+    """Draws one axial slice as uint8 [size, size]; the same arguments give the same bytes.
 
     Args:
-        seed: non-negative int; fixes everything but the lesion.
-        label: int index into `CLASSES`; fixes the kind of lesion.
+        seed: non-negative int; decides everything but the lesion.
+        label: int index into `CLASSES`; decides the kind of lesion.
         size: height and width in pixels, at least 16.
 
     Raises:
@@ -34,7 +28,7 @@ def phantom_slice(seed: int, label: int, *, size: int = 128) -> np.ndarray:
     hu = _scene(seed, label, size)[0]
     rng = np.random.default_rng((seed, 2))
     low, high = rng.uniform(-1200, -1000), rng.uniform(200, 450)  # HU, wide lung windows
-    gain, offset = rng.uniform(0.85, 1.0), rng.uniform(-0.04, 0.06)  # of full scale: exports vary
+    gain, offset = rng.uniform(0.85, 1.0), rng.uniform(-0.04, 0.06)  # of full scale; exports vary
     noise = rng.uniform(0.006, 0.02) * rng.standard_normal((size, size), dtype=np.float32)
     noise += 0.7 * np.roll(noise, 1, 0) + 0.7 * np.roll(noise, 1, 1)  # CT noise is correlated
     gray = gain * np.clip((hu - low) / (high - low), 0, 1) + offset + noise
@@ -59,10 +53,10 @@ def split_sizes(n: int) -> dict[str, int]:
     """Divides n images into about 60/15/25 percent for train/valid/test, at least 4 each.
 
     Args:
-        n: number of images in all, at least 12.
+        n: total number of images, at least 12.
 
     Raises:
-        ValueError: n below 12, which leaves some split without some class.
+        ValueError: n is below 12, which would leave a split without one of the classes.
     """
     if n < 12:
         raise ValueError(f"a phantom set needs at least 12 images, got {n}")
@@ -71,14 +65,14 @@ def split_sizes(n: int) -> dict[str, int]:
 
 
 def split_items(n: int, split: str) -> list[tuple[str, int, int]]:
-    """Lists (file name, seed, label) for each slice of a split; splits share no seed.
+    """Lists (file name, seed, label) for each slice of a split; no seed occurs in two splits.
 
     Args:
-        n: number of images in the whole set, at least 12.
+        n: total number of images, at least 12.
         split: train, valid or test.
 
     Raises:
-        ValueError: n below 12 or no such split.
+        ValueError: n is below 12 or there is no such split.
     """
     sizes = split_sizes(n)
     offset = list(sizes).index(split)
@@ -86,70 +80,15 @@ def split_items(n: int, split: str) -> list[tuple[str, int, int]]:
     return [(file, i * len(sizes) + offset, i % 4) for i, file in files]
 
 
-def builder(n: int, data_dir: str) -> Any:
-    """Makes the TFDS builder of a phantom set, features image, label and file; `Phantom` is its class.
-
-    Args:
-        n: number of images in all, at least 12; each n is prepared under its own config.
-        data_dir: folder for TFDS to keep its sets in.
-
-    Raises:
-        ValueError: n below 12.
-    """
-    return _tfds_classes()["Phantom"](n=n, data_dir=data_dir)
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("Phantom", "PhantomConfig"):  # on first use: drawing must not load TensorFlow
-        return _tfds_classes()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-@functools.cache  # TFDS registers a class by its name and refuses a second one
-def _tfds_classes() -> dict[str, type]:
-    runtime.lend_importlib_resources()
-    import tensorflow_datasets as tfds
-
-    @dataclasses.dataclass
-    class PhantomConfig(tfds.core.BuilderConfig):
-        n: int = DEFAULT_IMAGES
-
-    class Phantom(tfds.core.GeneratorBasedBuilder):
-        """Phantom set of n images, see `builder`; TFDS itself passes a config such as "n1000" in place of n."""
-
-        VERSION = tfds.core.Version(VERSION)
-
-        def __init__(self, *, n: int = DEFAULT_IMAGES, config=None, **kwargs):
-            n = n if config is None else int(getattr(config, "name", config)[1:])
-            split_sizes(n)  # complain before any folder is made
-            super().__init__(config=PhantomConfig(name=f"n{n}", n=n), **kwargs)
-
-        def _info(self):
-            image = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
-            columns = {"image": image, "label": tfds.features.ClassLabel(names=CLASSES), "file": tfds.features.Text()}
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(columns))
-
-        def _split_generators(self, dl_manager):
-            return {s: self._generate_examples(s) for s in split_sizes(self.builder_config.n)}
-
-        def _generate_examples(self, split):
-            for file, seed, label in split_items(self.builder_config.n, split):
-                yield file, {"image": phantom_slice(seed, label)[..., None], "label": label, "file": file}
-
-    for cls in (PhantomConfig, Phantom):
-        cls.__qualname__ = cls.__name__  # pickle looks them up in the module by this name
-    return {"PhantomConfig": PhantomConfig, "Phantom": Phantom}
-
-
 def _scene(seed: int, label: int, size: int) -> np.ndarray:
-    """Draws HU and the share of lesion per pixel; float32 [2, size, size]."""
+    """Draws HU and the share of the lesion in each pixel; float32 [2, size, size]."""
     if not 0 <= label < len(CLASSES) or size < 16 or seed < 0:
         raise ValueError(f"no phantom for seed {seed}, label {label}, size {size}")
     rng = np.random.default_rng((seed, 0))
     turn = complex(rng.uniform(0.92, 1.10) * np.exp(1j * rng.uniform(-0.25, 0.25)))  # zoom, radians
     shift = complex(rng.uniform(-0.12, 0.12), rng.uniform(-0.14, 0.14))
-    flip = int(rng.choice((-1, 1)))  # exports differ in which side of the image is left
-    fold = -(-128 // size)  # px; smaller slices are drawn this fine and averaged, to keep spicules
+    flip = int(rng.choice((-1, 1)))  # exports differ in which side is left
+    fold = -(-128 // size)  # small slices are drawn larger by this factor and averaged, to keep spicules
     axis = (np.arange(size * fold, dtype=np.float32) + 0.5) * (2 / size / fold) - 1
     grid = (axis + 1j * axis[:, None] - shift) / turn
     x, y, px = flip * grid.real, grid.imag.copy(), 2 / size / fold / abs(turn)
@@ -161,16 +100,17 @@ def _scene(seed: int, label: int, size: int) -> np.ndarray:
 
 
 def _cover(distance, soft):
-    """Share of a pixel inside a shape, from the signed distance (negative inside)."""
+    """Returns the share of a pixel inside a shape, from the signed distance (negative inside)."""
     return np.clip(0.5 - distance / soft, 0, 1)
 
 
 def _blend(hu, share, value):
+    """Moves HU towards a value, in place."""
     hu += share * (value - hu)
 
 
 def _ellipse(x, y, cx, cy, rx, ry):
-    """Rough signed distance to an ellipse, exact in sign."""
+    """Returns an approximate signed distance to an ellipse; its sign is exact."""
     return (np.sqrt(np.square((x - cx) / rx) + np.square((y - cy) / ry)) - 1) * min(rx, ry)
 
 
@@ -185,7 +125,7 @@ def _anatomy(rng, x, y, px):
     hu = _AIR + 700 * _cover(table, px)  # HU; a padded carbon shell
     _blend(hu, _cover(outer, px), _FAT)
     _blend(hu, _cover(outer + fat, px), _TISSUE)
-    # Ribs run obliquely through the slice, so each shows as a short arc within the wall.
+    # Ribs cross the slice obliquely, so each appears as a short arc within the wall.
     ribs = u(0, 0.5) - np.cos(np.arctan2(y, x * (ry / rx)) * 14 + u(0, 6.28))
     _blend(hu, _cover(np.maximum(np.abs(inner - 0.035) - 0.02, 0.08 * ribs), px), _BONE)
     level = u(0, 0.1)  # 0: at the aortic arch, 0.1: at the ventricles, as the heart widens
@@ -195,17 +135,17 @@ def _anatomy(rng, x, y, px):
         (0, -back, u(0.05, 0.16), 0.3),  # fat behind the sternum
         (0, back, u(0.14, 0.18), 0.24),  # tissue around the spine
         (0.13, 0.24, 0.07, 0.07),  # descending aorta
-        # Hila of any size, so that a bright hilum proves nothing.
+        # Hila of any size, so that a bright hilum does not reveal the class.
         *((sign * u(0.12, 0.24), 0.05, u(0.05, 0.12), u(0.05, 0.12)) for sign in (-1, 1)),
     ]
     middle = functools.reduce(np.minimum, (_ellipse(x, y, *shape) for shape in shapes))
     lung = _cover(np.maximum(inner, -middle), px)
-    _blend(hu, lung, u(-890, -780) + u(0, 140) * y)  # HU; lungs are denser where they hang
-    for _ in range(rng.integers(0, 4)):  # haze in any class, so that brightness proves nothing
+    _blend(hu, lung, u(-890, -780) + u(0, 140) * y)  # HU; lungs are denser towards the back
+    for _ in range(rng.integers(0, 4)):  # haze in any class, so that brightness does not reveal it
         at = float(rng.choice((-1, 1))) * u(0.3, 0.6), u(-0.35, 0.35), u(0.08, 0.24), u(0.08, 0.24)
         _blend(hu, lung * _cover(_ellipse(x, y, *at), 0.13) * u(0.3, 0.6), _TISSUE)
     _blend(hu, _cover(_ellipse(x, y, 0, back + 0.02, 0.10, 0.085), px), 230)  # HU, spongy bone
-    _blend(hu, _cover(_ellipse(np.abs(x), y, max(0.0, level - 0.03), 0.06, 0.035, 0.04), px), _AIR)  # airways fork
+    _blend(hu, _cover(_ellipse(np.abs(x), y, max(0.0, level - 0.03), 0.06, 0.035, 0.04), px), _AIR)  # airways
     return hu, _cover(inner, px), lung, (wide, back)
 
 
@@ -218,7 +158,7 @@ def _vessels(rng, x, y, px):
         uneven = np.cos(3 * turn + u(0, 6.28)) + np.cos(7 * turn + u(0, 6.28))
         count = u(4, 7)  # vessels per half turn
         beat = np.abs(np.sin(count * (turn + 0.1 * uneven + u(-1.5, 1.5) * far) + u(0, 6.28)))
-        # A vessel lies where beat is 0; beyond the fork, on both sides of that.
+        # A vessel lies where beat is 0, and beyond the fork on both sides of that.
         fork = np.maximum(far - 0.13 + 0.03 * uneven, 0) * u(1.5, 3.5)
         shapes.append(far * np.abs(beat - fork) / count - u(0.018, 0.026) * (1 - far / (0.36 + 0.06 * uneven)))
     for _ in range(rng.integers(4, 13)):
@@ -246,7 +186,7 @@ def _lesion(rng, kind, x, y, px, radii):
         return _cover(edge, px), 200 - 220 * _cover(edge + 0.4 * size, 0.06)  # HU
     if kind == "squamous_cell":  # a thick ring around a ragged cavity
         return _cover(edge, px), 120 + (_AIR - 120) * _cover(far - size * u(0.5, 0.68) * (1 - 2 * wavy), px)  # HU
-    # Adenocarcinoma: lobulated and spiculated, at times within ground glass of about -500 HU.
+    # Adenocarcinoma: lobulated and spiculated, sometimes within ground glass of about -500 HU.
     spikes = np.abs(np.cos(int(rng.integers(7, 12)) / 2 * turn + u(0, 6.28))) ** 8 * (0.6 + 4 * wavy)
     core = _cover(far - size * (1 + 2 * wavy + spikes), px)
     return np.maximum(core, _cover(far - size * u(1.2, 1.6), 0.03) * (u() < 0.3)), -500 + core * (120 + 500)

@@ -1,11 +1,11 @@
 """The training input: order → gather → augment → mixup → class weights → prefetch, and evaluation's fixed batches.
 
-Decoding and caching come before, in decoded.py, once for all trials. Everything random is drawn statelessly from
-(seed, epoch, step): the same seed gives the same batches, after a resume as well.
+decoded.py decodes and caches the images once for all trials. Every random draw is a function of (seed, epoch, step), so
+the same seed gives the same batches, also after a resume.
 
-Augmentations, chosen for what varies between scans of the same anatomy: rotation and shift (how the patient lies), zoom
+The augmentations imitate what varies between scans of the same anatomy: rotation and shift (how the patient lies), zoom
 (body size, field of view), brightness and contrast (window setting, dose). No flips: a mirrored chest has its heart on
-the right, which is a finding. No elastic or cut-out: they draw or erase lesion edges, which are what the classes differ by.
+the right, which is a finding. No elastic deformation or cut-out: they change lesion edges, in which the classes differ.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from ctkeras import images, runtime
 from ctkeras.decoded import Split
 
-# At strength 1. Angles and shifts stay within what positioning does; contrast within common window settings.
+# At strength 1. Angles and shifts are those of usual positioning, contrast that of common window settings.
 ROTATION = 10.0  # degrees either way
 SHIFT = 0.05  # of the side, either way
 ZOOM = 0.10  # of the side, either way
@@ -27,7 +27,7 @@ CONTRAST = 0.15  # of the distance to the mean, either way
 
 
 class Batch(NamedTuple):
-    """What a step takes."""
+    """The input of one step."""
 
     inputs: np.ndarray  # uint8 or float32 [B, S, S, 3], or features float32 [B, D]
     labels: np.ndarray  # float32 [B, C], soft
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What decides the training batches beside the images."""
+    """What decides the training batches apart from the images."""
 
     batch_size: int
     seed: int
@@ -46,7 +46,7 @@ class Recipe:
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Balanced weights n / (C n_c), as scikit-learn's `class_weight="balanced"`: float32 [C], their mean over labels is 1.
+    """Returns balanced weights n / (C n_c), as scikit-learn's `class_weight="balanced"`: float32 [C], mean 1 over labels.
 
     Args:
         labels: int [N].
@@ -57,12 +57,12 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Full batches in an epoch; the rest is left out, other images each epoch. Fewer images than a batch are one batch."""
+    """Returns the full batches per epoch, at least one; each epoch leaves out different images of the remainder."""
     return max(1, examples // batch_size)
 
 
 def epoch_order(labels: np.ndarray, recipe: Recipe, epoch: int) -> np.ndarray:
-    """Which image stands where in an epoch: int32 [steps, B], from (seed, epoch) alone.
+    """Returns the order of images in an epoch, which depends only on (seed, epoch): int32 [steps, B].
 
     Args:
         labels: int [N].
@@ -75,7 +75,7 @@ def epoch_order(labels: np.ndarray, recipe: Recipe, epoch: int) -> np.ndarray:
     if recipe.class_weighting == "sampling":
         weights = class_weights(labels, int(labels.max()) + 1)[labels]
         order = rng.choice(len(labels), size=needed, p=weights / weights.sum())
-    else:  # wraps round when the set is smaller than a batch, since a batch's size is part of the compiled program
+    else:  # repeats images if there are fewer than a batch holds, because the compiled program fixes the batch size
         order = np.resize(rng.permutation(len(labels)), needed)
     return order.astype(np.int32).reshape(steps, recipe.batch_size)
 
@@ -86,7 +86,7 @@ def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     Args:
         split: the decoded training images.
         recipe: see Recipe.
-        epoch: from 0; decides order and every random draw together with the seed.
+        epoch: from 0; with the seed it decides the order and every random draw.
     """
     order = epoch_order(split.labels, recipe, epoch)
     if not recipe.augmentation and not recipe.mixup_alpha:
@@ -107,7 +107,7 @@ def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
 
 
 def _plain_batches(split: Split, recipe: Recipe, order: np.ndarray) -> Iterator[Batch]:
-    """Batches with nothing drawn but their order, which need no TensorFlow."""
+    """Yields batches in which only the order is random; needs no TensorFlow."""
     classes = len(split.class_names)
     weights = class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes, np.float32)
     for indices in order:
@@ -120,9 +120,9 @@ def view_batches(split: Split, *, view: int, augmentation: float, batch_size: in
 
     Args:
         split: the decoded images.
-        view: decides the draws; view 0 is not augmented. No trial's seed enters, so that trials share views.
+        view: decides the draws, without any trial's seed, so that trials share views; view 0 is not augmented.
         augmentation: strength.
-        batch_size: images a batch.
+        batch_size: images per batch.
     """
     for start in range(0, len(split.files), batch_size):
         gray = padded(np.asarray(split.images[start : start + batch_size]), batch_size)
@@ -134,7 +134,7 @@ def view_batches(split: Split, *, view: int, augmentation: float, batch_size: in
 
 
 def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Yields images in order, raw, the last batch padded and masked by weight 0."""
+    """Yields images in order and not augmented; the last batch is padded, with weight 0."""
     one_hot = np.eye(len(split.class_names), dtype=np.float32)
     for start in range(0, len(split.files), batch_size):
         stop = start + batch_size
@@ -145,13 +145,13 @@ def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
 
 def padded(array: np.ndarray, length: int) -> np.ndarray:
-    """The array with zeros appended to `length` rows."""
+    """Returns the array with zeros appended up to `length` rows."""
     return np.pad(array, [(0, length - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
 @functools.lru_cache(maxsize=4)
 def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) -> Callable:
-    """A traced function from (indices [B], seed [2], strength, alpha) to a batch, for all runs whose numbers differ only."""
+    """Returns a traced function from (indices [B], seed [2], strength, alpha) to a batch, shared by runs with other numbers."""
     import tensorflow as tf
 
     classes = len(split.class_names)
@@ -165,21 +165,21 @@ def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) 
             gray = _augment(gray, seed, strength)
         if mixed:
             gray, soft = _mixup(tf.cast(gray, tf.float32), soft, seed, alpha)
-        # After mixup, on the soft label: a mixture weighs what its classes weigh.
+        # After mixup, from the soft label: a mixture has the mean weight of its classes.
         return tf.repeat(gray, 3, axis=-1), soft, tf.linalg.matvec(soft, weights)
 
     return tf.function(batch_of)
 
 
 def _uniform(seed: Any, which: int, half_width: Any, shape: tuple) -> Any:
-    """Stateless draws from -half_width..half_width; `which` keeps one batch's draws apart."""
+    """Returns stateless draws from -half_width..half_width; `which` distinguishes the draws of one batch."""
     import tensorflow as tf
 
     return tf.random.stateless_uniform(shape, seed=seed + [0, which], minval=-half_width, maxval=half_width)
 
 
 def _augment(gray: Any, seed: Any, strength: Any) -> Any:
-    """Augments a batch: one warp, then keras-cv's contrast and brightness, given draws of our own as theirs can't be seeded.
+    """Augments a batch: one warp, then keras-cv's contrast and brightness with our draws, because theirs cannot be seeded.
 
     Args:
         gray: uint8 [B, S, S, 1].
@@ -205,7 +205,7 @@ def _augment(gray: Any, seed: Any, strength: Any) -> Any:
 
 
 def _warp(gray: Any, seed: Any, strength: Any) -> Any:
-    """Rotates, zooms and shifts a batch in one bilinear resampling: three in a row, as three layers do, blur lesion edges.
+    """Rotates, zooms and shifts a batch in one bilinear resampling; three in a row, as by three layers, blur lesion edges.
 
     Args:
         gray: uint8 [B, S, S, 1].
@@ -219,7 +219,7 @@ def _warp(gray: Any, seed: Any, strength: Any) -> Any:
     zoom = 1.0 + _uniform(seed, 1, ZOOM * strength, (count,))
     down, right = (side * _uniform(seed, which, SHIFT * strength, (count,)) for which in (2, 3))
     cos, sin, middle = zoom * tf.cos(angle), zoom * tf.sin(angle), (side - 1) / 2
-    # Of each pixel that comes out, where it is from: (cos x - sin y, sin x + cos y) about the middle, and shifted.
+    # Maps each output pixel to its source: (cos x - sin y, sin x + cos y) about the middle, then shifted.
     across = [cos, -sin, middle * (1 - cos + sin) + right]
     along = [sin, cos, middle * (1 - sin - cos) + down]
     return tf.raw_ops.ImageProjectiveTransformV3(
@@ -233,13 +233,13 @@ def _warp(gray: Any, seed: Any, strength: Any) -> Any:
 
 
 def _given(draws: Any, *_: Any, **__: Any) -> Any:
-    """Stands in for a keras-cv layer's own draws."""
+    """Replaces a keras-cv layer's own draws."""
     return draws
 
 
 @functools.cache
 def _view_function() -> Callable:
-    """A traced function from (gray [B, S, S, 1], seed [2], strength) to the augmented batch."""
+    """Returns a traced function from (gray [B, S, S, 1], seed [2], strength) to the augmented batch."""
     runtime.configure_tensorflow()
     import tensorflow as tf
 
@@ -247,7 +247,7 @@ def _view_function() -> Callable:
 
 
 def _log_gamma_draw(seed: Any, which: int, alpha: Any, shape: Any) -> Any:
-    """Stateless draws of log Gamma(alpha), float32 (Marsaglia & Tsang 2000, note on alpha below 1)."""
+    """Returns stateless draws of log Gamma(alpha), float32 (Marsaglia & Tsang 2000, note on alpha below 1)."""
     import tensorflow as tf
 
     boosted = tf.random.stateless_gamma(shape, seed + [0, which], alpha + 1.0)
@@ -256,7 +256,7 @@ def _log_gamma_draw(seed: Any, which: int, alpha: Any, shape: Any) -> Any:
 
 
 def _mixup(batch: Any, labels: Any, seed: Any, alpha: Any) -> tuple[Any, Any]:
-    """keras-cv's MixUp with its two draws, the pairs and the shares, taken from `seed`.
+    """Applies keras-cv's MixUp, with its two draws, pairs and shares, taken from `seed`.
 
     Args:
         batch: float32 [B, S, S, 1].
@@ -271,7 +271,7 @@ def _mixup(batch: Any, labels: Any, seed: Any, alpha: Any) -> tuple[Any, Any]:
         def _mixup(self, images: Any) -> tuple[Any, Any, Any]:
             count = tf.shape(images)[:1]
             pairs = tf.argsort(tf.random.stateless_uniform(count, seed + [0, 9]))
-            # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws underflow to one and the same number.
+            # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws would underflow to 0.
             logs = [_log_gamma_draw(seed, which, alpha, count) for which in (7, 8)]
             shares = tf.sigmoid(logs[0] - logs[1])
             share = tf.reshape(shares, [-1, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""Where images come from: a zip, a folder or Kaggle in split/class/image layout, listed and checked before anything is read."""
+"""Where images come from: a zip, a folder or Kaggle in split/class/image layout, listed and checked before any is decoded."""
 
 import dataclasses
 import hashlib
@@ -16,10 +16,10 @@ from ctkeras.images import EXTENSIONS
 
 SPLITS = ("train", "valid", "test")
 KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
-MAX_FILE_BYTES = 256 * 2**20  # bytes; of one image file, far above any slice, so that a zip bomb is refused unread
+MAX_FILE_BYTES = 256 * 2**20  # bytes per image file, far above any slice, so that a zip bomb is refused unread
 _SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid"}
 _SPLIT_NAMES |= {"test": "test", "testing": "test"}
-# The Kaggle set names a class folder by class, place and stage in train and valid, and by class alone in test.
+# The Kaggle set names its class folders by class, place and stage in train and valid, but only by class in test.
 _CT_CLASSES = {
     "adenocarcinoma": r"adenocarcinoma",
     "large_cell": r"large[._ -]?cell",
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set before it is prepared; `fingerprint` changes when any image, name or class does."""
+    """A data set; `fingerprint` changes when any image, file name or class changes."""
 
     kind: str  # chest_ct, folder or phantom
     path: str
@@ -49,6 +49,11 @@ class Source:
     fingerprint: str
     entries: tuple[Entry, ...] = ()
     images: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name of the data set's entries in the cache; long enough for a generated set's whole fingerprint."""
+        return self.fingerprint[:20]
 
 
 def open_source(spec: str) -> Source:
@@ -58,7 +63,7 @@ def open_source(spec: str) -> Source:
         spec: a zip file, a folder, `phantom`, `phantom:<images>` or `kaggle`.
 
     Raises:
-        UserError: nothing there, no such layout, or a fault named with its file.
+        UserError: there is no such file or folder, its layout is not the one required, or one of its files is faulty.
     """
     if not spec:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
@@ -74,7 +79,7 @@ def open_source(spec: str) -> Source:
             folders = [member.filename for member in archive.infolist() if member.filename.endswith("/")]
     else:
         raise UserError(
-            f"{spec} is no file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
+            f"{spec} is not a file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
         )
     entries = _classified(listed, path)
     _refuse_empty(folders, listed, path)
@@ -84,7 +89,7 @@ def open_source(spec: str) -> Source:
 
 
 def count(source: Source, split: str) -> int:
-    """Images in a split."""
+    """Returns the number of images in a split."""
     if source.kind == "phantom":
         from ctkeras import phantom
 
@@ -96,7 +101,7 @@ def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
     """Yields the encoded images of one split.
 
     Raises:
-        UserError: a file has gone, or its bytes contradict the zip's checksum.
+        UserError: a file is missing, or its bytes do not match the zip's checksum.
     """
     for entry, content in contents(source, split):
         if isinstance(content, UserError):
@@ -107,12 +112,12 @@ def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
 def contents(
     source: Source, split: str, *, only: Container[str] | None = None
 ) -> Iterator[tuple[Entry, bytes | UserError]]:
-    """Yields the encoded images of one split, and in place of one that can't be read the reason.
+    """Yields the encoded images of one split; an unreadable file yields the reason instead of its bytes.
 
     Args:
-        source: what open_source returned; a generated one is drawn.
+        source: what open_source returned; generated images are drawn.
         split: train, valid or test.
-        only: the files wanted; None for all.
+        only: the files to read; None for all.
     """
     entries = [entry for entry in source.entries if entry.split == split and (only is None or entry.file in only)]
     path = Path(source.path)
@@ -123,18 +128,18 @@ def contents(
             try:
                 yield entry, (path / entry.file).read_bytes()
             except OSError as error:
-                yield entry, UserError(f"{path / entry.file} can't be read: {error.strerror or error}")
+                yield entry, UserError(f"cannot read {path / entry.file}: {error.strerror or error}")
     else:
         with zipfile.ZipFile(path) as archive:
             for entry in entries:
                 try:
                     yield entry, archive.read(entry.file)
-                except Exception as error:  # as for the zip's directory
-                    yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); get the zip again")
+                except Exception as error:  # zipfile raises many types, see _list_zip
+                    yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")
 
 
 def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[tuple[Entry, bytes]]:
-    """The generated images of one split, as PNG."""
+    """Yields the generated images of one split, as PNG."""
     from PIL import Image
 
     from ctkeras import phantom
@@ -148,14 +153,14 @@ def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[
 
 
 def _phantom(spec: str) -> Source:
-    """The generated set; its fingerprint is its size."""
+    """Returns a generated set; its fingerprint is its size and the version of what is drawn."""
     from ctkeras import phantom
 
     text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
     if not text.isascii() or not text.isdigit():
         raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
     if len(text) > 6:
-        raise UserError(f"{spec} is more than can be drawn in a day; phantom takes up to 999999 images")
+        raise UserError(f"{spec} would take over a day to draw; phantom takes up to 999999 images")
     try:
         phantom.split_sizes(int(text))
     except ValueError as error:
@@ -164,11 +169,11 @@ def _phantom(spec: str) -> Source:
 
 
 def _list_folder(root: Path) -> list[tuple[str, int, int]]:
-    """(path, bytes, CRC-32) of each image under a folder. The content is read: a changed file may keep its size and date."""
+    """Returns (path, bytes, CRC-32) of each image under a folder; reads them, since a changed file may keep size and date."""
     files = []
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link to a folder above would never end
+        if (real := os.path.realpath(folder)) in seen:  # a link to a parent folder would never end
             below.clear()
             continue
         seen.add(real)
@@ -179,36 +184,36 @@ def _list_folder(root: Path) -> list[tuple[str, int, int]]:
             _check_name(inside, root)
             try:
                 if path.stat().st_size > MAX_FILE_BYTES:
-                    raise UserError(f"{path} has over {MAX_FILE_BYTES >> 20} MB; no slice is that large")
+                    raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB; no CT slice is that large")
                 content = path.read_bytes()
             except OSError as error:
-                raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+                raise UserError(f"cannot read {path}: {error.strerror or error}") from error
             files.append((inside, len(content), zlib.crc32(content)))
     return sorted(files)
 
 
 def _check_name(name: str, path: Path) -> None:
-    """Refuses a name that is no Unicode, which could not be written into predictions.csv."""
+    """Refuses a file name that is not valid Unicode, because predictions.csv could not hold it."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
         shown = name.encode("utf-8", "backslashreplace").decode()
-        raise UserError(f"{path} holds a file whose name is no Unicode, {shown}; rename it") from error
+        raise UserError(f"{path} contains a file whose name is not valid Unicode, {shown}; rename it") from error
 
 
 def _list_zip(path: Path) -> list[tuple[str, int, int]]:
-    """(path, bytes, CRC-32) of each image in a zip, from its directory; nothing is unpacked."""
+    """Returns (path, bytes, CRC-32) of each image in a zip, from its directory; nothing is unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except Exception as error:  # zipfile meets damage with IndexError, UnicodeDecodeError and struct.error too
+    except Exception as error:  # a damaged zip also raises IndexError, UnicodeDecodeError, struct.error
         raise UserError(f"{path} is not a zip file ({error}); --data takes a zip or a folder") from error
     files = []
     for member in members:
         parts = PurePosixPath(member.filename).parts
         if ".." in parts or member.filename.startswith("/") or "\\" in member.orig_filename:
             raise UserError(
-                f"{path} holds {member.orig_filename!r}, which climbs out of its folder; the zip is refused"
+                f"{path} contains {member.orig_filename!r}, which points outside its folder; this zip is not safe to read"
             )
         if not member.filename or member.is_dir() or not _is_image_name(member.filename):
             continue
@@ -216,25 +221,25 @@ def _list_zip(path: Path) -> list[tuple[str, int, int]]:
             raise UserError(f"{member.filename} in {path} is encrypted; unpack the zip and pass the folder")
         if member.file_size > MAX_FILE_BYTES:
             raise UserError(
-                f"{member.filename} in {path} unpacks to over {MAX_FILE_BYTES >> 20} MB; the zip is refused"
+                f"{member.filename} in {path} unpacks to more than {MAX_FILE_BYTES >> 20} MB; no CT slice is that large"
             )
         _check_name(member.filename, path)
         files.append((member.filename, member.file_size, member.CRC))
     names = [name for name, _, _ in files]
     if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise UserError(f"{path} holds {repeated} twice; unpack it, and pass the folder")
+        raise UserError(f"{path} contains {repeated} twice; unpack it and pass the folder")
     return sorted(files)
 
 
 def _is_image_name(name: str) -> bool:
-    """Whether a path names an image and is none of an operating system's droppings."""
+    """Whether a path names an image and is not a hidden file of an operating system."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and name.lower().endswith(EXTENSIONS)
 
 
 def _classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:
-    """Reads split and class off each path: …/split/class/…/image, with one root for all."""
+    """Reads split and class from each path, …/split/class/…/image; all must have the same root."""
     placed: list[tuple[str, str, tuple[str, int, int]]] = []
     roots: Counter[str] = Counter()
     for file in files:
@@ -244,18 +249,23 @@ def _classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, .
             roots["/".join(parts[:depth])] += 1
             placed.append((_SPLIT_NAMES[parts[depth].lower()], parts[depth + 1], file))
     if not placed:
-        raise UserError(f"{path} holds no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE")
+        raise UserError(
+            f"{path} contains no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE"
+        )
     if len(roots) > 1:
-        raise UserError(f"{path} holds more than one data set ({', '.join(sorted(roots))}); pass one of those folders")
+        raise UserError(
+            f"{path} contains more than one data set, in {', '.join(sorted(root or '.' for root in roots))}; "
+            "pass one of these folders"
+        )
     named = _class_name if _is_chest_ct({(split, folder) for split, folder, _ in placed}) else str
     return tuple(Entry(split, named(folder), *file) for split, folder, file in placed)
 
 
 def _refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: Path) -> None:
-    """Refuses a class folder without an image, which would otherwise be a class that nobody hears of.
+    """Refuses a class folder without images, which would otherwise be ignored silently.
 
     Args:
-        folders: paths inside the source, each with a / at its end.
+        folders: paths inside the source, each ending in /.
         files: the images listed.
         path: the source.
     """
@@ -266,11 +276,13 @@ def _refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: P
         parts = PurePosixPath(folder).parts
         is_class = len(parts) > 1 and parts[-2].lower() in _SPLIT_NAMES and f"{'/'.join(parts[:-1])}/" in filled
         if is_class and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            raise UserError(f"{path}: {folder} holds no images, so its class is empty; add images or remove the folder")
+            raise UserError(
+                f"{path}: {folder} contains no images, so its class is empty; add images or remove the folder"
+            )
 
 
 def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:
-    """Whether class folders are the Kaggle set's: train has its four, and no split has two folders for one of them."""
+    """Whether class folders are the Kaggle set's: train has its four, and no split has two folders for the same class."""
     train = {_class_name(folder) for split, folder in folders if split == "train"}
     return train == set(_CT_CLASSES) and len({(split, _class_name(folder)) for split, folder in folders}) == len(
         folders
@@ -278,7 +290,7 @@ def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:
 
 
 def _class_name(folder: str) -> str:
-    """The class a folder stands for: the Kaggle set's four by their short names, any other by its own."""
+    """Returns a folder's class: one of the Kaggle set's four short names, else the folder's own name."""
     for name, pattern in _CT_CLASSES.items():
         if re.match(pattern, folder.lower()):
             return name
@@ -286,25 +298,25 @@ def _class_name(folder: str) -> str:
 
 
 def _checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
-    """The class names in label order, once every split is known to hold every one of them.
+    """Returns the class names in label order, after checking that every split has all of them.
 
     Raises:
-        UserError: a missing split, a class that a split lacks or that train doesn't know, or fewer than two.
+        UserError: a split is missing, a class is missing from a split or from train, or there are fewer than two.
     """
     present = {split: {entry.class_name for entry in entries if entry.split == split} for split in SPLITS}
     for split in SPLITS:
         if not present[split]:
             raise UserError(
-                f"{path} has no images in {split}/; it needs train/, valid/ and test/, each with a folder a class"
+                f"{path} has no images in {split}/; it needs train/, valid/ and test/, each with one folder per class"
             )
     for split in ("valid", "test"):
         if unknown := sorted(present[split] - present["train"]):
             raise UserError(
-                f"{path}: {split}/ has the class {unknown[0]!r}, which train/ lacks; add images or take it out"
+                f"{path}: {split}/ has the class {unknown[0]!r}, which train/ does not; add images to train/ or remove it"
             )
         if missing := sorted(present["train"] - present[split]):
             raise UserError(
-                f"{path}: the class {missing[0]!r} is empty in {split}/; add images or take it out of train/"
+                f"{path}: the class {missing[0]!r} is empty in {split}/; add images or remove it from train/"
             )
     if len(present["train"]) < 2:
         raise UserError(f"{path} has one class, {present['train'].pop()!r}; a classifier needs two or more")
@@ -312,16 +324,16 @@ def _checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
 
 
 def _fingerprint(entries: tuple[Entry, ...]) -> str:
-    """SHA-256 over names, classes and contents; the same for a zip and for its unpacked folder's data."""
+    """Returns the SHA-256 of names, classes and contents, which is the same for a zip and for its unpacked folder."""
     rows = "\n".join(f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}" for e in entries)
     return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _download_from_kaggle() -> Path:
-    """Downloads the public set with kagglehub, which keeps it.
+    """Downloads the public set with kagglehub, which caches it.
 
     Raises:
-        UserError: the extra or the key is missing, or Kaggle can't be reached.
+        UserError: kagglehub or the key is missing, or Kaggle cannot be reached.
     """
     try:
         import kagglehub
@@ -330,9 +342,9 @@ def _download_from_kaggle() -> Path:
     has_key = os.environ.get("KAGGLE_KEY") or os.environ.get("KAGGLE_API_TOKEN")
     places = (Path.home() / ".kaggle/kaggle.json", Path.home() / ".kaggle/access_token")
     if not has_key and not any(place.exists() for place in places):
-        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json into ~/.kaggle, or pass a downloaded zip")
+        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json in ~/.kaggle, or pass a downloaded zip")
     try:
         return Path(kagglehub.dataset_download(KAGGLE_SET))
-    except Exception as error:  # kagglehub raises its own, requests' and urllib3's errors
+    except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{KAGGLE_SET} could not be downloaded ({reason}); pass a downloaded zip instead") from error
+        raise UserError(f"cannot download {KAGGLE_SET} ({reason}); pass a downloaded zip instead") from error

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctkeras import audit, decoded, phantom, sources
+from ctkeras import audit, decoded, phantom, runtime, sources
 from ctkeras.config import UserError
 
 SIZE = 128  # pixels
@@ -56,7 +57,7 @@ def as_jpeg(number, **options):
     return content.getvalue()
 
 
-def told(audited):
+def leaks_of(audited):
     """Leaks as (from, to, files, distinct, exact)."""
     return [(leak.split, leak.into, len(leak.files), leak.distinct, leak.exact) for leak in audited.leaks()]
 
@@ -81,7 +82,7 @@ def test_one_picture_in_three_modes_is_one_image(tmp_path):
 def test_saved_as_jpeg_is_near_and_not_exact(tmp_path):
     files = clean_set() | {"test/a/copy.jpg": as_jpeg(0)}  # 0 is in train
     audited = audit.examine(write_set(tmp_path / "set", files))
-    assert told(audited) == [("test", "train", 1, 1, False)]
+    assert leaks_of(audited) == [("test", "train", 1, 1, False)]
     assert [pair[:2] for pair in audited.pairs] == [("train/a/0.png", "test/a/copy.jpg")]
     exact, near = audited.twins(), audited.twins(near=True)
     assert exact["train/a/0.png"] != exact["test/a/copy.jpg"]
@@ -108,7 +109,7 @@ def test_what_hangs_together_by_pairs_is_one_group():
 def test_a_near_twin_beside_an_exact_one_is_not_counted_again(tmp_path):
     files = clean_set() | {"train/a/copy.jpg": as_jpeg(0), "test/a/same.png": 0, "test/a/again.png": 0}
     audited = audit.examine(write_set(tmp_path / "set", files))
-    assert told(audited) == [("test", "train", 2, 1, True)]
+    assert leaks_of(audited) == [("test", "train", 2, 1, True)]
 
 
 def counted(source):
@@ -149,7 +150,7 @@ def test_counts_agree_with_counting_each_against_each(tmp_path, seed):
     audited = audit.examine(source)
     distinct, leaks, conflicts = counted(source)
     assert len(set(audited.twins().values())) == distinct < len(audited.images)
-    assert told(audited) == leaks
+    assert leaks_of(audited) == leaks
     assert {frozenset(pair) for pair in audited.conflicts()} == conflicts
     assert leaks
     assert conflicts
@@ -161,7 +162,7 @@ def test_the_real_set_agrees_with_counting_each_against_each(real_data):
     audited = audit.examine(source)
     distinct, leaks, conflicts = counted(source)
     assert len(set(audited.twins().values())) == distinct
-    assert [leak for leak in told(audited) if leak[-1]] == leaks
+    assert [leak for leak in leaks_of(audited) if leak[-1]] == leaks
     assert {frozenset(pair) for pair in audited.conflicts()} == conflicts
     assert audited.unreadable == {}
     # Near leaks, from the pairs alone: no chain of pairs makes one.
@@ -315,3 +316,22 @@ def test_leaving_out_loads_no_tensorflow(tmp_path):
     dropped, *modules = done.stdout.split()
     assert dropped == "1"
     assert not {"tensorflow", "jax", "keras", "sklearn"} & set(modules)
+
+
+def test_the_cache_is_bounded_and_what_is_used_stays(tmp_path, own_cache, monkeypatch):
+    specs = ("phantom:12", "phantom:13", "phantom:14")
+    for age, spec in enumerate(specs[:2]):
+        audit.load(sources.open_source(spec))
+        os.utime(audit.folder(sources.open_source(spec)), (age, age))
+    audit.load(sources.open_source(specs[0]))  # used last
+    one = runtime.folder_bytes(audit.folder(sources.open_source(specs[0])))
+    monkeypatch.setattr(audit, "CACHE_BYTES", int(2.5 * one))
+    audit.load(sources.open_source(specs[2]))
+    assert [audit.folder(sources.open_source(spec)).exists() for spec in specs] == [True, False, True]
+
+
+def test_agreement_has_three_decimals(tmp_path):
+    audited = audit.examine(write_set(tmp_path / "set", clean_set() | {"test/a/copy.jpg": as_jpeg(0)}))
+    ((_, _, agreement),) = audited.pairs
+    assert 0.9 < agreement < 1
+    assert agreement == round(agreement, 3) != round(agreement, 2)

@@ -311,12 +311,12 @@ MISTAKES = {
     "YAML with a day that is none": (with_yaml("no day"), "no day.yaml"),
     "YAML with a huge number": (with_yaml("huge"), "batch_size"),
     "no data": (trained_on(""), "no data given"),
-    "data missing": (trained_on("no/such.zip"), "no/such.zip is no file or folder"),
-    "data of too long a name": (trained_on("x" * 300), "is no file or folder"),
+    "data missing": (trained_on("no/such.zip"), "no/such.zip is not a file or folder"),
+    "data of too long a name": (trained_on("x" * 300), "is not a file or folder"),
     "data a text": (trained_on(lambda at: at.text), "is not a zip file"),
     "data half a zip": (trained_on(lambda at: at.half_zip), "is not a zip file"),
     "data encrypted": (trained_on(lambda at: at.encrypted), "encrypted"),
-    "data climbing": (trained_on(lambda at: at.climbing), "climbs out"),
+    "data climbing": (trained_on(lambda at: at.climbing), "points outside its folder"),
     "data a folder with nothing": (trained_on(lambda at: at.empty), "no images in the layout"),
     "data without valid": (trained_on(lambda at: at.no_valid), "no images in valid/"),
     "data of one class": (trained_on(lambda at: at.one_class), "one class, 'left'"),
@@ -324,8 +324,8 @@ MISTAKES = {
     "phantoms of no number": (trained_on("phantom:x"), "got 'phantom:x'"),
     "too few phantoms": (trained_on("phantom:3"), "at least 12"),
     "prepare nothing": (lambda at: ("data", "prepare"), "no data given"),
-    "prepare what is missing": (lambda at: ("data", "prepare", "--data", at.missing), "is no file or folder"),
-    "prepare a climbing zip": (lambda at: ("data", "prepare", "--data", at.climbing), "climbs out"),
+    "prepare what is missing": (lambda at: ("data", "prepare", "--data", at.missing), "is not a file or folder"),
+    "prepare a climbing zip": (lambda at: ("data", "prepare", "--data", at.climbing), "points outside its folder"),
     "resume nothing": (lambda at: ("train", "--resume", at.missing), "missing is not a run folder"),
     "resume a file": (lambda at: ("train", "--resume", at.text), "notes.txt is not a run folder"),
     "resume images": (lambda at: ("train", "--resume", at.good), "config.json can't be read"),
@@ -336,7 +336,7 @@ MISTAKES = {
     "resume another program's config": (resumed("foreign_config"), "unknown hyperparameter 'learning_rate'"),
     "resume a bad value": (resumed("bad_value"), "dropout must be"),
     "resume damaged metrics": (resumed("damaged_metrics"), "metrics.json is not JSON"),
-    "resume without its data": (resumed("data_gone"), "is no file or folder"),
+    "resume without its data": (resumed("data_gone"), "is not a file or folder"),
     "resume without its weights": (resumed("weights_gone"), "is not a folder"),
     "evaluate nothing": (lambda at: ["evaluate"], "RUN_FOLDER"),
     "evaluate what is missing": (lambda at: ("evaluate", at.missing), "missing is not a run folder"),
@@ -344,8 +344,8 @@ MISTAKES = {
     "evaluate images": (lambda at: ("evaluate", at.good), "config.json can't be read"),
     "evaluate a file": (lambda at: ("evaluate", at.models / "good.keras"), "is not a run folder"),
     "evaluate an unknown split": (evaluated("good", "--split", "val"), "'train', 'valid', 'test'"),
-    "evaluate on missing data": (evaluated("good", "--data", "nowhere"), "nowhere is no file or folder"),
-    "evaluate without its data": (evaluated("data_gone"), "is no file or folder"),
+    "evaluate on missing data": (evaluated("good", "--data", "nowhere"), "nowhere is not a file or folder"),
+    "evaluate without its data": (evaluated("data_gone"), "is not a file or folder"),
     "evaluate on other classes": (evaluated("good", "--data", "phantom:12"), "knows the classes left, right"),
     "evaluate a damaged config": (evaluated("damaged_config"), "config.json is not JSON"),
     "evaluate another program's config": (evaluated("foreign_config"), "learning_rate"),
@@ -418,7 +418,9 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(place, capfd, monkeypatch, 
 def test_mistakes_leave_nothing_half_made_in_the_cache(place, capfd, monkeypatch, tmp_path):
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
     check(("data", "prepare", "--data", place.damaged), capfd, "test/right/1.png", untouched=place.root)
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert {path.stem for path in left} == {"train", "valid"}  # the splits without a fault, whole
+    assert all(path.with_suffix(".json").exists() for path in left)
 
 
 def test_the_fixtures_are_right_where_they_should_be(place, capfd):

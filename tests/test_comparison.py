@@ -99,7 +99,7 @@ def test_without_the_data_each_file_counts(make_run, answers, image_folder, caps
     image_folder.rename(image_folder.with_name("gone"))
     assert comparison.compare(a, b, "valid")["n_distinct"] == 8
     assert "copies" in capsys.readouterr().err
-    with pytest.raises(UserError, match="elsewhere is no file or folder"):
+    with pytest.raises(UserError, match="elsewhere is not a file or folder"):
         comparison.compare(a, b, "valid", data="elsewhere")
 
 

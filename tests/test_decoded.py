@@ -1,5 +1,6 @@
 """A split's arrays: in order, rightly labelled, decoded once, and no other split touched."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from conftest import write_images
 from PIL import Image
 
-from ctkeras import dataset, decoded, images, near, runtime, sources
+from ctkeras import decoded, images, near, phantom, runtime, sources
 from ctkeras.config import UserError
 
 SIZE = 12  # pixels
@@ -144,6 +145,7 @@ def test_arrays_without_their_table_count_for_nothing(source, own_cache):
 def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypatch):
     for size in (16, 17, 18):
         decoded.load_split(source, "valid", size)
+        os.utime(decoded.split_folder(source, size), (size, size))  # seconds; clocks are too coarse to tell them apart
     decoded.load_split(source, "valid", 16)  # used last
     one = runtime.folder_bytes(next((own_cache / "decoded").glob("*-18")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
@@ -170,20 +172,6 @@ def test_two_that_decode_at_once_get_the_same(source, opened):
     assert len(opened) == 22  # by one of them
     np.testing.assert_array_equal(splits[0].images, splits[1].images)
     assert splits[0].files == splits[1].files
-
-
-def test_a_prepared_set_holds_the_same_images(source):
-    builder = dataset.prepare(source)
-    for split in sources.SPLITS:
-        own = decoded.load_split(source, split, SIZE)
-        rows = builder.as_dataset(split=split, decoders=dataset.undecoded()).as_numpy_iterator()
-        prepared = {
-            row["file"].decode(): (int(row["label"]), images.decode_gray(row["image"], name="x")) for row in rows
-        }
-        assert set(prepared) == set(own.files)
-        for file, label, pixels in zip(own.files, own.labels, own.images, strict=True):
-            assert prepared[file][0] == label
-            np.testing.assert_array_equal(images.resize(prepared[file][1], SIZE), pixels)
 
 
 def test_a_zip_gives_what_its_folder_gives(folder, source, tmp_path):
@@ -262,3 +250,22 @@ def test_a_full_disk_is_told(source, monkeypatch):
     monkeypatch.setattr(np, "save", fail)
     with pytest.raises(UserError, match="No space left on device"):
         decoded.load_split(source, "train", SIZE)
+
+
+def test_the_looks_are_bounded_too(source, monkeypatch):
+    decoded.load_split(source, "valid", SIZE)
+    old = decoded.looks_folder(source)
+    os.utime(old, (1, 1))
+    monkeypatch.setattr(decoded, "LOOKS_BYTES", 1)
+    decoded.load_split(sources.open_source("phantom:12"), "valid", 32)
+    assert not old.exists()
+    assert decoded.looks_folder(sources.open_source("phantom:12")).exists()
+
+
+def test_versions_of_what_is_drawn_are_cached_apart(monkeypatch):
+    folders = []
+    for version in ("1.0.0", "1.0.1"):
+        monkeypatch.setattr(phantom, "VERSION", version)
+        source = sources.open_source("phantom:999999")
+        folders.append((decoded.split_folder(source, SIZE), decoded.looks_folder(source)))
+    assert len({path for pair in folders for path in pair}) == 4

@@ -178,6 +178,17 @@ def test_a_decompression_bomb_is_refused_unread(width, height):
         decode_gray(header_of(width, height), name="bomb.png")
 
 
+def test_an_image_of_the_largest_size_is_read():
+    with pytest.raises(UserError, match="damaged image"):  # not for its size: this one has no pixels
+        decode_gray(header_of(8000, 8000), name="large.png")
+
+
+@pytest.mark.parametrize(("brightest", "gray"), [(255, 255), (256, 1), (65535, 255)])
+def test_a_float_image_beyond_255_has_the_range_of_16_bits(brightest, gray):
+    pixels = np.full((2, 2), brightest, np.float32)
+    assert set(decode_gray(encoded(Image.fromarray(pixels), "TIFF"), name="float").ravel()) == {gray}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -234,7 +245,7 @@ def test_rgb_is_gray_three_times(tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.png", "."])
 def test_an_unreadable_file_is_named(tmp_path, name):
-    with pytest.raises(UserError, match="can't be read") as caught:
+    with pytest.raises(UserError, match="cannot read") as caught:
         read_rgb(tmp_path / name, 16)
     assert str(tmp_path / name) in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What counts as one picture: saved again, resized, cropped, drawn on. And what doesn't: another slice."""
+"""What counts as one picture: saved again, resized, cropped, drawn on. And what does not: another slice."""
 
 import io
 
@@ -102,6 +102,20 @@ def test_a_slice_whose_every_vessel_moves_is_another_slice(slices):
     correlation = [np.corrcoef(both)[0, 1] for both in shown]
     assert min(correlation) > 0.9  # whole pictures correlate nevertheless
     assert found([*slices, *moved]) == {}
+
+
+def test_how_far_neighbouring_slices_agree(slices, monkeypatch):
+    # Far below the threshold, where the measure depends on its every part.
+    monkeypatch.setattr(near, "THRESHOLD", 0.0)
+    monkeypatch.setattr(near, "_FIRST_THRESHOLD", -1.0)
+    pairs = found([*slices[:4], *(bent(gray, seed, pixels=2) for seed, gray in enumerate(slices[:4]))])
+    agreement = [pairs[i, i + 4] for i in range(4)]
+    np.testing.assert_allclose(agreement, [0.652, 0.584, 0.435, 0.543], atol=0.005)
+
+
+def test_the_limits_are_those_measured_on_the_public_set():
+    assert (near.SIZE, near.THRESHOLD, near._PERCENTILE, near._BLOCK) == (128, 0.85, 15, 8)
+    assert (near._CANDIDATE, near._FIRST_THRESHOLD, near._LEAST_SHOWN, near._MOST) == (0.88, 0.7, 8, 8)
 
 
 def test_where_nothing_shows_nothing_is_claimed():

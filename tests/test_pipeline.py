@@ -373,3 +373,24 @@ def test_views_are_fixed_and_differ_but_for_the_first():
     np.testing.assert_array_equal(view(1), view(1))
     assert len({view(number).tobytes() for number in range(3)}) == 3
     assert view(1, strength=0.5).tobytes() != view(1).tobytes()
+
+
+def test_the_ranges_at_strength_1():
+    assert (pipeline.ROTATION, pipeline.SHIFT, pipeline.ZOOM) == (10, 0.05, 0.10)  # degrees, share of the side
+    assert (pipeline.BRIGHTNESS, pipeline.CONTRAST) == (0.10, 0.15)
+
+
+def test_an_order_is_the_same_in_every_version():
+    # A run that is resumed after an upgrade goes on with the same batches.
+    assert pipeline.epoch_order(np.zeros(7, np.int32), Recipe(3, seed=5), 2).tolist() == [[0, 4, 5], [3, 1, 2]]
+    sampled = pipeline.epoch_order(np.array([0, 0, 0, 0, 1, 1, 2], np.int32), Recipe(3, 5, "sampling"), 2)
+    assert sampled.tolist() == [[2, 4, 5], [6, 0, 4]]
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(1, 1), (3, 1), (4, 1), (7, 1), (8, 2), (9, 2)])
+def test_steps_are_full_batches(examples, steps):
+    assert pipeline.steps_per_epoch(examples, 4) == steps
+
+
+def test_an_absent_class_has_a_finite_weight():
+    np.testing.assert_allclose(pipeline.class_weights(np.array([0, 0, 2]), 3), [0.5, 1, 1])

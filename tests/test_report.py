@@ -634,7 +634,7 @@ def test_a_wandb_sweep_is_reported(tmp_path):
 def test_data_that_is_not_at_hand_leaves_a_sentence(runs):
     found = findings.find(results.read(runs), data="/nowhere/at/all")
     assert found.source is None
-    assert "is no file or folder" in found.no_data
+    assert "is not a file or folder" in found.no_data
     other = findings.find(results.read(runs), data="phantom:48")
     assert "other images" in other.no_data
 

@@ -210,14 +210,17 @@ FAULTY = {
     "no valid": (without("valid/"), "no images in valid/"),
     "no test": (without("test/"), "no images in test/"),
     "an empty class": (without("test/benign/"), "'benign' is empty in test/"),
-    "a class of valid alone": (TREE | {"valid/other/1.png": b"x"}, "valid/ has the class 'other', which train/ lacks"),
-    "a class of test alone": (TREE | {"test/other/1.png": b"x"}, "test/ has the class 'other', which train/ lacks"),
+    "a class of valid alone": (
+        TREE | {"valid/other/1.png": b"x"},
+        "valid/ has the class 'other', which train/ does not",
+    ),
+    "a class of test alone": (TREE | {"test/other/1.png": b"x"}, "test/ has the class 'other', which train/ does not"),
     "one class": (without(*(f"{split}/benign" for split in sources.SPLITS)), "one class, 'malignant'"),
-    "two roots": ({f"{root}/{name}": b"x" for root in "ab" for name in TREE}, "more than one data set (a, b)"),
-    "a root in a root": (TREE | {f"copy/{name}": b"x" for name in TREE}, "more than one data set (, copy)"),
-    "nothing": ({}, "holds no images in the layout"),
-    "no layout": ({"a.png": b"x", "b/c.png": b"x", "train/d.png": b"x"}, "holds no images in the layout"),
-    "no images": ({f"{name}.txt": data for name, data in TREE.items()}, "holds no images in the layout"),
+    "two roots": ({f"{root}/{name}": b"x" for root in "ab" for name in TREE}, "more than one data set, in a, b;"),
+    "a root in a root": (TREE | {f"copy/{name}": b"x" for name in TREE}, "more than one data set, in ., copy;"),
+    "nothing": ({}, "contains no images in the layout"),
+    "no layout": ({"a.png": b"x", "b/c.png": b"x", "train/d.png": b"x"}, "contains no images in the layout"),
+    "no images": ({f"{name}.txt": data for name, data in TREE.items()}, "contains no images in the layout"),
 }
 
 
@@ -239,7 +242,7 @@ def test_a_faulty_layout_is_told(tmp_path, form, fault):
 )
 def test_a_zip_that_climbs_out_is_refused(tmp_path, name):
     path = write_zip(tmp_path / "set.zip", TREE | {name: b"x"})
-    with pytest.raises(UserError, match="climbs out of its folder") as caught:
+    with pytest.raises(UserError, match="points outside its folder") as caught:
         sources.open_source(str(path))
     assert repr(name) in str(caught.value)
 
@@ -297,8 +300,17 @@ def test_a_name_held_twice_does_not_count_twice(tmp_path):
 def test_a_file_beyond_any_slices_size_is_refused_unread(tmp_path, form, monkeypatch):
     monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2**20)
     path = either(tmp_path, form, TREE | {"train/benign/bomb.png": bytes(2**20 + 1)})
-    with pytest.raises(UserError, match=r"bomb\.png"):
+    limit = {"folder": "is larger than 1 MB", "zip": "unpacks to more than 1 MB"}[form]
+    with pytest.raises(UserError, match=rf"bomb\.png.* {limit}"):
         sources.open_source(path)
+
+
+@both
+def test_a_file_as_large_as_allowed_is_read(tmp_path, form, monkeypatch):
+    assert sources.MAX_FILE_BYTES == 256 * 1024 * 1024
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 2**20)
+    path = either(tmp_path, form, TREE | {"train/benign/large.png": bytes(2**20)})
+    assert sources.open_source(path).images == len(TREE) + 1
 
 
 @pytest.mark.parametrize(
@@ -339,7 +351,7 @@ def test_a_zip_with_flipped_bytes_is_read_or_refused(tmp_path):
 def test_a_file_that_goes_before_it_is_read_is_named(tmp_path):
     source = sources.open_source(str(write_folder(tmp_path, TREE)))
     (tmp_path / "valid/benign/1.png").unlink()
-    with pytest.raises(UserError, match=r"valid/benign/1\.png can't be read"):
+    with pytest.raises(UserError, match=r"cannot read .*valid/benign/1\.png"):
         list(sources.read(source, "valid"))
     assert len(list(sources.read(source, "train"))) == 6
 
@@ -383,7 +395,7 @@ def test_generated_images_are_read_like_files():
 def test_a_file_without_permission_is_named(tmp_path):
     path = write_folder(tmp_path, TREE) / "valid/benign/1.png"
     path.chmod(0)
-    with pytest.raises(UserError, match=r"valid/benign/1\.png can't be read"):
+    with pytest.raises(UserError, match=r"cannot read .*valid/benign/1\.png"):
         sources.open_source(str(tmp_path))
 
 
@@ -409,8 +421,8 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
     ("spec", "message"),
     [
         ("", "no data given"),
-        ("no/such/place", "no/such/place is no file or folder"),
-        ("phantoms", "phantoms is no file or folder"),
+        ("no/such/place", "no/such/place is not a file or folder"),
+        ("phantoms", "phantoms is not a file or folder"),
         ("phantom:", "takes a whole number"),
         ("phantom:x", "takes a whole number, as in phantom:200; got 'phantom:x'"),
         ("phantom:-5", "takes a whole number"),
@@ -419,7 +431,7 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
         ("phantom:3", "phantom:3: a phantom set needs at least"),
         ("phantom:" + "9" * 5000, "phantom:9"),
         pytest.param("x" * 300, "x" * 300, id="a name too long for a file"),
-        ("a\0b", "is no file or folder"),
+        ("a\0b", "is not a file or folder"),
     ],
 )
 def test_a_bad_spec_is_told(spec, message):
@@ -446,7 +458,7 @@ def keyless(tmp_path, monkeypatch):
 
 def test_kaggle_without_a_key_says_where_to_put_one(keyless):
     pytest.importorskip("kagglehub")
-    with pytest.raises(UserError, match=r"needs a Kaggle key: put kaggle\.json into ~/\.kaggle"):
+    with pytest.raises(UserError, match=r"needs a Kaggle key: put kaggle\.json in ~/\.kaggle"):
         sources.open_source("kaggle")
 
 
@@ -460,7 +472,7 @@ def test_kaggle_out_of_reach_is_told(keyless, monkeypatch, failure):
     monkeypatch.setattr(kagglehub, "dataset_download", download)
     (keyless / ".kaggle").mkdir()
     (keyless / ".kaggle/kaggle.json").write_text("{}")
-    with pytest.raises(UserError, match=r"could not be downloaded .*; pass a downloaded zip instead") as caught:
+    with pytest.raises(UserError, match=r"cannot download .*; pass a downloaded zip instead") as caught:
         sources.open_source("kaggle")
     assert "\n" not in str(caught.value)
 
@@ -503,5 +515,7 @@ def test_an_empty_folder_that_is_no_class_is_let_be(image_folder):
 
 
 def test_more_phantoms_than_can_be_drawn_are_refused():
-    with pytest.raises(UserError, match="up to 999999"):
-        sources.open_source("phantom:99999999999")
+    for count in ("1000000", "99999999999"):
+        with pytest.raises(UserError, match="up to 999999"):
+            sources.open_source(f"phantom:{count}")
+    assert sources.open_source("phantom:999999").images == 999_999

@@ -2,57 +2,86 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ctkeras.config import FIELDS
 
 data_option = click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])
+SIZE: Any = FIELDS["image_size"]
 
 
 @click.group()
 def data() -> None:
-    """Look after data sets."""
+    """Check and prepare data sets."""
 
 
 @data.command()
 @data_option
-def prepare(spec: str | None) -> None:
-    """Check a data set and prepare it for tensorflow-datasets; training reads its files by itself."""
-    from ctkeras import audit, auditsummary, dataset, sources
+@click.option(
+    "--image_size",
+    "image_sizes",
+    type=click.IntRange(SIZE.metadata["low"], SIZE.metadata["high"]),
+    multiple=True,
+    help=f"image size to train at, in pixels; repeat it for several (default: {SIZE.default})",
+)
+def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
+    """Decode, check and cache a data set.
 
-    source = sources.open_source(_given(spec))
-    builder = dataset.prepare(source)
+    Training, evaluation and reports then start without decoding any image.
+    """
+    from ctkeras import audit, auditsummary, decoded, sources
+
+    start = time.perf_counter()
+    source = sources.open_source(_data_set(spec))
+    sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
+    for size in sizes:
+        for split in sources.SPLITS:
+            decoded.load_split(source, split, size)
     for line in auditsummary.lines(auditsummary.summary(audit.load(source))):
         click.echo(line)
-    click.echo(f"Prepared in {builder.data_dir}, fingerprint {source.fingerprint[:16]}")
+    click.echo(f"Cached in {time.perf_counter() - start:.1f} s, fingerprint {source.fingerprint[:16]}:")
+    for size in sizes:
+        _echo_entry(f"{source.images:,} images at {size} px", decoded.split_folder(source, size))
+    _echo_entry("thumbnails and pixel hashes", decoded.looks_folder(source))
+    _echo_entry("the audit", audit.folder(source))
 
 
 @data.command()
 @data_option
-@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
-@click.option("--html", metavar="FILE", help="where to write the page (default: in the cache folder; its path is told)")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
 def check(spec: str | None, as_json: bool, html: str | None) -> int:
-    """Tell what is wrong with a data set: faulty files, duplicates, leaks, shortcuts. Exits 1 when splits leak."""
+    """Find faulty files, duplicates and leaks.
+
+    Also shows how well the files reveal their class without their pixels. Exits with 1 if an image appears in two splits.
+    """
     from ctkeras import audit, auditpage, auditsummary, sources
 
-    source = sources.open_source(_given(spec))
-    audited = audit.examine(source)
-    found = auditsummary.summary(audited)
+    source = sources.open_source(_data_set(spec))
+    audited = audit.check(source)
+    summary: dict[str, Any] = auditsummary.summary(audited)
     path = Path(html) if html else audit.folder(source) / "check.html"
-    auditpage.write(source, audited, found, path)
-    if not audited.unreadable:
-        audit.keep(source, audited)
+    auditpage.write(source, audited, summary, path)
     if as_json:
-        click.echo(json.dumps({**found, "page": str(path)}))
+        click.echo(json.dumps({**summary, "page": str(path)}))
     else:
-        for line in auditsummary.lines(found):
+        for line in auditsummary.lines(summary):
             click.echo(line)
         click.echo(f"Pairs side by side: {path}")
-    return 1 if found["leaks"] else 0
+    return 1 if summary["leaks"] else 0
 
 
-def _given(spec: str | None) -> str:
-    """The data set named by --data, or else by CTKERAS_DATA."""
+def _data_set(spec: str | None) -> str:
+    """Returns the data set named by --data, else by CTKERAS_DATA."""
     return spec or os.environ.get("CTKERAS_DATA", "")
+
+
+def _echo_entry(content: str, folder: Path) -> None:
+    """Prints one entry of the cache: what it holds, its size and its folder."""
+    from ctkeras import runtime
+
+    click.echo(f"  {content:<27} {runtime.folder_bytes(folder) / 1e6:>7,.1f} MB  {folder}")

@@ -1,6 +1,8 @@
 """The report's page as text: everything is escaped unless it is Html, which only this module and the charts make."""
 
+import base64
 import html
+import io
 import math
 import shlex
 import string
@@ -148,6 +150,15 @@ def command(text: str) -> Html:
         else:
             lines.append(f"    {word}" if lines else word)
     return tag("pre", tag("code", " \\\n".join(lines)), tabindex="0")
+
+
+def jpeg_uri(pixels: Any, *, quality: int) -> str:
+    """Returns an image, uint8 [H, W] or [H, W, 3], as a data URI that holds it as JPEG."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def image(data_uri: str, *, alt: str, size: int) -> Html:

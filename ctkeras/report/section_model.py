@@ -1,8 +1,6 @@
 """The report's part on the model: what it mistakes for what, whether its probabilities mean what they say, its worst errors."""
 
-import base64
 import functools
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +14,7 @@ from ctkeras.runs.predictions import Predictions, read_predictions
 
 WORST = 6  # errors shown; each is two pictures
 PICTURE = 224  # px; of an image in the report
+QUALITY = 88  # of JPEG; six pairs take a tenth of a megabyte
 MOST_CLASSES = 20  # a confusion matrix of more can't be read as a picture
 
 
@@ -214,14 +213,6 @@ def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tup
         return [], f"the images can't be explained ({' '.join(str(error).split())[:200]})"
     large = [overlay.fitted(image, PICTURE) for image in gray]
     return [
-        (_encoded(image), _encoded(overlay.overlay(image, warm))) for image, warm in zip(large, heat, strict=True)
+        (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(overlay.overlay(image, warm), quality=QUALITY))
+        for image, warm in zip(large, heat, strict=True)
     ], ""
-
-
-def _encoded(pixels: np.ndarray) -> str:
-    """Pixels as a data URI; JPEG, of which six pairs take a tenth of a megabyte."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
