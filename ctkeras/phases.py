@@ -158,7 +158,7 @@ def summary(phase: Phase) -> str:
     """A phase's outcome in a line."""
     best = sweepfile.best_first(phase.results)[0]
     parts = [
-        f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {status.seconds_text(phase.seconds)}"
+        f"phase {phase.number}: {len(phase.results) + phase.failed} trials in {runtime.seconds_text(phase.seconds)}"
     ]
     parts += [f"{phase.failed} failed"] if phase.failed else []
     parts += [f"{phase.stopped} stopped early, {phase.epochs_saved} epochs saved"] if phase.stopped else []
