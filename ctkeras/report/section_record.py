@@ -87,7 +87,7 @@ def model_card(found: Findings) -> Section:
     return page.section(
         "card",
         "Model card",
-        p(tag("strong", WARNING), " ", use, class_="warning"),
+        p(tag("strong", use if WARNING in str(use) else f"{WARNING} {use}"), class_="warning"),
         page.table(["", ""], rows, caption="Model card", hidden_caption=True),
         files=found.files("contract.json", "config.json", "metrics.json", runs=[run]),
     )
@@ -130,7 +130,7 @@ def left_out(found: Findings) -> Section | None:
     words = []
     if skipped:
         entries = page.plural(len(skipped), "entry", "entries")
-        words.append(f"{entries} could not be used and {'does' if len(skipped) == 1 else 'do'} not count above.")
+        words.append(f"{entries} could not be used and {'is' if len(skipped) == 1 else 'are'} not counted above.")
     if damaged:
         words.append(f"{page.plural(len(damaged), 'run is', 'runs are')} shown without learning curves.")
     return page.section(

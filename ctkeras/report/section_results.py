@@ -150,7 +150,7 @@ def architectures(found: Findings) -> Section:
         lines.append(_architecture_line(found, run, text, len(of_it)))
     title = "Validation accuracy of each architecture's best run"
     said = f"{best[0].model_name} reached {best[0].val_acc:.3f}" + (
-        f", {best[-1].model_name}, the last of {len(best)}, {best[-1].val_acc:.3f}." if len(best) > 1 else "."
+        f"; {best[-1].model_name}, the last of {len(best)}, reached {best[-1].val_acc:.3f}." if len(best) > 1 else "."
     )
     draw = functools.partial(charts.rows, rows, title=title, description=said, axis="validation accuracy")
     columns = ["architecture", "accuracy (95% interval)", "behind winner", "runs", "parameters", "seconds", "memory"]
