@@ -9,9 +9,8 @@ from typing import Any
 
 from ctkeras import runfolder, runtime
 from ctkeras.config import UserError
-from ctkeras.report import verdict
 from ctkeras.report.results import Results, Run, best_by_architecture
-from ctkeras.report.verdict import Comparison, Interval
+from ctkeras.report.verdict import Comparison, Interval, accuracy_interval, against, right_answers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
@@ -38,17 +37,17 @@ class Findings:
     @functools.cached_property
     def right(self) -> dict[str, Mapping[str, bool] | None]:
         """Run name to which validation images that run classified correctly."""
-        return {run.name: verdict.right_answers(run) for run in self.runs}
+        return {run.name: right_answers(run) for run in self.runs}
 
     def interval(self, run: Run) -> Interval | None:
         """A run's validation accuracy with its interval; None without predictions."""
         right = self.right[run.name]
-        return verdict.accuracy_interval(right, self.twins) if right else None
+        return accuracy_interval(right, self.twins) if right else None
 
     def against_chosen(self, run: Run) -> Comparison | None:
         """How far a run is behind the chosen one, image by image; None without predictions of the same images."""
         chosen, other = self.right[self.chosen.name], self.right[run.name]
-        return verdict.against(chosen, other, self.twins) if chosen and other else None
+        return against(chosen, other, self.twins) if chosen and other else None
 
     def by_architecture(self) -> list[Run]:
         """One run per architecture: the chosen run first, then the best run of each other architecture, best first."""

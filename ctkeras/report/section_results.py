@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras.config import FIELDS
-from ctkeras.report import charts, page, results, verdict
+from ctkeras.report import charts, page, results
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.report.results import Run
+from ctkeras.report.verdict import LEVEL, Interval, not_told_apart, runner_up
 from ctkeras.runtime import seconds_text, value_text
 from ctkeras.sweepfile import PLACES
 
@@ -74,13 +75,13 @@ def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
     return tag("dl", *parts, class_="tile key" if key else "tile")
 
 
-def _interval_words(interval: verdict.Interval | None) -> str:
+def _interval_words(interval: Interval | None) -> str:
     if interval is None:
         return "no interval: its predictions.csv is missing"
     return f"95% interval {interval.low:.3f}–{interval.high:.3f}, {interval.images} images"
 
 
-def _share(interval: verdict.Interval | None, run: Run) -> str:
+def _share(interval: Interval | None, run: Run) -> str:
     if interval is None:
         return f"{run.val_acc:.1%} of the validation images"
     return f"{round(interval.value * interval.images)} of the {interval.images} validation images"
@@ -92,7 +93,7 @@ def noise(found: Findings) -> tuple[str, list[str]]:
     if isinstance(study.get("inside_noise"), bool):
         return _study_noise(found)
     chosen = found.chosen
-    other = verdict.runner_up(found.results, chosen)
+    other = runner_up(found.results, chosen)
     if other is None:
         return "unknown", ["The lead can't be tested: there is no other configuration."]
     compared = found.against_chosen(other)
@@ -104,12 +105,12 @@ def noise(found: Findings) -> tuple[str, list[str]]:
         f"{next_best}, {described(other)}, {_behind(compared.difference)} "
         f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
     )
-    close, same = verdict.not_told_apart(
+    close, same = not_told_apart(
         found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
     )
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
     more = f" Image by image, {many} other runs can't be told apart from the winner." if same > 1 else ""
-    return ("noise" if compared.p >= verdict.LEVEL else "more"), [sentence, more]
+    return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
 
 
 def _behind(difference: float) -> str:
@@ -124,13 +125,13 @@ def _study_noise(found: Findings) -> tuple[str, list[str]]:
     study = found.results.study
     inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
     first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
-    runner_up = "the runner-up"
+    named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        runner_up += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
+        named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
     behind, noise_ = page.number(study.get("ahead")), page.number(study.get("noise"))
     chance = f"other seeds and other {images} validation images" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {runner_up} is {behind} behind on average; "
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} behind on average; "
         f"{chance} would change that by up to {noise_} (95%)."
     )
     return ("noise" if inside else "more"), [sentence]
