@@ -130,7 +130,7 @@ def test_ticks_are_few_round_and_inside(low, high, about):
         assert round(step / 10 ** math.floor(math.log10(step * 1.0001)), 6) in (1, 2, 5, 10)
 
 
-def test_rows_stand_where_their_values_are():
+def test_rows_are_drawn_at_their_values():
     data = [Row("a", 0.2, 0.1, 0.4), Row("b", 0.6, 0.5, 0.9), Row("c", 0.6)]
     text = charts.rows(data, width=WIDE, ident="i", title="t", description="d", axis="x", bounds=(0, 1))
     dots = [(float(e.get("cx")), float(e.get("cy"))) for e in elements(ElementTree.fromstring(text), "circle")]
@@ -182,7 +182,7 @@ def test_gaps_in_a_curve_are_left_out():
 @pytest.mark.parametrize(
     ("values", "order"),
     [
-        pytest.param([16, 32, 64], "even", id="few numbers stand apart evenly"),
+        pytest.param([16, 32, 64], "even", id="few numbers are spaced evenly"),
         pytest.param([1, 2, 3, 4, 5, 6, 11], "linear", id="many numbers on a line"),
         pytest.param(["b", "a"], "even", id="names"),
         pytest.param([True, False], "even", id="true and false"),

@@ -82,6 +82,7 @@ def test_numbers_are_those_of_the_files(runs, page):
     assert f"({saved / 900:.0%}) were not trained, about {seconds_text(2.0 * saved)}" in sections["hyperband"]
     spent = sum(m["seconds_total"] for m in metrics.values())
     assert f"The runs took {seconds_text(spent)}" in sections["time"]
+    assert "minutes, sum over all runs" in sections["time"]
     rows = list(csv.DictReader((runs / best / "predictions.csv").open()))
     wrong = sum(row["label"] != row["predicted"] for row in rows)
     assert f"{wrong} of {len(rows)} images were misclassified" in sections["errors"]
@@ -117,10 +118,11 @@ def test_a_single_run_can_be_reported(runs, tmp_path):
     sections = Parsed(written(folder, out=tmp_path / "one.html")).sections
     assert f"{json.loads((folder / 'metrics.json').read_text())['val_acc']:.3f}" in sections["won"]
     assert "Inside the noise" not in sections["won"] and "More than noise" not in sections["won"]
+    assert "seconds, sum over all runs" in sections["time"]
     assert "Numbers from metrics.json" in " ".join(sections["won"].split())
 
 
-def test_it_is_written_into_the_folder_unless_told_otherwise(tmp_path):
+def test_it_is_written_into_the_folder_unless_out_is_given(tmp_path):
     run_folders.write(tmp_path / "runs", runs=2)
     assert report.write_report(tmp_path / "runs") == tmp_path / "runs" / "report.html"
     assert (tmp_path / "runs" / "report.html").exists()
@@ -162,11 +164,11 @@ def test_intervals_hold_the_accuracy_and_shrink_with_more_images():
     assert share == pytest.approx(np.sqrt(10), rel=0.15)
 
 
-def test_copies_of_an_image_are_no_new_evidence():
+def test_copies_of_an_image_are_not_new_evidence():
     right = {str(i): i % 4 > 0 for i in range(80)}
-    alone = verdict.accuracy_interval(right, {})
+    without_copies = verdict.accuracy_interval(right, {})
     copied = verdict.accuracy_interval(right, {str(i): i // 4 * 4 + i % 2 for i in range(80)})
-    assert copied.high - copied.low != pytest.approx(alone.high - alone.low, rel=0.02)
+    assert copied.high - copied.low != pytest.approx(without_copies.high - without_copies.low, rel=0.02)
 
 
 def test_where_every_answer_is_right_the_interval_is_the_exact_one():
@@ -265,6 +267,8 @@ def test_test_numbers_are_given_three_ways(tmp_path):
     ):
         assert text in sections["test"], text
     assert "0.710" in sections["won"]
+    edit(path / "metrics_test.json", openings=1)
+    assert "for the first time" in Parsed(written(tmp_path)).sections["test"]
 
 
 def test_a_closed_test_split_stays_closed(page):
@@ -379,7 +383,7 @@ def test_nothing_from_a_file_becomes_markup(hostile, page):
         pytest.param(lambda path: (path / "metrics.json").write_text("[]"), "holds no JSON object", id="other metrics"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc=None), "it has no val_acc", id="no result"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc="0.9"), "it has no val_acc", id="text"),
-        pytest.param(lambda path: edit(path / "metrics.json", val_acc=7), "it has no val_acc", id="no share"),
+        pytest.param(lambda path: edit(path / "metrics.json", val_acc=7), "it has no val_acc", id="not a share"),
         pytest.param(lambda path: edit(path / "config.json", lr="fast"), "lr must be a number", id="a value"),
         pytest.param(
             lambda path: edit(path / "config.json", model_name=EVIL), "model_name must be one of", id="a name"
@@ -412,7 +416,7 @@ HISTORIES = {
     "no text": (lambda text: text.replace("0.", "\udcff", 1), "can't be read"),
     "empty": (lambda text: "", "holds no epochs"),
     "no epochs": (lambda text: text.replace("epoch,", "when,", 1), "line 2: epoch is missing"),
-    "an epoch that is none": (
+    "an epoch that is not a number": (
         lambda text: text.replace("\n3,", "\ninf,", 1).replace("\r3,", "\rinf,", 1),
         "epoch is 'inf'",
     ),
@@ -422,7 +426,7 @@ HISTORIES = {
 
 
 @pytest.mark.parametrize("damage", HISTORIES)
-def test_a_damaged_history_is_told_and_its_run_kept(tmp_path, capfd, damage):
+def test_a_damaged_history_is_reported_and_its_run_shown(tmp_path, capfd, damage):
     spoil, reason = HISTORIES[damage]
     paths = run_folders.write(tmp_path, runs=3)
     history = paths[1] / "history.csv"
@@ -442,7 +446,7 @@ def test_a_damaged_history_is_told_and_its_run_kept(tmp_path, capfd, damage):
     assert len(results.read(tmp_path).runs) == 3
 
 
-def test_a_loss_that_was_no_number_is_no_damage(tmp_path, capfd):
+def test_a_loss_that_was_not_a_number_is_not_damage(tmp_path, capfd):
     path = run_folders.write(tmp_path, runs=1)[0] / "history.csv"
     rows = list(csv.DictReader(path.open()))
     run_folders.write_csv(path, [row | {"train_loss": "nan"} for row in rows])

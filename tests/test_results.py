@@ -105,9 +105,9 @@ def test_programs_are_shared_by_structure_and_features_by_what_they_depend_on():
     def run(name, **values):
         return made(name, seconds_total=30.0, seconds_compile=10.0, history=rows(10.0), **values)
 
-    assert [kept.runs for kept in savings.programs_reused([run("a"), run("b", lr=0.5, seed=3)])] == [2]
+    assert [reused.runs for reused in savings.programs_reused([run("a"), run("b", lr=0.5, seed=3)])] == [2]
     assert savings.programs_reused([run("a"), run("b", batch_size=99)]) == []
-    assert [kept.runs for kept in savings.preparation_reused([run("a"), run("b", batch_size=99)])] == [2]
+    assert [reused.runs for reused in savings.preparation_reused([run("a"), run("b", batch_size=99)])] == [2]
     assert savings.preparation_reused([run("a"), run("b", augmentation=0.5)]) == []
 
 

@@ -127,9 +127,9 @@ def test_the_test_split_is_opened_once_and_recorded(run, capsys):
     before = {path: path.read_bytes() for path in run.iterdir()}
     assert scoring.evaluate_run(run, "test") == json.loads((run / "metrics_test.json").read_text()) == first
     assert {path: path.read_bytes() for path in run.iterdir()} == before
-    told = capsys.readouterr().err
-    assert opening["opened"] in told
-    assert "--again" in told
+    err = capsys.readouterr().err
+    assert opening["opened"] in err
+    assert "--again" in err
 
 
 def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
@@ -143,7 +143,7 @@ def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
     assert (first["openings"], again["openings"]) == (1, 2)
 
 
-def test_another_model_opens_it_anew_and_is_told_of_the_first(run, capsys):
+def test_another_model_opens_it_anew_with_a_note_on_the_first(run, capsys):
     first = scoring.evaluate_run(run, "test")
     write_model(run, seed=1)
     second = scoring.evaluate_run(run, "test")

@@ -63,7 +63,7 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
         return
     click.echo(f"a {run_a}: acc {_with_bounds(numbers, 'acc_a')}")
     click.echo(f"b {run_b}: acc {_with_bounds(numbers, 'acc_b')}")
-    click.echo(f"a minus b: {_with_bounds(numbers, 'difference')} (95% interval over distinct images)")
+    click.echo(f"a minus b: {_with_bounds(numbers, 'difference')}; 95% intervals over distinct images")
     for prefix, what in (("", "images"), ("distinct_", "distinct images")):
         click.echo(
             f"of {numbers['n' if not prefix else 'n_distinct']} {split} {what}, only a is right on "

@@ -129,7 +129,7 @@ def _study_noise(found: Findings) -> tuple[str, list[str]]:
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
     behind, noise_ = page.number(study.get("ahead")), page.number(study.get("noise"))
-    chance = f"other seeds and other {images} validation images" if images else "other seeds"
+    chance = f"other seeds and another {images} validation images" if images else "other seeds"
     sentence = (
         f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} behind on average; "
         f"{chance} would change that by up to {noise_} (95%)."
