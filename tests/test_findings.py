@@ -95,10 +95,10 @@ def right(count, images=72):
     return {str(i): i < count for i in range(images)}
 
 
-def test_runs_are_told_apart_from_the_winner_at_the_5_percent_level():
+def test_runs_are_distinguished_from_the_winner_at_the_5_percent_level():
     # 5 images that only one has right give p = 2 / 2**5 = 0.0625, 6 give 0.03125.
-    assert verdict.not_told_apart(right(60), [right(55), right(54), right(60)]) == (2, 3)
-    assert verdict.not_told_apart(right(60), [None, right(60, images=71), right(66)]) == (0, 1)
+    assert verdict.indistinguishable(right(60), [right(55), right(54), right(60)]) == (2, 3)
+    assert verdict.indistinguishable(right(60), [None, right(60, images=71), right(66)]) == (0, 1)
     assert verdict.against(right(60), right(55), {}).p == pytest.approx(0.0625)
 
 

@@ -10,7 +10,7 @@ from ctkeras.report import charts, page, results
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.report.results import Run
-from ctkeras.report.verdict import LEVEL, Interval, not_told_apart, runner_up
+from ctkeras.report.verdict import LEVEL, Interval, indistinguishable, runner_up
 from ctkeras.runtime import seconds_text, value_text
 from ctkeras.sweepfile import PLACES
 
@@ -105,11 +105,11 @@ def noise(found: Findings) -> tuple[str, list[str]]:
         f"{next_best}, {described(other)}, {_behind(compared.difference)} "
         f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
     )
-    close, same = not_told_apart(
+    close, same = indistinguishable(
         found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
     )
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs can't be told apart from the winner." if same > 1 else ""
+    more = f" Image by image, {many} other runs can't be distinguished from the winner." if same > 1 else ""
     return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
 
 

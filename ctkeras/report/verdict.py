@@ -10,7 +10,7 @@ from ctkeras.comparison import mcnemar, paired
 from ctkeras.config import UserError
 from ctkeras.report.results import Results, Run, best_by_architecture
 
-LEVEL = 0.05  # of McNemar's test and of intervals: two runs whose p is at least this can't be told apart
+LEVEL = 0.05  # of McNemar's test and of intervals: two runs with a p of at least this can't be distinguished
 
 
 class Comparison(NamedTuple):
@@ -81,8 +81,8 @@ def _paired(first: Mapping[str, bool], other: Mapping[str, bool]) -> tuple[np.nd
     return np.array(list(first.values())), np.array([other[file] for file in first])
 
 
-def not_told_apart(first: Mapping[str, bool], others: Sequence[Mapping[str, bool] | None]) -> tuple[int, int]:
-    """How many runs on the same images McNemar's test can't tell apart from the first, and out of how many."""
+def indistinguishable(first: Mapping[str, bool], others: Sequence[Mapping[str, bool] | None]) -> tuple[int, int]:
+    """How many runs on the same images McNemar's test can't distinguish from the first, and out of how many."""
     same = [other for other in others if other is not None and other.keys() == first.keys()]
     return sum(mcnemar(*_paired(first, other))[2] >= LEVEL for other in same), len(same)
 
