@@ -98,13 +98,13 @@ def _labelled(predictions: scoring.Predictions) -> np.ndarray:
 
 
 def _distinct(folder: Path, files: tuple[str, ...], data: str | None) -> np.ndarray:
-    """Which distinct image each file holds; every file counts as distinct, with a note, where the data can't be read."""
+    """Which distinct image each file holds; every file counts as distinct, with a note, where the data cannot be read."""
     try:
         return scoring.copies(audit.load(sources.open_source(data or runfolder.read_config(folder).data)), files)
     except UserError as error:
         if data:
             raise
         runtime.note(
-            f"Note: copies of an image are counted as separate images because the data can't be read ({error})."
+            f"Note: copies of an image are counted as separate images because the data cannot be read ({error})."
         )
         return np.arange(len(files))

@@ -1,6 +1,6 @@
 """The bootstrap: distinct images are drawn with replacement, each with all its copies, to find a statistic's bounds.
 
-Written by hand because scipy's bootstrap can't draw images together with their copies.
+Written by hand because scipy's bootstrap cannot draw images together with their copies.
 """
 
 from collections.abc import Callable

@@ -27,7 +27,7 @@ def write_report(folder: Path, out: Path | None = None, *, data: str = "") -> Pa
         The file's path.
 
     Raises:
-        UserError: the folder has no run with a val_acc, or the file can't be written.
+        UserError: the folder has no run with a val_acc, or the file cannot be written.
     """
     return _write(results.read(folder), out or folder / NAME, data)
 

@@ -22,7 +22,7 @@ class Findings:
     test: Mapping[str, Any]  # its metrics_test.json, empty when the test split hasn't been opened
     source: Any = None  # the data set, when it can be read
     audit: Any = None  # of the data set
-    no_data: str = ""  # why the data set can't be read
+    no_data: str = ""  # why the data set cannot be read
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -97,7 +97,7 @@ def _final(results: Results) -> Run | None:
 
 
 def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
-    """The data set that runs were trained on and its audit, or why it can't be read."""
+    """The data set that runs were trained on and its audit, or why it cannot be read."""
     from ctkeras import audit, sources
 
     if not spec:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ctkeras.report.charts import FONT, LETTER, element, label, line, path, picture, scale, ticks
 from ctkeras.runtime import value_text
 
-SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; the eye can't tell more apart in thin lines
+SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; the eye cannot tell more apart in thin lines
 _LOG_SPAN = 20  # a number that spans more than this ratio is shown on a logarithmic scale
 
 

@@ -42,7 +42,7 @@ def split_of(found: Findings) -> str:
 
 
 def _missing(ident: str, heading: str, found: Findings) -> Section:
-    """A section that can't be written without predictions."""
+    """A section that cannot be written without predictions."""
     at_wandb = found.chosen.folder is None
     why = "W&B doesn't hold predictions, run folders do" if at_wandb else "its predictions.csv is missing or damaged"
     return page.section(ident, heading, p(f"Not shown: {why}."))
@@ -195,7 +195,7 @@ def worst_errors(found: Findings) -> Section:
 
 
 def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tuple[list[tuple[str, ...]], str]:
-    """Each image without and with its heat map, as data URIs; or why they can't be shown."""
+    """Each image without and with its heat map, as data URIs; or why they cannot be shown."""
     folder = found.chosen.folder
     if found.source is None:
         return [], found.no_data

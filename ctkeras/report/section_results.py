@@ -95,10 +95,10 @@ def noise(found: Findings) -> tuple[str, list[str]]:
     chosen = found.chosen
     other = runner_up(found.results, chosen)
     if other is None:
-        return "unknown", ["The lead can't be tested: there is no other configuration."]
+        return "unknown", ["The lead cannot be tested: there is no other configuration."]
     compared = found.against_chosen(other)
     if compared is None:
-        return "unknown", ["The lead can't be tested: not all runs have predictions for the same validation images."]
+        return "unknown", ["The lead cannot be tested: not all runs have predictions for the same validation images."]
     next_best = "The best run of another architecture" if other.model_name != chosen.model_name else "The runner-up"
     bounds = f"{page.number(compared.low)} to {page.number(compared.high)}"
     sentence = (
@@ -109,7 +109,7 @@ def noise(found: Findings) -> tuple[str, list[str]]:
         found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
     )
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs can't be distinguished from the winner." if same > 1 else ""
+    more = f" Image by image, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
     return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
 
 

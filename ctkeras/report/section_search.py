@@ -153,7 +153,7 @@ def _end(run: Run) -> list[str]:
 
 
 def what_mattered(found: Findings) -> Section:
-    """Hyperparameter importance, or why it can't be computed."""
+    """Hyperparameter importance, or why it cannot be computed."""
     names = results.searched(found.runs)
     ranked = importance.importance(found.runs, names)
     if ranked is None:

@@ -10,7 +10,7 @@ from ctkeras.comparison import mcnemar, paired
 from ctkeras.config import UserError
 from ctkeras.report.results import Results, Run, best_by_architecture
 
-LEVEL = 0.05  # of McNemar's test and of intervals: two runs with a p of at least this can't be distinguished
+LEVEL = 0.05  # of McNemar's test and of intervals: two runs with a p of at least this cannot be distinguished
 
 
 class Comparison(NamedTuple):
@@ -82,7 +82,7 @@ def _paired(first: Mapping[str, bool], other: Mapping[str, bool]) -> tuple[np.nd
 
 
 def indistinguishable(first: Mapping[str, bool], others: Sequence[Mapping[str, bool] | None]) -> tuple[int, int]:
-    """How many runs on the same images McNemar's test can't distinguish from the first, and out of how many."""
+    """How many runs on the same images McNemar's test cannot distinguish from the first, and out of how many."""
     same = [other for other in others if other is not None and other.keys() == first.keys()]
     return sum(mcnemar(*_paired(first, other))[2] >= LEVEL for other in same), len(same)
 
