@@ -1,20 +1,20 @@
-"""Whether probabilities mean what they say: reliability, expected calibration error, temperature."""
+"""Calibration of probabilities: reliability curve, expected calibration error, temperature."""
 
 import numpy as np
 
 from ctkeras.resampling import totals
 
-BINS = 15  # of equal width over confidence 0 to 1, as Guo et al. 2017 have it
-_TEMPERATURES = (0.05, 20.0)  # searched between; either end stands for 'without bound'
-_TINY = float(np.finfo(np.float32).tiny)  # a probability of 0 is taken as this
+BINS = 15  # of equal width over confidence 0 to 1, as in Guo et al. 2017
+_TEMPERATURES = (0.05, 20.0)  # bounds of the search; a result at either end means that there is no minimum
+_TINY = float(np.finfo(np.float32).tiny)  # used in place of a probability of 0
 
 
 def reliability(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Counts, mean confidence and accuracy by bin of confidence, a bin holding its upper edge.
+    """Counts, mean confidence and accuracy per bin of confidence; a bin includes its upper edge.
 
     Args:
         weights: float [R, N], how often each of R resamples holds each image.
-        confidence: float [N], the likeliest class's probability.
+        confidence: float [N], the probability of the most probable class.
         right: bool [N], whether that class is the image's.
 
     Returns:
@@ -28,13 +28,13 @@ def reliability(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) 
 
 
 def error(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
-    """Expected calibration error (Guo et al. 2017) of what `reliability` returned: float [R]."""
+    """Expected calibration error (Guo et al. 2017) from the output of `reliability`: float [R]."""
     gaps = np.where(count > 0, np.abs(accuracy - confidence), 0)
     return (count * gaps).sum(1) / count.sum(1)
 
 
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities whose logits are divided by a temperature: float64 [N, C]; no answer changes, only how sure it is."""
+    """Probabilities with their logits divided by a temperature: float64 [N, C]; answers stay, only confidence changes."""
     from scipy import special
 
     logs = np.log(np.maximum(probabilities.astype(np.float64), _TINY))
@@ -42,7 +42,7 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature under which the labels are likeliest (Guo et al. 2017), between 0.05 and 20.
+    """The temperature at which the labels are most probable (Guo et al. 2017), between 0.05 and 20.
 
     Args:
         labels: int [N].
@@ -57,5 +57,5 @@ def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
         return float(-special.log_softmax(logs / np.exp(log_temperature), axis=-1)[own].mean())
 
     # The loss is convex in 1/T, so it falls and then rises in log T: one minimum.
-    found = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    result = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(result.x))

@@ -175,7 +175,7 @@ def summary(phase: Phase) -> str:
     """The outcome of a phase, in one line."""
     trials_text = status.counted(len(phase.results) + phase.failed, "trial")
     best = best_first(phase.results)[0]
-    parts = [f"phase {phase.number}: {trials_text} in {status.seconds_text(phase.seconds)}"]
+    parts = [f"phase {phase.number}: {trials_text} in {runtime.seconds_text(phase.seconds)}"]
     parts += [f"{phase.failed} failed"] if phase.failed else []
     parts += (
         [f"{phase.stopped} stopped early, {status.counted(phase.epochs_saved, 'epoch')} saved"] if phase.stopped else []

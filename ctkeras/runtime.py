@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ctkeras.config import UserError
 
@@ -231,6 +232,21 @@ def folder_bytes(path: Path) -> int:
 def note(text: str) -> None:
     """Tells the person waiting what is happening; standard error, so that standard output stays results alone."""
     print(text, file=sys.stderr, flush=True)
+
+
+def value_text(value: Any) -> str:
+    """A hyperparameter's value, short: true, 0.0012, resnet18."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration in the unit that suits it: 8.2 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.{0 if minutes >= 9.95 else 1}f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 @contextlib.contextmanager

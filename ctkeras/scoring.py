@@ -1,4 +1,4 @@
-"""Evaluation of an exported model on one split, from the run folder alone, and the log of when the test split was opened."""
+"""Evaluation of an exported model on one split, from its run folder, and the record of each opening of the test split."""
 
 import datetime
 import hashlib
@@ -13,28 +13,29 @@ from ctkeras.config import UserError
 from ctkeras.runs import folder as runfolder
 from ctkeras.runs.predictions import Predictions, prediction_rows, read_predictions, write_predictions
 
-BATCH = 32  # images a pass
-OPENED = "test_opened.json"  # in the run folder: every time the test split was opened, first to last
-USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}  # splits whose images are no test any more
+BATCH = 32  # images per forward pass
+OPENED = "test_opened.json"  # in the run folder: every opening of the test split, first to last
+# For each split, the earlier ones, whose images are not new to a model that is evaluated on it.
+USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 
 
 def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bool = False) -> dict[str, Any]:
     """Evaluates a run's model.keras and writes metrics_<split>.json and the split's rows of predictions.csv.
 
-    The test split is opened once per model: the opening is written into test_opened.json before an image is read, and
-    from then on the stored numbers are returned.
+    The test split is opened once per model: the opening is recorded in test_opened.json before an image is read, and
+    later calls return the stored numbers.
 
     Args:
         folder: a run folder.
         split: train, valid or test.
         data: the data set, when it is no longer where the run found it.
-        again: open the test split once more, which is written down too.
+        again: open the test split once more; this opening is recorded too.
 
     Returns:
         The metrics; see evaluation.three_ways.
 
     Raises:
-        UserError: no run folder, no model, or data of other classes.
+        UserError: no run folder, no model, or data with other classes.
     """
     config = runfolder.read_config(folder)
     source = sources.open_source(data or config.data)
@@ -47,12 +48,12 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
     model, names = export.open_model(folder)
     _check_classes(folder, names, source, earlier)
     if source.fingerprint != trained_on:
-        runtime.note("Note: these are other images than the run was trained on.")
+        runtime.note("Note: this data set differs from the one that the run was trained on.")
     audited = audit.load(source)
     at = os.path.abspath(source.path) if source.kind != "phantom" else source.path
     facts = {"split": split, "data": at, **identity}
     if split == "test":
-        facts |= _write_down(folder, {**identity, "data": at, "again": again})
+        facts |= _record_opening(folder, {**identity, "data": at, "again": again})
     images = decoded.load_split(source, split, int(model.input.shape[1]))
     chances = _probabilities(model, images, split)
     rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
@@ -63,9 +64,9 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
 
 
 def _metrics(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
-    """A split's metrics, from predictions.csv alone, so that anyone can compute them again."""
+    """A split's metrics, computed only from predictions.csv, so that anyone can reproduce them."""
     own, valid = read_predictions(folder, split), read_predictions(folder, "valid")
-    assert own is not None  # for the type checker: it was written just now
+    assert own is not None  # for the type checker: it has just been written
     leaked = audited.leaked(split, USED_BEFORE[split])
     return evaluation.three_ways(
         own.labels,
@@ -84,10 +85,10 @@ def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:
 
 
 def _check_classes(folder: Path, names: list[str], source: sources.Source, valid: Predictions | None) -> None:
-    """Refuses data or predictions of other classes than the model's."""
+    """Refuses data or predictions whose classes are not the model's."""
     if tuple(names) != source.class_names:
         raise UserError(
-            f"{folder} knows the classes {', '.join(names)}; {source.path} has {', '.join(source.class_names)}"
+            f"the model in {folder} has the classes {', '.join(names)}; {source.path} has {', '.join(source.class_names)}"
         )
     if valid is not None and valid.class_names != tuple(names):
         raise UserError(f"{folder / 'predictions.csv'} has the classes {', '.join(valid.class_names)}; move it away")
@@ -107,7 +108,7 @@ def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
 
 
 def _sha256(path: Path) -> str:
-    """A file's SHA-256, '' when there is none."""
+    """A file's SHA-256, '' when there is no file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
@@ -117,27 +118,27 @@ def _openings(folder: Path) -> list[dict[str, Any]]:
 
 
 def _stored(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """The numbers of an earlier opening of the test split of this data for this model; None when there was none."""
+    """The numbers of an earlier opening of the test split with this data and model; None if there was no such opening."""
     earlier = [opening for opening in _openings(folder) if identity.items() <= opening.items()]
     path = folder / "metrics_test.json"
     if not earlier or not path.exists() or not identity.items() <= (stored := runfolder.read_json(path)).items():
         return None
     runtime.note(
         f"The test split was opened for this model on {earlier[0]['opened']}; these are the numbers stored then. "
-        "--again evaluates it once more, which is written down too."
+        "--again evaluates it once more and records that too."
     )
     return stored
 
 
-def _write_down(folder: Path, opening: dict[str, Any]) -> dict[str, Any]:
-    """Adds an opening of the test split to test_opened.json; returns when this one was, and which."""
+def _record_opening(folder: Path, opening: dict[str, Any]) -> dict[str, Any]:
+    """Adds an opening of the test split to test_opened.json; returns its time and its number."""
     earlier = _openings(folder)
     if earlier:
         same = any(opening["model_sha256"] == each["model_sha256"] for each in earlier)
         runtime.note(
-            f"Note: the test split was opened before, {len(earlier)} times since {earlier[0]['opened']}, "
-            f"{'for this model' if same else 'for another model of this run'}; this is written down. "
-            "What is chosen by test numbers needs another test set."
+            f"Note: the test split was opened {len(earlier)} {'time' if len(earlier) == 1 else 'times'} before, first on "
+            f"{earlier[0]['opened']}, for {'this model' if same else 'another model of this run'}; this opening is recorded. "
+            "If anything was chosen by test numbers, use another test set."
         )
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     runfolder.write_json(folder / OPENED, {"openings": [*earlier, {"opened": now, **opening}]})

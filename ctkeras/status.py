@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ctkeras import sweepfile
 from ctkeras.config import UserError
+from ctkeras.runtime import seconds_text, value_text
 
 STATES = {
     TrialState.COMPLETE: "finished",
@@ -24,23 +25,9 @@ STATES = {
 }
 
 
-def value_text(value: Any) -> str:
-    """A hyperparameter's value, in short."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def settings(config: Mapping[str, Any], names: Sequence[str]) -> str:
     """One trial's values of the hyperparameters that a search varies."""
     return " ".join(f"{name}={value_text(config[name])}" for name in names if name in config)
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration in a suitable unit."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def counted(number: int, noun: str) -> str:

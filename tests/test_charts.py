@@ -130,7 +130,7 @@ def test_ticks_are_few_round_and_inside(low, high, about):
         assert round(step / 10 ** math.floor(math.log10(step * 1.0001)), 6) in (1, 2, 5, 10)
 
 
-def test_rows_stand_where_their_values_are():
+def test_rows_are_drawn_at_their_values():
     data = [Row("a", 0.2, 0.1, 0.4), Row("b", 0.6, 0.5, 0.9), Row("c", 0.6)]
     text = charts.rows(data, width=WIDE, ident="i", title="t", description="d", axis="x", bounds=(0, 1))
     dots = [(float(e.get("cx")), float(e.get("cy"))) for e in elements(ElementTree.fromstring(text), "circle")]
@@ -182,7 +182,7 @@ def test_gaps_in_a_curve_are_left_out():
 @pytest.mark.parametrize(
     ("values", "order"),
     [
-        pytest.param([16, 32, 64], "even", id="few numbers stand apart evenly"),
+        pytest.param([16, 32, 64], "even", id="few numbers are spaced evenly"),
         pytest.param([1, 2, 3, 4, 5, 6, 11], "linear", id="many numbers on a line"),
         pytest.param(["b", "a"], "even", id="names"),
         pytest.param([True, False], "even", id="true and false"),
@@ -207,6 +207,67 @@ def test_a_number_over_a_wide_range_is_logarithmic():
     place = parallel.axis_of("lr", values).place
     assert place[1e-4] == pytest.approx(1 / 3)
     assert place[1e-3] == pytest.approx(2 / 3)
+
+
+def test_up_to_five_numbers_are_spaced_evenly_and_a_ratio_above_20_is_logarithmic():
+    assert parallel.axis_of("x", [1, 2, 3, 4, 20]).place[4] == pytest.approx(3 / 4)
+    assert parallel.axis_of("x", [1, 2, 3, 4, 5, 20]).place[4] == pytest.approx(3 / 19)
+    assert parallel.axis_of("x", [1, 2, 3, 4, 5, 21]).place[4] == pytest.approx(math.log(4) / math.log(21))
+    assert parallel.axis_of("x", [0, 2, 3, 4, 5, 100]).place[4] == pytest.approx(4 / 100)
+
+
+def test_an_axis_with_bounds_is_linear_between_them():
+    axis = parallel.axis_of("val_acc", [0.4, 0.6], bounds=(0.2, 1.0))
+    assert axis.place == pytest.approx({0.4: 0.25, 0.6: 0.5})
+    assert [text for _, text in axis.ticks] == ["0.2", "0.4", "0.6", "0.8", "1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "within", "expected"),
+    [
+        ([0.2, 0.6], None, (0.18, 0.62)),
+        ([0.0, 1.0], (0, 1), (0, 1)),
+        ([0.5, None, math.nan], None, (0.475, 0.525)),
+        ([0.0], None, (-0.05, 0.05)),
+        ([], None, (-0.05, 1.05)),
+    ],
+)
+def test_a_domain_has_a_margin_of_a_twentieth(values, within, expected):
+    assert charts.domain(values, within=within) == pytest.approx(expected)
+
+
+def test_text_is_cut_to_its_room():
+    assert charts.fit("abcdef", 6 * charts.LETTER + 0.1) == "abcdef"
+    assert charts.fit("abcdef", 5 * charts.LETTER + 0.1) == "abcd…"
+    assert charts.fit("abcdef", 0) == "a…"
+
+
+def test_reliability_shows_the_gap_between_confidence_and_accuracy():
+    drawn = ElementTree.fromstring(reliability(NARROW))
+    small, large = elements(drawn, "circle")
+    gaps = [line for line in elements(drawn, "line") if line.get("class") == "gap"]
+    assert len(gaps) == 2 and float(small.get("r")) < float(large.get("r")) == 12
+    left, right, top, bottom = 40, NARROW - 14, 26, 26 + (NARROW - 54) * 0.86
+    assert float(large.get("cx")) == pytest.approx(left + 0.9 * (right - left), abs=0.1)
+    assert float(large.get("cy")) == pytest.approx(bottom - 0.6 * (bottom - top), abs=0.1)
+    assert float(small.get("r")) == pytest.approx(3 + 9 * math.sqrt(3 / 40), abs=0.1)
+
+
+def test_the_best_epoch_is_ringed():
+    values = [0.2, 0.8, 0.5]
+    text = curves.learning([("validation", "first", values)], bounds=(0, 1), epochs=3, best_epoch=2, ident="i", **WORDS)
+    (ring,) = elements(ElementTree.fromstring(text), "circle")
+    assert float(ring.get("cy")) == pytest.approx(10 + 0.2 * 154, abs=0.1)  # 0.8 of a scale from 164 up to 10
+
+
+def test_stopped_runs_are_counted_at_their_epoch():
+    texts = [text.text for text in elements(ElementTree.fromstring(remaining(WIDE)), "text")]
+    assert [text for text in texts if "stopped" in text] == ["2 stopped", "1 stopped"]
+
+
+def test_shades_are_fifths_of_the_runs():
+    assert parallel.shades([i / 10 for i in range(10)]) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert parallel.shades([0.5] * 3) == [0, 0, 0]
 
 
 def test_equal_results_share_a_shade_and_better_ones_are_not_paler():

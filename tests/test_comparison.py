@@ -15,7 +15,7 @@ NAMES = ("left", "right")
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 5), (1, 6), (10, 11), (40, 60)])
-def test_mcnemar_is_a_coin_tossed_for_each_image_on_which_one_alone_is_right(only_a, only_b):
+def test_mcnemar_tosses_a_coin_for_each_image_that_only_one_has_right(only_a, only_b):
     right_a = np.repeat([True, True, False, False], [50, only_a, only_b, 7])
     right_b = np.repeat([True, False, True, False], [50, only_a, only_b, 7])
     found_a, found_b, p = comparison.mcnemar(right_a, right_b)
@@ -25,7 +25,7 @@ def test_mcnemar_is_a_coin_tossed_for_each_image_on_which_one_alone_is_right(onl
     assert comparison.mcnemar(right_b, right_a)[2] == pytest.approx(p)
 
 
-def test_paired_difference_is_surer_than_two_intervals():
+def test_a_paired_difference_is_more_precise_than_two_intervals():
     rng = np.random.default_rng(0)
     right_a = rng.random(200) < 0.8
     right_b = right_a & (rng.random(200) < 0.95)  # wrong wherever a is, and a little more
@@ -84,7 +84,7 @@ def test_images_are_matched_by_name_not_by_row(make_run, answers):
     assert found["acc_a"] == found["acc_b"] == 0.5
 
 
-def test_copies_are_told_by_the_data(make_run, answers, image_folder):
+def test_copies_are_known_from_the_data(make_run, answers, image_folder):
     content = (image_folder / "valid/left/0.png").read_bytes()
     for number in (1, 2):
         (image_folder / f"valid/left/{number}.png").write_bytes(content)
@@ -136,7 +136,7 @@ def test_the_verb_prints_what_was_found(make_run, answers, capfd):
     *table, line = capfd.readouterr().out.splitlines()
     assert json.loads(line) == comparison.compare(a, b, "valid")
     assert "p = 0.125" in table[3]  # 4 of 4: 2 / 2**4
-    assert table[-1] == "The difference may well be noise."
+    assert table[-1] == "The difference may be noise."
 
 
 def test_files_the_audit_does_not_know_are_images_of_their_own():

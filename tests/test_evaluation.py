@@ -11,6 +11,8 @@ from ctkeras import calibration, evaluation, ranking, resampling
 from ctkeras.runs import folder as runfolder
 
 NAMES = ("a", "b", "c", "d")
+MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_normal_auc")
+MAIN += ("sensitivity_at_specificity_90", "sensitivity_at_specificity_95")
 CANCER = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")
 
 
@@ -164,6 +166,42 @@ def test_the_same_answers_give_the_same_bounds():
     assert evaluation.evaluate(*draw(), NAMES) == evaluation.evaluate(*draw(), NAMES)
 
 
+def test_bounds_are_the_same_in_every_version():
+    """Published intervals must be reproducible: number of resamples, seed, order of draws and quantiles are fixed."""
+    values, groups = np.sin(np.arange(80)), np.arange(80) // 2
+
+    def statistics(weights):
+        total = weights.sum(1)
+        return {"mean": resampling.totals(weights, values) / total, "n": total, "never": np.full(len(weights), np.nan)}
+
+    expected = {"mean_low": -0.17197430265518962, "mean_high": 0.20984052006246065, "n_low": 80, "n_high": 80}
+    assert resampling.bounds(statistics, groups) == pytest.approx(expected, rel=1e-9)
+    assert resampling.bounds(statistics, -7 * groups[::-1])["n_low"] == 80  # whatever the groups are called
+
+
+def test_a_class_that_is_never_called_has_precision_0():
+    labels, probabilities = draw()
+    probabilities[:, 1] = 0
+    values = evaluation.evaluate(labels, probabilities, NAMES)
+    assert values["precision_b"] == values["precision_b_low"] == values["recall_b"] == values["f1_b"] == 0
+    assert values["specificity_b"] == 1
+
+
+def test_a_bin_of_confidence_holds_its_upper_edge():
+    confidence, right = np.array([0.2, 0.4, 1.0, 0.0, 0.201]), np.array([True, False, True, False, True])
+    count, mean, share = (row[0] for row in calibration.reliability(np.ones((1, 5)), confidence, right))
+    assert np.flatnonzero(count).tolist() == [0, 2, 3, 5, 14]
+    assert (mean[2], share[2], mean[5], share[5]) == (0.2, 1, 0.4, 0)
+    assert calibration.error(count[None], mean[None], share[None])[0] == pytest.approx((0.8 + 0.4 + 0 + 0 + 0.799) / 5)
+
+
+def test_the_temperature_is_bounded():
+    labels = np.arange(20) % 4
+    sure, unsure = 0.9 * np.eye(4)[labels] + 0.025, 0.1 * np.eye(4)[labels] + 0.225
+    assert calibration.temperature(labels, unsure) == pytest.approx(0.05, abs=1e-3)  # always right: ever surer
+    assert calibration.temperature((labels + 1) % 4, sure) == pytest.approx(20, abs=0.1)  # always wrong: ever less sure
+
+
 def test_perfect_predictions():
     labels = np.arange(20) % 4
     values = evaluation.evaluate(labels, np.eye(4)[labels], NAMES)
@@ -183,12 +221,12 @@ def test_wrong_predictions_have_a_finite_loss():
 
 
 def test_predictions_by_chance():
-    labels, probabilities = draw(count=1000, skill=0.0, counts=[0.25] * 4)
+    labels, probabilities = draw(count=600, skill=0.0, counts=[0.25] * 4)
     values = evaluation.evaluate(labels, probabilities, NAMES)
     for name in ("acc", "balanced_acc", "macro_f1"):
         assert values[f"{name}_low"] - 0.01 < 0.25 < values[f"{name}_high"] + 0.01
     assert values["auc"] == pytest.approx(0.5, abs=0.04)
-    uniform = evaluation.evaluate(labels, np.full((1000, 4), 0.25), NAMES)
+    uniform = evaluation.evaluate(labels[:100], np.full((100, 4), 0.25), NAMES)
     assert uniform["loss"] == pytest.approx(np.log(4))
     assert uniform["balanced_acc"] == 0.25  # one class is called always: never better than chance
     assert uniform["auc"] == 0.5
@@ -374,7 +412,12 @@ def test_three_ways_are_evaluations_of_parts():
         "distinct": evaluation.evaluate(labels[:110], probabilities[:110], CANCER),
     }
     for prefix, part in parts.items():
-        for name in ("n", "n_distinct", "acc", "acc_low", "macro_f1_high", "auc", "sensitivity_at_specificity_95_low"):
+        for name in (
+            "n",
+            "n_distinct",
+            "confusion_matrix",
+            *(f"{m}{end}" for m in MAIN for end in ("", "_low", "_high")),
+        ):
             assert values[f"{prefix}_{name}"] == part[name], (prefix, name)
     assert values["clean_n"] == 120
     assert values["distinct_n"] == values["n_distinct"] == 110

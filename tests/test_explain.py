@@ -288,8 +288,8 @@ def test_a_map_of_one_place_is_said_to_point_nowhere(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--class", "small"), "knows no class small; it knows adeno, large, normal"),
-        (("--class", "Large"), "it knows adeno, large, normal; did you mean large?"),
+        (("--class", "small"), "has no class small; its classes are adeno, large, normal"),
+        (("--class", "Large"), "its classes are adeno, large, normal; did you mean large?"),
         (("--out", "model.keras"), "is a file"),
         (("--batch_size", "0"), "--batch_size"),
         (("nowhere.png",), "nowhere.png is not there"),

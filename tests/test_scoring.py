@@ -118,7 +118,7 @@ def test_validation_images_that_are_also_trained_on_are_left_out_of_clean(run, d
     assert "clean_n" not in scoring.evaluate_run(run, "train")
 
 
-def test_the_test_split_is_opened_once_and_written_down(run, capsys):
+def test_the_test_split_is_opened_once_and_recorded(run, capsys):
     assert not (run / "test_opened.json").exists()  # validation was evaluated
     first = scoring.evaluate_run(run, "test")
     (opening,) = openings(run)
@@ -129,22 +129,23 @@ def test_the_test_split_is_opened_once_and_written_down(run, capsys):
     before = {path: path.read_bytes() for path in run.iterdir()}
     assert scoring.evaluate_run(run, "test") == json.loads((run / "metrics_test.json").read_text()) == first
     assert {path: path.read_bytes() for path in run.iterdir()} == before
-    told = capsys.readouterr().err
-    assert opening["opened"] in told
-    assert "--again" in told
+    err = capsys.readouterr().err
+    assert opening["opened"] in err
+    assert "--again" in err
 
 
-def test_opening_it_again_needs_a_wish_and_is_written_down_too(run, capsys):
+def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
     first = scoring.evaluate_run(run, "test")
     again = scoring.evaluate_run(run, "test", again=True)
     assert [opening["again"] for opening in openings(run)] == [False, True]
-    assert openings(run)[0]["opened"] in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"opened 1 time before, first on {openings(run)[0]['opened']}, for this model" in err
     varying = {"opened", "openings"}
     assert {k: v for k, v in first.items() if k not in varying} == {k: v for k, v in again.items() if k not in varying}
     assert (first["openings"], again["openings"]) == (1, 2)
 
 
-def test_another_model_opens_it_anew_and_is_told_of_the_first(run, capsys):
+def test_another_model_opens_it_anew_with_a_note_on_the_first(run, capsys):
     first = scoring.evaluate_run(run, "test")
     write_model(run, seed=1)
     second = scoring.evaluate_run(run, "test")
@@ -153,11 +154,13 @@ def test_another_model_opens_it_anew_and_is_told_of_the_first(run, capsys):
     assert "for another model of this run" in capsys.readouterr().err
 
 
-def test_other_test_images_are_not_answered_with_the_stored_numbers(run, data):
+def test_other_test_images_are_not_answered_with_the_stored_numbers(run, data, capsys):
     first = scoring.evaluate_run(run, "test")
     (data / "test/left/copy2.png").unlink()
+    capsys.readouterr()
     assert scoring.evaluate_run(run, "test")["n"] == first["n"] - 1
     assert len({opening["data_fingerprint"] for opening in openings(run)}) == 2
+    assert "differs from the one that the run was trained on" in capsys.readouterr().err
 
 
 def test_an_opening_that_was_interrupted_is_on_record(run, monkeypatch):
@@ -177,9 +180,16 @@ def test_mistakes_open_nothing(run, data, tmp_path):
     spoilt = shutil.copytree(run, tmp_path / "spoilt")
     (spoilt / "predictions.csv").write_text("file,split,label\na,valid,left\n")
     other = write_images(tmp_path / "other", classes=("a", "b"), counts={"train": 1, "valid": 1, "test": 1})
-    half = shutil.copytree(run, tmp_path / "half")
+    half, renamed = (shutil.copytree(run, tmp_path / name) for name in ("half", "renamed"))
+    rows = (renamed / "predictions.csv").read_text()
+    (renamed / "predictions.csv").write_text(rows.replace("p_left", "p_top").replace(",left", ",top"))
     (half / "model.keras").write_bytes(b"PK")
-    cases = ((spoilt, None, "predictions.csv"), (run, str(other), "knows the classes"), (half, None, "no model"))
+    cases = (
+        (spoilt, None, "predictions.csv"),
+        (run, str(other), "has the classes left, right; .* has a, b"),
+        (half, None, "no model"),
+        (renamed, None, "has the classes top, right"),
+    )
     for folder, spec, message in cases:
         with pytest.raises(UserError, match=message):
             scoring.evaluate_run(folder, "test", data=spec)
@@ -223,7 +233,7 @@ def test_the_verb_prints_three_ways_with_intervals(run, capfd):
     assert invoke(capfd, run, "--split", "test")[:2] == (0, out)
     code, _, err = invoke(capfd, run, "--split", "test", "--again")
     assert (code, len(openings(run))) == (0, 2)
-    assert "written down" in err
+    assert "recorded" in err
 
 
 def test_unless_asked_for_the_test_split_stays_closed(run, capfd):
@@ -238,7 +248,7 @@ def test_the_verb_says_which_class_has_few_images_left(run, data, capfd):
         Image.fromarray(np.full((8, 8), i, np.uint8)).save(data / f"test/left/more{i}.png")
     _, out, _ = invoke(capfd, run, "--split", "test")
     assert [line.partition(";")[0] for line in out.splitlines() if "few" in line] == [
-        "all images: few of right (7)",
-        "not in train or valid: few of right (5)",
-        "each image once: few of left (8), right (7)",
+        "all images: few images of right (7)",
+        "not in train or valid: few images of right (5)",
+        "each image once: few images of left (8), right (7)",
     ]

@@ -1,4 +1,4 @@
-"""The verbs that show results to people: report, app."""
+"""The verbs that open or write a page: report, app."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ SWEEP = re.compile(r"[^/\\.~][^/\\]*/[^/\\]+/[^/\\]+")  # ENTITY/PROJECT/SWEEP_I
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="file to write (default: DIR/report.html)")
 @click.option("--data", default="", help="the data set, if it is no longer where the runs found it")
 def report(place: str, out: Path | None, data: str) -> None:
-    """Write one HTML page on a run, a folder of runs, a study or a W&B sweep; the last line is its path."""
+    """Write one HTML page about a run, a folder of runs, a study or a W&B sweep; the last line printed is its path."""
     from ctkeras import report, tracking
     from ctkeras.config import UserError
 
@@ -21,15 +21,15 @@ def report(place: str, out: Path | None, data: str) -> None:
         click.echo(str(report.write_report(Path(place), out, data=data)))
         return
     if lacking := tracking.lacking():
-        raise UserError(f"{place} is no folder, and as a W&B sweep it needs {lacking}")
+        raise UserError(f"{place} is not a folder, and to read it as a W&B sweep, ctkeras needs {lacking}")
     click.echo(str(report.write_sweep_report(place, out, data=data)))
 
 
 @click.command()
 @click.argument("model", metavar="RUN_OR_MODEL", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 takes a free one")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 picks a free port")
 def app(model: Path, port: int) -> None:
-    """Open a page on this machine to try a model on an image. Not for diagnosis."""
+    """Open a page on this machine to try a model on your images. Not for diagnosis."""
     from ctkeras import app
 
     app.serve(model, port=port)

@@ -1,4 +1,4 @@
-"""The verbs that read what a run has left: evaluate, compare, predict, explain."""
+"""The verbs that use a run's files: evaluate, compare, predict, explain."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,19 @@ from typing import Any
 import click
 
 SPLITS = click.Choice(["train", "valid", "test"])
-FEW = 10  # images of a class; its recall then moves by a tenth with each
+FEW = 10  # images of a class; with fewer, one image moves its recall by more than a tenth
 DATA_HELP = "the data set, if it is no longer where the run found it"
 
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.option("--split", type=SPLITS, default="valid", show_default=True, help="test is opened once per model")
+@click.option(
+    "--split", type=SPLITS, default="valid", show_default=True, help="the test split is opened once per model"
+)
 @click.option("--data", "spec", default=None, help=DATA_HELP)
-@click.option("--again", is_flag=True, help="open the test split once more, which is written down")
+@click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
 def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
-    """Evaluate a run's exported model on a split; writes metrics_SPLIT.json and predictions.csv."""
+    """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
     from ctkeras import scoring
 
     metrics = scoring.evaluate_run(run_folder, split, data=spec, again=again)
@@ -33,8 +35,8 @@ def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> Non
         counts = map(sum, metrics.get(f"{prefix}confusion_matrix", ()))
         few = [f"{name} ({n})" for name, n in zip(metrics.get("class_names", ()), counts, strict=False) if n < FEW]
         if few:
-            click.echo(f"{title}: few of {', '.join(few)}; balanced_acc, macro_f1 and auc rest on them")
-    click.echo(f"95% intervals by distinct image; all metrics: {run_folder / f'metrics_{split}.json'}")
+            click.echo(f"{title}: few images of {', '.join(few)}; balanced_acc, macro_f1 and auc depend on them")
+    click.echo(f"95% intervals: bootstrap over distinct images; all metrics: {run_folder / f'metrics_{split}.json'}")
 
 
 def _with_bounds(metrics: dict[str, Any], name: str) -> str:
@@ -49,31 +51,34 @@ def _with_bounds(metrics: dict[str, Any], name: str) -> str:
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--split", type=SPLITS, default="valid", show_default=True)
 @click.option("--data", "spec", default=None, help=DATA_HELP)
-@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: bool) -> None:
-    """Say whether two runs' accuracies differ by more than noise, from their predictions.csv."""
+    """Test whether two runs' accuracies differ by more than noise, from their predictions.csv."""
     from ctkeras import comparison
+    from ctkeras.report.verdict import LEVEL
 
-    found = comparison.compare(run_a, run_b, split, data=spec)
+    numbers = comparison.compare(run_a, run_b, split, data=spec)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(numbers))
         return
-    click.echo(f"a {run_a}: acc {_with_bounds(found, 'acc_a')}")
-    click.echo(f"b {run_b}: acc {_with_bounds(found, 'acc_b')}")
-    click.echo(f"a minus b: {_with_bounds(found, 'difference')}, 95% by distinct image")
+    click.echo(f"a {run_a}: acc {_with_bounds(numbers, 'acc_a')}")
+    click.echo(f"b {run_b}: acc {_with_bounds(numbers, 'acc_b')}")
+    click.echo(f"a minus b: {_with_bounds(numbers, 'difference')}; 95% intervals over distinct images")
     for prefix, what in (("", "images"), ("distinct_", "distinct images")):
         click.echo(
-            f"of {found['n' if not prefix else 'n_distinct']} {split} {what}, only a is right on {found[f'{prefix}only_a']}, "
-            f"only b on {found[f'{prefix}only_b']}: McNemar p = {found[f'{prefix}mcnemar_p']:.3g}"
+            f"of {numbers['n' if not prefix else 'n_distinct']} {split} {what}, only a is right on "
+            f"{numbers[f'{prefix}only_a']}, only b on {numbers[f'{prefix}only_b']}: "
+            f"McNemar p = {numbers[f'{prefix}mcnemar_p']:.3g}"
         )
-    noise = found["distinct_mcnemar_p"] >= 0.05
-    click.echo("The difference may well be noise." if noise else "The difference is more than noise, at the 5% level.")
+    noise = numbers["distinct_mcnemar_p"] >= LEVEL
+    said = "may be noise" if noise else f"is more than noise at the {LEVEL:.0%} level"
+    click.echo(f"The difference {said}.")
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
 def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int) -> int:
     """Classify image files and folders with an exported model. Not for diagnosis."""
@@ -106,11 +111,11 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 @click.option(
     "--out", default="heat", show_default=True, type=click.Path(path_type=Path), help="folder for the pictures"
 )
-@click.option("--class", "wanted", default=None, help="find evidence for this class  [default: the predicted one]")
-@click.option("--json", "as_json", is_flag=True, help="one JSON object a line")
+@click.option("--class", "wanted", default=None, help="show the evidence for this class  [default: the predicted one]")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
-    """Show where in images an exported model, or a run's, finds its evidence (Grad-CAM). Not for diagnosis."""
+    """Show which parts of an image a model's answer rests on (Grad-CAM). Not for diagnosis."""
     from ctkeras import explain as gradcam
     from ctkeras import export
     from ctkeras.config import UserError, did_you_mean
@@ -120,12 +125,12 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     runfolder.require_folder(out, "--out")
     opened, names = export.open_named(model)
     if wanted is not None and wanted not in names:
-        raise UserError(f"the model knows no class {wanted}; it knows {', '.join(names)}{did_you_mean(wanted, names)}")
+        raise UserError(f"the model has no class {wanted}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}")
     label = None if wanted is None else names.index(wanted)
     failed = 0
     pictures = gradcam.picture_paths(files, out)
-    found = gradcam.explain_files(opened, files, label=label, batch_size=batch_size)
-    for (file, explained, reason), picture in zip(found, pictures, strict=True):
+    results = gradcam.explain_files(opened, files, label=label, batch_size=batch_size)
+    for (file, explained, reason), picture in zip(results, pictures, strict=True):
         if explained is None:
             failed += 1
             click.echo(f"Skipped: {reason}", err=True)

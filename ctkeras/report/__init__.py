@@ -1,4 +1,4 @@
-"""The report: one HTML file, opened from disk, that says what won, whether that is noise, and what every number is from."""
+"""The report: one HTML file that shows what won, whether its lead is noise, and where each number comes from."""
 
 import datetime
 import os
@@ -13,36 +13,36 @@ from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.runs import folder as runfolder
 
 NAME = "report.html"
-MOST_BYTES = 10 * 2**20  # bytes; what a mail system still takes
+MOST_BYTES = 10 * 2**20  # bytes; mail systems accept a file of this size
 
 
 def write_report(folder: Path, out: Path | None = None, *, data: str = "") -> Path:
     """Writes the report of a run folder, a folder of run folders or a study's folder.
 
     Args:
-        folder: read, never changed but for the report.
-        out: the file to write; None for report.html in the folder.
+        folder: the folder; only the report is written into it.
+        out: the file to write; None means report.html in the folder.
         data: the data set, when it is no longer where the runs found it.
 
     Returns:
         The file's path.
 
     Raises:
-        UserError: no run in the folder that reached a val_acc, or the file can't be written.
+        UserError: the folder has no run with a val_acc, or the file cannot be written.
     """
     return _write(results.read(folder), out or folder / NAME, data)
 
 
 def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "") -> Path:
-    """Writes the report of a W&B sweep, to report.html in the current folder unless told otherwise.
+    """Writes the report of a W&B sweep.
 
     Args:
         sweep: ENTITY/PROJECT/SWEEP_ID.
-        out: the file to write.
+        out: the file to write; None means report.html in the current folder.
         data: the data set.
 
     Raises:
-        UserError: no such sweep, or none of its runs reached a val_acc.
+        UserError: no such sweep, or no run of it has a val_acc.
     """
     from ctkeras import tracking
 
@@ -52,19 +52,19 @@ def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "") -
 def _write(read: results.Results, out: Path, data: str) -> Path:
     """Writes the page atomically."""
     if os.path.isdir(out):
-        raise UserError(f"{out} is a folder; --out takes the file to write, as {out / NAME}")
+        raise UserError(f"{out} is a folder; --out takes the file to write, such as {out / NAME}")
     runfolder.require_folder(out.parent, "--out", announce=True)
     text = compose(findings.find(read, data=data))
     try:
         with runtime.atomic(out) as partial:
             partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{out} can't be written ({error.strerror or error}); pass another --out") from error
+        raise UserError(f"cannot write {out} ({error.strerror or error}); pass another --out") from error
     return out
 
 
 def compose(found: Findings) -> str:
-    """The page as text: the answer first, then the model, the search, the data, and how to do it again."""
+    """The page as text: the answer first, then the search, the model, the data, and how to reproduce it."""
     from ctkeras.report import (
         section_data,
         section_epochs,
@@ -107,16 +107,16 @@ def compose(found: Findings) -> str:
             [section_record.reproduce(found), section_record.model_card(found), section_record.left_out(found)],
         ),
     ]
-    kept = [(name, [part for part in sections if part is not None]) for name, sections in parts]
-    return page.document(f"{found.results.title}: report", _header(found), kept)
+    shown = [(name, [part for part in sections if part is not None]) for name, sections in parts]
+    return page.document(f"{found.results.title}: report", _header(found), shown)
 
 
 def _header(found: Findings) -> Html:
-    """Title, what it is of, when it was made, and the warning."""
+    """The title, the number of runs, when the page was written, and the warning."""
     title = tag("h1", found.results.title)
     runs = page.plural(len(found.runs), "run")
     models = page.plural(len({run.model_name for run in found.runs}), "architecture")
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-    made = f"{runs}, {models} · made {now} with ctkeras {__version__}"
+    made = f"{runs}, {models} · written {now} by ctkeras {__version__}"
     caution = p("Research only. Not for diagnosis.", class_="caution")
     return page.join([p("ctkeras report", class_="kicker"), title, p(made, class_="made"), caution])

@@ -1,13 +1,16 @@
-"""Charts as inline SVG: pure functions from numbers to text. Colours are CSS variables of the page, so light and dark work."""
+"""Charts as inline SVG: pure functions from numbers to text, in colours that the page sets for light and dark.
+
+Written by hand because the page must work without scripts and without any other file.
+"""
 
 import html
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-FONT = 13  # px; the page draws charts at their own size, so this is what a reader sees
-LETTER, BOLD = 7.4, 8.3  # px; mean width of a letter at that size, in the widest of the fonts a system may show
-WIDE, NARROW = 760, 328  # px; of a desktop's column and of a 360 px phone's
+FONT = 13  # px; the page shows charts at their own size, so this is the size on the screen
+LETTER, BOLD = 7.4, 8.3  # px; mean width of a letter at that size, in the widest of the usual system fonts
+WIDE, NARROW = 760, 328  # px; the page's column on a desktop and on a phone of 360 px
 
 
 class Row(NamedTuple):
@@ -23,12 +26,12 @@ class Row(NamedTuple):
 
 
 def element(name: str, content: str = "", /, **attributes: Any) -> str:
-    """One SVG element; text content must be escaped already, attributes are escaped here.
+    """One SVG element; its content must be escaped already, attributes are escaped here.
 
     Args:
         name: of the element.
         content: what is inside.
-        attributes: numbers are rounded to a tenth of a pixel, None is left out; class_ is class, x_y is x-y.
+        attributes: numbers are rounded to a tenth of a pixel, None is omitted; class_ means class, x_y means x-y.
     """
     shown = []
     for key, value in attributes.items():
@@ -40,7 +43,7 @@ def element(name: str, content: str = "", /, **attributes: Any) -> str:
 
 
 def label(x: float, y: float, text: str, *, anchor: str = "start", class_: str | None = None, room: float = 0) -> str:
-    """Text at a place; cut to `room` pixels, when given, with the whole of it as its tooltip."""
+    """Text at a place; cut to `room` pixels, when given, with the full text as its tooltip."""
     shown = fit(text, room) if room else text
     whole = element("title", html.escape(text)) if shown != text else ""
     place = None if anchor == "start" else anchor
@@ -48,7 +51,7 @@ def label(x: float, y: float, text: str, *, anchor: str = "start", class_: str |
 
 
 def fit(text: str, room: float) -> str:
-    """Text cut to about `room` pixels, its cut marked by an ellipsis."""
+    """Text cut to about `room` pixels, with an ellipsis where it was cut."""
     letters = max(2, int(room / LETTER))
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
 
@@ -72,7 +75,7 @@ def path(points: Iterable[tuple[float, float]], class_: str | None, **attributes
 def picture(
     body: Iterable[str], *, width: float, height: float, ident: str, title: str, description: str, class_: str = ""
 ) -> str:
-    """An SVG picture with the title and description that a screen reader reads in its place.
+    """An SVG picture with the title and description that a screen reader reads instead.
 
     Args:
         body: elements.
@@ -80,7 +83,7 @@ def picture(
         height: px.
         ident: unique on the page.
         title: what it shows, in a few words.
-        description: what there is to be seen, in a sentence.
+        description: what can be seen in it, in a sentence.
         class_: for the page's style sheet.
     """
     named = element("title", html.escape(title) or " ", id=f"{ident}-title")
@@ -116,7 +119,7 @@ def scale(low: float, high: float, start: float, end: float) -> Any:
 
 
 def domain(values: Iterable[float | None], *, within: tuple[float, float] | None = None) -> tuple[float, float]:
-    """The range of values with a margin of a twentieth, kept inside `within`."""
+    """The range of values with a margin of 5% at each end, limited to `within`."""
     known = [value for value in values if value is not None and math.isfinite(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.05
@@ -135,7 +138,7 @@ def rows(
     bounds: tuple[float, float] | None = None,
     bars: bool = False,
 ) -> str:
-    """Dots with intervals, or bars from zero, a line each, labelled directly; on a narrow page labels stand above.
+    """Dots with intervals, or bars from zero, one per line and labelled directly; on a narrow page labels are above.
 
     Args:
         data: the lines, drawn in this order.
@@ -143,8 +146,8 @@ def rows(
         ident: unique on the page.
         title: see `picture`.
         description: see `picture`.
-        axis: what the scale is, with its unit.
-        bounds: of the scale; None takes those of the data.
+        axis: what the scale shows, with its unit.
+        bounds: of the scale; None uses those of the data.
         bars: draw bars from zero.
     """
     narrow, step = width < 500, 46 if width < 500 else 36
@@ -198,10 +201,10 @@ def _row_words(row: Row, left: float, right: float, y: float, *, width: float, n
 def matrix(
     counts: Sequence[Sequence[int]], names: Sequence[str], *, width: float, ident: str, title: str, description: str
 ) -> str:
-    """A confusion matrix: rows are the truth, columns the answer; the shade is the share of its row.
+    """A confusion matrix: rows are true classes, columns are answers; a cell's shade is its share of the row.
 
     Args:
-        counts: C rows of C numbers.
+        counts: C rows of C numbers of images.
         names: C class names.
         width: px.
         ident: unique on the page.
@@ -212,10 +215,10 @@ def matrix(
     cell = min(76.0, (width - left - 4) / len(names))
     tall, top = min(cell, 56.0), 24.0
     bottom = top + tall * len(names)
-    body = [label(left, 13, "each row: an image's true class", class_="axis")]
+    body = [label(left, 13, "each row: a true class", class_="axis")]
     for i, name in enumerate(names):
         body.append(label(left - 8, top + tall * i + tall / 2 + 4.5, name, anchor="end", room=left - 8))
-        # Below and slanted to the left, where there is room under the row's names however narrow the page.
+        # Below and slanted to the left, where the names of the rows leave room on a page of any width.
         words = label(0, 0, name, anchor="end", room=left + cell * i)
         x, y = left + cell * (i + 0.5) + 5, bottom + 14
         body.append(element("g", words, transform=f"translate({x:.1f} {y:.1f}) rotate(-38)"))
@@ -237,7 +240,7 @@ def matrix(
 
 
 def _cell_words(count: int, share: float, x: float, y: float, *, small: bool) -> list[str]:
-    """A cell's count and its share of the row, readable on its shade."""
+    """A cell's count and its share of the row, in a colour that is readable on its shade."""
     class_ = "on" if share > 0.55 else "zero" if count == 0 else None
     if small or count == 0:
         return [label(x, y + 4.5, str(count), anchor="middle", class_=class_)]

@@ -1,4 +1,4 @@
-"""Charts of curves, as inline SVG: learning curves, runs still training by epoch, reliability."""
+"""Charts of curves as inline SVG: learning curves, runs still training by epoch, reliability."""
 
 import itertools
 import math
@@ -21,13 +21,13 @@ def learning(
     width: float = 328,
     height: float = 190,
 ) -> str:
-    """One run's curves over its epochs, each named at its end.
+    """One run's curves over its epochs, each with its name at its end.
 
     Args:
-        lines: (name, CSS class, a value an epoch from epoch 1); values that are not finite are gaps.
-        bounds: of the vertical scale, the same for all panels that stand beside each other.
+        lines: (name, CSS class, one value per epoch from epoch 1); a value that is not finite leaves a gap.
+        bounds: of the vertical scale, the same for all panels side by side.
         epochs: the horizontal scale's end.
-        best_epoch: marked; 0 for none.
+        best_epoch: the epoch to mark; 0 marks none.
         ident: unique on the page.
         title: see charts.picture.
         description: see charts.picture.
@@ -58,7 +58,7 @@ def learning(
 
 
 def _whole(values: Sequence[float]) -> list[int]:
-    """Those that are whole numbers."""
+    """The whole numbers among the values."""
     return [int(value) for value in values if value == int(value)]
 
 
@@ -81,12 +81,12 @@ def remaining(
     title: str,
     description: str,
 ) -> str:
-    """How many runs still trained at each epoch: a falling staircase; what lies above it was never trained.
+    """How many runs were still training at each epoch: a falling staircase; the area above it was never trained.
 
     Args:
         ends: each run's last epoch.
-        limit: epochs a run could have had.
-        stopped: epochs at which runs were stopped, to be marked with how many.
+        limit: the most epochs that a run could have.
+        stopped: the epoch at which each stopped run ended; the chart labels each with its number of runs.
         width: px.
         ident: unique on the page.
         title: see charts.picture.
@@ -109,8 +109,8 @@ def remaining(
         body.append(label(x(tick), bottom + 17, str(tick), anchor="middle", class_="axis"))
     body.append(label(right, bottom + 33, "epoch", anchor="end", class_="axis"))
     for epoch in sorted(set(stopped)):
-        count, here = stopped.count(epoch), sum(end > epoch for end in ends)
-        at = y(here + count / 2)
+        count, left_over = stopped.count(epoch), sum(end > epoch for end in ends)
+        at = y(left_over + count / 2)
         body.append(label(min(x(epoch) + 6, right - 90), at + 4, f"{count} stopped", class_="strong"))
     return picture(body, width=width, height=bottom + 40, ident=ident, title=title, description=description)
 
@@ -125,12 +125,12 @@ def reliability(
     title: str,
     description: str,
 ) -> str:
-    """How often answers of a given confidence were right; on the diagonal they mean what they say.
+    """How often answers of a given confidence were right; on the diagonal, confidence equals accuracy.
 
     Args:
-        counts: images a bin.
-        confidence: mean confidence a bin; None where it is empty.
-        accuracy: share right a bin; None where it is empty.
+        counts: images per bin.
+        confidence: mean confidence per bin; None where it is empty.
+        accuracy: share of correct answers per bin; None where it is empty.
         width: px.
         ident: unique on the page.
         title: see charts.picture.
@@ -139,7 +139,7 @@ def reliability(
     left, right, top = 40.0, width - 14.0, 26.0
     bottom = top + (right - left) * 0.86
     x, y = scale(0, 1, left, right), scale(0, 1, bottom, top)
-    body = [label(0, 13, "share right", class_="axis")]
+    body = [label(0, 13, "share correct", class_="axis")]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         body += [line(left, y(tick), right, y(tick), "grid"), line(x(tick), top, x(tick), bottom, "grid")]
         body += [label(left - 6, y(tick) + 4, f"{tick:g}", anchor="end", class_="axis")]
@@ -147,8 +147,8 @@ def reliability(
     body += [
         label(right, bottom + 34, "confidence", anchor="end", class_="axis"),
         line(x(0), y(0), x(1), y(1), "ideal"),
-        label(x(0.04), y(0.93), "too cautious", class_="axis"),
-        label(x(0.97), y(0.05), "too sure", anchor="end", class_="axis"),
+        label(x(0.04), y(0.93), "underconfident", class_="axis"),
+        label(x(0.97), y(0.05), "overconfident", anchor="end", class_="axis"),
     ]
     largest = max(max(counts, default=1), 1)
     for count, mean, share in zip(counts, confidence, accuracy, strict=True):

@@ -1,4 +1,4 @@
-"""What several of the report's sections need, found once: the model in question, its test numbers, its data."""
+"""What several of the report's sections need, computed once: the chosen model, its test numbers, its data set."""
 
 import dataclasses
 import functools
@@ -9,25 +9,25 @@ from typing import Any
 
 from ctkeras import runtime
 from ctkeras.config import UserError
-from ctkeras.report import verdict
-from ctkeras.report.results import Results, Run
+from ctkeras.report.results import Results, Run, best_by_architecture
+from ctkeras.report.verdict import Comparison, Interval, accuracy_interval, against, right_answers
 from ctkeras.runs import folder as runfolder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
 class Findings:
-    """A report's material."""
+    """What a report is written from."""
 
     results: Results
-    chosen: Run  # the model that is described: a study's final one, else the best run
+    chosen: Run  # the winner, and the model that is described: a study's final one, otherwise the best run
     test: Mapping[str, Any]  # its metrics_test.json, empty when the test split hasn't been opened
-    source: Any = None  # the data set, when it is at hand
+    source: Any = None  # the data set, when it can be read
     audit: Any = None  # of the data set
-    no_data: str = ""  # why it isn't
+    no_data: str = ""  # why the data set cannot be read
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """All runs, best first."""
+        """All runs, best first; of equally accurate ones the chosen run first."""
         return self.results.runs
 
     @functools.cached_property
@@ -37,21 +37,26 @@ class Findings:
 
     @functools.cached_property
     def right(self) -> dict[str, Mapping[str, bool] | None]:
-        """Run to which validation images it had right."""
-        return {run.name: verdict.right_answers(run) for run in self.runs}
+        """Run name to which validation images that run classified correctly."""
+        return {run.name: right_answers(run) for run in self.runs}
 
-    def interval(self, run: Run) -> verdict.Interval | None:
+    def interval(self, run: Run) -> Interval | None:
         """A run's validation accuracy with its interval; None without predictions."""
         right = self.right[run.name]
-        return verdict.accuracy_interval(right, self.twins) if right else None
+        return accuracy_interval(right, self.twins) if right else None
 
-    def against_chosen(self, run: Run) -> verdict.Comparison | None:
-        """The best run against this one, image by image."""
-        best, other = self.right[self.results.best.name], self.right[run.name]
-        return verdict.against(best, other, self.twins) if best and other else None
+    def against_chosen(self, run: Run) -> Comparison | None:
+        """How far a run is behind the chosen one, image by image; None without predictions of the same images."""
+        chosen, other = self.right[self.chosen.name], self.right[run.name]
+        return against(chosen, other, self.twins) if chosen and other else None
+
+    def by_architecture(self) -> list[Run]:
+        """One run per architecture: the chosen run first, then the best run of each other architecture, best first."""
+        others = best_by_architecture(self.runs)
+        return [self.chosen, *(run for run in others if run.model_name != self.chosen.model_name)]
 
     def files(self, *names: str, runs: Sequence[Run] = ()) -> list[str]:
-        """How the report names the files that numbers are from: those of some runs, or of every run."""
+        """The names of files in the report: those of some runs, or of every run."""
         if self.results.place is None:
             return [f"the W&B sweep {self.results.sweep}"]
         if not runs:
@@ -60,7 +65,7 @@ class Findings:
 
 
 def find(results: Results, *, data: str = "") -> Findings:
-    """Gathers what the report is made of.
+    """Gathers what the report is written from.
 
     Args:
         results: the runs.
@@ -72,9 +77,15 @@ def find(results: Results, *, data: str = "") -> Findings:
         try:
             test = runfolder.read_json(chosen.folder / "metrics_test.json")
         except UserError as error:
-            runtime.note(f"Note: {error}; the report goes without test numbers.")
+            runtime.note(f"Note: {error}; the report has no test numbers.")
     source, audited, why = _data(data or chosen.config["data"], str(chosen.metrics.get("data_fingerprint", "")))
-    return Findings(results, chosen, test, source, audited, why)
+    return Findings(_led_by(results, chosen), chosen, test, source, audited, why)
+
+
+def _led_by(results: Results, chosen: Run) -> Results:
+    """The results with the chosen run first among equally accurate ones, so that the report has one winner."""
+    runs = sorted(results.runs, key=lambda run: (-run.val_acc, run is not chosen))
+    return dataclasses.replace(results, runs=tuple(runs))
 
 
 def _final(results: Results) -> Run | None:
@@ -87,7 +98,7 @@ def _final(results: Results) -> Run | None:
 
 
 def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
-    """The data set that runs were trained on and its audit, or why it isn't at hand."""
+    """The data set that runs were trained on and its audit, or why it cannot be read."""
     from ctkeras import audit, sources
 
     if not spec:
@@ -95,7 +106,7 @@ def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
     try:
         source = sources.open_source(spec)
         if fingerprint and source.fingerprint != fingerprint:
-            return None, None, f"{spec} holds other images than the runs were trained on"
+            return None, None, f"the images in {spec} are not those that the runs were trained on"
         return source, audit.load(source), ""
     except (UserError, OSError, json.JSONDecodeError) as error:
         return None, None, " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which hyperparameters mattered: a random forest learns val_acc from them, and each is shuffled on trials it has not seen."""
+"""Which hyperparameters mattered: a random forest learns val_acc from them, then each is shuffled on unseen runs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,31 +7,31 @@ import numpy as np
 
 from ctkeras.report.results import Run
 
-LEAST = 12  # runs; of fewer, nothing can be learned
+LEAST = 12  # runs; nothing can be learned from fewer
 FOLDS, REPEATS, TREES = 5, 5, 60
 METHOD = (
-    "Permutation importance (Breiman 2001): a random forest of 60 trees learns val_acc from the hyperparameters on four "
-    "fifths of the runs; on the rest each hyperparameter's values are shuffled, 5 times, and the importance is what that "
-    "costs in explained variance (R²; more than 1 where a shuffled guess is worse than none). Mean over the five fifths, "
-    "whiskers one standard deviation"
+    "Permutation importance (Breiman 2001): a random forest of 60 trees learns val_acc from the hyperparameters of 80% of "
+    "the runs. In the other 20%, the values of one hyperparameter are shuffled, 5 times, and its importance is the loss of "
+    "explained variance (R²), which exceeds 1 where the shuffled prediction is worse than the mean. This is repeated for "
+    "each 20% of the runs; bars show the mean, whiskers one standard deviation"
 )
 
 
 class Importance(NamedTuple):
-    """What the forest found."""
+    """How much each hyperparameter matters."""
 
     names: tuple[str, ...]  # the most important first
     loss: tuple[float, ...]  # of R²
     spread: tuple[float, ...]  # standard deviation over the folds
-    explained: float  # R² on runs not learned from; at 0 or below the ranks mean nothing
+    explained: float  # R² on runs that the forest wasn't trained on; at 0 or below, the order means nothing
     runs: int
 
 
 def importance(runs: Sequence[Run], names: Sequence[str]) -> Importance | None:
-    """Ranks hyperparameters by what val_acc depends on; None when there are too few runs or names.
+    """Ranks hyperparameters by how much val_acc depends on them; None when there are too few runs or names.
 
     Args:
-        runs: with their val_acc; those that were stopped early count with the best they reached.
+        runs: any; a run that was stopped early counts with its best val_acc.
         names: hyperparameters that differ between runs.
     """
     if len(runs) < LEAST or not names:
@@ -49,7 +49,7 @@ def importance(runs: Sequence[Run], names: Sequence[str]) -> Importance | None:
     for learn, rest in KFold(FOLDS, shuffle=True, random_state=0).split(features):
         forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0).fit(features[learn], values[learn])
         predicted[rest] = forest.predict(features[rest])
-        # Costs in squared error, put in relation to the variance of all runs: a fold of few runs has no steady R² itself.
+        # Squared error relative to the variance of all runs, because the R² of a fold of few runs is unstable.
         shuffled = permutation_importance(
             forest, features[rest], values[rest], scoring="neg_mean_squared_error", n_repeats=REPEATS, random_state=0
         )
@@ -66,7 +66,7 @@ def importance(runs: Sequence[Run], names: Sequence[str]) -> Importance | None:
 
 
 def _column(values: Sequence) -> np.ndarray:
-    """Values as numbers: text by its place in the alphabet, which splits can take apart; a wide range as logarithms."""
+    """Values as numbers: text by its alphabetical position, which a tree can split; a wide range as logarithms."""
     if any(isinstance(value, str) for value in values):
         known = sorted({str(value) for value in values})
         return np.array([known.index(str(value)) for value in values], float)

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 from ctkeras.report.charts import NARROW, WIDE
 
-COMMAND_WIDTH = 84  # letters of a command's line, as long as no value is over 20; a desktop's column holds 88
+COMMAND_WIDTH = 84  # letters per line of a command whose values have at most 20; a desktop's column holds 88
 
 
 class Html(str):
-    """Text that is HTML already; `safe` leaves it alone."""
+    """Text that is HTML already; `safe` returns it unchanged."""
 
     __slots__ = ()
 
 
 def safe(value: Any) -> Html:
-    """A value as HTML: text is escaped, Html is left as it is, None is a dash."""
+    """A value as HTML: text is escaped, Html stays as it is, None becomes a dash."""
     return value if isinstance(value, Html) else Html("–" if value is None else html.escape(str(value)))
 
 
@@ -32,7 +32,7 @@ def join(parts: Iterable[Any], between: str = "") -> Html:
 
 
 def tag(name: str, *parts: Any, **attributes: Any) -> Html:
-    """An element around parts; class_ is class, x_y is x-y, None is left out, True is an attribute without a value."""
+    """An element around parts; class_ means class, x_y means x-y, None is omitted, True is an attribute without a value."""
     shown = ""
     for key, value in attributes.items():
         if value is not None:
@@ -47,7 +47,7 @@ def p(*parts: Any, class_: str | None = None) -> Html:
 
 
 class Section(NamedTuple):
-    """A section of the page, and what the contents call it."""
+    """A section of the page, with its name in the table of contents."""
 
     ident: str
     short: str
@@ -55,14 +55,14 @@ class Section(NamedTuple):
 
 
 def section(ident: str, heading: str, *parts: Any, files: Sequence[str] = (), short: str = "") -> Section:
-    """A section that says which files its numbers are from.
+    """A section that names the files its numbers are from.
 
     Args:
-        ident: its address on the page.
+        ident: its id on the page.
         heading: its heading.
-        parts: what is in it; None is left out.
+        parts: its content; None is omitted.
         files: where its numbers come from.
-        short: what the contents call it; '' for the heading.
+        short: its name in the table of contents; '' for the heading.
     """
     body = [part for part in parts if part is not None]
     source = []
@@ -83,15 +83,15 @@ def table(
     marked: int | None = None,
     hidden_caption: bool = False,
 ) -> Html:
-    """A table in a container of its own that scrolls when the page is too narrow; the first cell of a row heads it.
+    """A table that scrolls sideways when the page is too narrow; the first cell of each row is its heading.
 
     Args:
         columns: headings.
         data: rows of cells.
         caption: what the table shows.
-        numbers: columns set flush right.
-        marked: the row to stand out.
-        hidden_caption: for screen readers alone, where the text around it says the same.
+        numbers: columns that are aligned right.
+        marked: the row to highlight.
+        hidden_caption: show the caption to screen readers only, where the text nearby says the same.
     """
 
     def align(column: int) -> str | None:
@@ -109,18 +109,18 @@ def table(
 
 
 def details(summary: str, *parts: Any) -> Html:
-    """Something that is there for those who open it."""
+    """Content that is hidden until the reader opens it."""
     return tag("details", tag("summary", summary), *parts)
 
 
 def figure(draw: Callable[..., str], ident: str, caption: Any, data: Html | None = None) -> Html:
-    """A chart drawn for a desktop and again for a phone, of which the page shows one, with its numbers as a table below.
+    """A chart drawn twice, for a desktop and for a phone, of which the page shows one, with its numbers as a table below.
 
     Args:
         draw: makes the SVG from width and ident.
         ident: unique on the page.
-        caption: what it says.
-        data: the same as a table.
+        caption: what it shows.
+        data: the same numbers as a table.
     """
     wide = tag("div", Html(draw(width=WIDE, ident=f"{ident}-wide")), class_="wide")
     narrow = tag("div", Html(draw(width=NARROW, ident=f"{ident}-narrow")), class_="narrow")
@@ -128,20 +128,20 @@ def figure(draw: Callable[..., str], ident: str, caption: Any, data: Html | None
 
 
 def small_figure(drawn: str, caption: Any, data: Html | None = None) -> Html:
-    """A chart that fits a phone as it is."""
+    """A chart that is narrow enough for a phone."""
     return _figure(caption, data, Html(drawn))
 
 
 def _figure(caption: Any, data: Html | None, *drawn: Html) -> Html:
-    table_below = [details("The same as a table", data)] if data is not None else []
+    table_below = [details("The same numbers as a table", data)] if data is not None else []
     return tag("figure", tag("figcaption", caption), *drawn, *table_below)
 
 
 def command(text: str) -> Html:
-    """A command to copy; a long one is broken before its options, as a shell takes it."""
+    """A command to copy; a long one is broken before its options, in a way that a shell accepts."""
     try:
         words = [shlex.quote(word) for word in shlex.split(text)]
-    except ValueError:  # no command of ours: a quote without its end
+    except ValueError:  # an unbalanced quote, which none of our commands has
         words = [text]
     lines: list[str] = []
     for word in words:
@@ -167,7 +167,7 @@ def image(data_uri: str, *, alt: str, size: int) -> Html:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with fixed digits, a dash for what is none: files hold whatever somebody has put into them."""
+    """A number with fixed digits, or a dash for anything else, because a file can hold anything."""
     usable = isinstance(value, int | float) and math.isfinite(value)
     return "–" if not usable else signed(f"{value:.{digits}f}")
 
@@ -185,22 +185,12 @@ def with_interval(value: Any, low: Any, high: Any, digits: int = 3) -> str:
 
 
 def three(values: Mapping[str, Any], name: str) -> str:
-    """A metric with its bounds, as evaluation names them: name, name_low, name_high."""
+    """A metric with its bounds, under the names that evaluation gives them: name, name_low, name_high."""
     return with_interval(values.get(name), values.get(f"{name}_low"), values.get(f"{name}_high"))
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 8.2 s, 12 min, 3.4 h."""
-    if seconds is None:
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.{0 if minutes >= 9.95 else 1}f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
 def size(count: float | None) -> str:
-    """Bytes as a person says them: 640 MB, 2.3 GB."""
+    """Bytes in the unit that suits them: 640 MB, 2.3 GB."""
     if count is None:
         return "–"
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
@@ -219,11 +209,11 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def document(title: str, header: Html, parts: Sequence[tuple[str, Sequence[Section]]]) -> str:
-    """The whole page, one file that needs no other.
+    """The whole page, a single file that needs no other.
 
     Args:
-        title: of the window.
-        header: above everything.
+        title: of the browser's window.
+        header: shown above everything else.
         parts: (name, sections).
     """
     folder = resources.files("ctkeras.report") / "templates"

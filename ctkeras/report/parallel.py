@@ -1,17 +1,18 @@
-"""Parallel coordinates as inline SVG: a line a run through its hyperparameters to what it reached."""
+"""Parallel coordinates as inline SVG: one line per run, through its hyperparameters to its result."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ctkeras.report.charts import FONT, LETTER, element, label, line, path, picture, scale, ticks
+from ctkeras.runtime import value_text
 
-SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; more are not told apart as thin lines
+SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; the eye cannot tell more apart in thin lines
 _LOG_SPAN = 20  # a number that spans more than this ratio is shown on a logarithmic scale
 
 
 class Axis(NamedTuple):
-    """One axis: its name, where on it (0 to 1) each value lies, and the values named at it."""
+    """One axis: its name, where on it (0 to 1) each value lies, and the values that are labelled."""
 
     name: str
     place: Mapping[Any, float]
@@ -19,38 +20,33 @@ class Axis(NamedTuple):
 
 
 def axis_of(name: str, values: Sequence[Any], *, bounds: tuple[float, float] | None = None) -> Axis:
-    """An axis for values: names and few distinct values evenly spaced, numbers linear or, over a wide range, logarithmic.
+    """An axis for values: text and up to five values evenly spaced, other numbers linear or, over a wide range, logarithmic.
 
     Args:
         name: of the axis.
         values: the values that occur; booleans, text or numbers, none missing.
-        bounds: ends of a linear scale with round numbers named at it; None takes the values'.
+        bounds: ends of a linear scale that is labelled with round numbers; None uses the values' own range.
     """
     distinct = sorted(set(values), key=lambda value: (isinstance(value, str), value))
     number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
     if bounds is None and (not number or len(distinct) <= 5):
         where = scale(0, max(1, len(distinct) - 1), 0.0, 1.0) if len(distinct) > 1 else (lambda i: 0.5)
         place = {value: where(i) for i, value in enumerate(distinct)}
-        return Axis(name, place, tuple((place[value], worded(value)) for value in distinct))
+        return Axis(name, place, tuple((place[value], value_text(value)) for value in distinct))
     low, high = bounds or (distinct[0], distinct[-1])
     if bounds is not None:
         where = scale(low, high, 0.0, 1.0)
-        named = tuple((where(tick), worded(tick)) for tick in ticks(low, high, 4))
+        named = tuple((where(tick), value_text(tick)) for tick in ticks(low, high, 4))
         return Axis(name, {value: where(value) for value in distinct}, named)
     if low > 0 and high / low > _LOG_SPAN:
         where = scale(math.log(low), math.log(high), 0.0, 1.0)
         return Axis(
-            name, {value: where(math.log(value)) for value in distinct}, ((0.0, worded(low)), (1.0, worded(high)))
+            name,
+            {value: where(math.log(value)) for value in distinct},
+            ((0.0, value_text(low)), (1.0, value_text(high))),
         )
     where = scale(low, high, 0.0, 1.0)
-    return Axis(name, {value: where(value) for value in distinct}, ((0.0, worded(low)), (1.0, worded(high))))
-
-
-def worded(value: Any) -> str:
-    """A value as a reader writes it: true, 0.0012, resnet18."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return Axis(name, {value: where(value) for value in distinct}, ((0.0, value_text(low)), (1.0, value_text(high))))
 
 
 def coordinates(
@@ -64,13 +60,13 @@ def coordinates(
     title: str,
     description: str,
 ) -> str:
-    """Draws the runs, the last one on top and in the accent colour; on a narrow page the axes lie across, one below another.
+    """Draws the runs, the last one on top in the accent colour; on a narrow page the axes are horizontal, one below another.
 
     Args:
-        axes: the last is what was reached.
-        runs: a value an axis, of each run, worst first.
-        shades: 0 to SHADES - 1 of each run.
-        groups: of each run, for the page's script to choose by.
+        axes: the last one shows the result.
+        runs: for each run, worst first, one value per axis.
+        shades: 0 to SHADES - 1, one per run.
+        groups: one per run; the page's script can show a single group.
         width: px; below 500 the layout is the narrow one.
         ident: unique on the page.
         title: see charts.picture.
@@ -106,7 +102,7 @@ def coordinates(
 
 
 def _axis_up(axis: Axis, at: Any, side: str, gap: float, *, high: bool) -> list[str]:
-    """A vertical axis; its values left of the first axis and right of the others, its name above, on one of two heights."""
+    """A vertical axis: values left of the first axis and right of the others, the name above at one of two heights."""
     (x, bottom), (_, top) = at(0.0), at(1.0)
     name_x = {"start": x - 6, "end": x + 40, "middle": x}[side]
     body = [line(x, top, x, bottom, "spine")]
@@ -119,10 +115,10 @@ def _axis_up(axis: Axis, at: Any, side: str, gap: float, *, high: bool) -> list[
 
 
 def _axis_across(axis: Axis, at: Any) -> list[str]:
-    """A horizontal axis; its name above, its values below."""
+    """A horizontal axis: its name above, its values below."""
     (left, y), (right, _) = at(0.0), at(1.0)
     body = [line(left, y, right, y, "spine"), label(left, y - 8, axis.name, class_="strong tick")]
-    rows = 2 if _crowded(axis, right - left) else 1  # of values, in turn
+    rows = 2 if _crowded(axis, right - left) else 1  # of labels, used alternately
     room = rows * (right - left) / max(1, len(axis.ticks))
     for number, (place, text) in enumerate(axis.ticks):
         anchor = "start" if place < 0.1 else "end" if place > 0.9 else "middle"
@@ -132,12 +128,12 @@ def _axis_across(axis: Axis, at: Any) -> list[str]:
 
 
 def _crowded(axis: Axis, room: float) -> bool:
-    """Whether the values named at an axis overlap when they stand beside each other."""
+    """Whether an axis' labels would overlap in a single row."""
     return sum(len(text) + 1 for _, text in axis.ticks) * LETTER > room
 
 
 def shades(values: Sequence[float]) -> list[int]:
-    """A shade for each value by its rank, a fifth of the values a shade; equal values share one.
+    """A shade for each value by its rank, a fifth of the values per shade; equal values share one.
 
     Args:
         values: ascending.

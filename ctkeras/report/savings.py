@@ -1,4 +1,4 @@
-"""What a search did not have to compute: epochs that were never trained, programs and features that were kept."""
+"""What a search did not have to compute: epochs that were never trained, programs and features that were reused."""
 
 import math
 import statistics
@@ -7,26 +7,19 @@ from typing import Any, NamedTuple
 
 from ctkeras.report.results import Run
 
-# What a compiled program, and what a frozen backbone's features, depend on; a run that shares all of it finds them kept.
+# What a compiled program, and what prepared images and features, depend on; a run that shares all of it reuses them.
 PROGRAM = ("model_name", "freeze_backbone", "unfreeze_from", "optimizer", "batch_size", "image_size", "precision")
-PREPARED: tuple[str, ...] = (
-    "model_name",
-    "freeze_backbone",
-    "unfreeze_from",
-    "feature_cache",
-    "feature_views",
-    "augmentation",
-)
-PREPARED += ("image_size", "precision", "pretrained", "data")
+PREPARED: tuple[str, ...] = ("model_name", "freeze_backbone", "unfreeze_from", "feature_cache", "feature_views")
+PREPARED += ("augmentation", "image_size", "precision", "pretrained", "data")
 
 
-class Kept(NamedTuple):
-    """Runs that share what was computed once."""
+class Reused(NamedTuple):
+    """Runs that share something that was computed once."""
 
     what: str  # the architecture and how it was trained
     runs: int
-    first: float  # seconds that the first of them spent
-    later: float  # seconds, the mean of the others
+    first: float  # seconds that the first run spent on it
+    later: float  # seconds that each of the others spent, the mean
     saved: float  # seconds
 
 
@@ -35,26 +28,26 @@ class Stopped(NamedTuple):
 
     epochs: int
     limit: int
-    seconds: float  # that the epochs left would have taken, at the run's own pace
+    seconds: float  # that its remaining epochs would have taken, at the run's own pace
 
 
 def stopped(runs: Sequence[Run], *, by: Sequence[str]) -> list[Stopped]:
-    """Runs that something ended early.
+    """Runs that ended early.
 
     Args:
         runs: any.
-        by: values of stopped_by, as hyperband.
+        by: the values of stopped_by to count, such as hyperband.
     """
-    found = []
+    ended_early = []
     for run in runs:
         epochs, limit = int(run.metrics.get("epochs", 0)), int(run.config["max_epochs"])
         if run.metrics.get("stopped_by") in by and epochs < limit:
-            found.append(Stopped(epochs, limit, (limit - epochs) * _pace(run)))
-    return found
+            ended_early.append(Stopped(epochs, limit, (limit - epochs) * _pace(run)))
+    return ended_early
 
 
 def _pace(run: Run) -> float:
-    """Seconds of a usual epoch; the median, as the first one compiles."""
+    """Seconds of a typical epoch: the median, because the first epoch includes compiling."""
     seconds = [s for s in (row.get("epoch_seconds", math.nan) for row in run.history) if math.isfinite(s)]
     if seconds:
         return statistics.median(seconds)
@@ -63,7 +56,7 @@ def _pace(run: Run) -> float:
 
 
 def spent(run: Run) -> tuple[float, float, float] | None:
-    """Seconds of a run: training, compiling, and all else (images, features, building, exporting); None if it doesn't say."""
+    """Seconds of a run: training, compiling, everything else (images, features, building, exporting); None if unknown."""
     total, compiling = run.number("seconds_total"), run.number("seconds_compile") or 0.0
     if total is None or not run.history:
         return None
@@ -72,31 +65,31 @@ def spent(run: Run) -> tuple[float, float, float] | None:
     return training, min(compiling, total - training), max(0.0, total - training - compiling)
 
 
-def programs_kept(runs: Sequence[Run]) -> list[Kept]:
-    """What later runs of the same structure saved on compiling, in comparison with the first."""
-    return _kept(runs, PROGRAM, lambda parts: parts[1])
+def programs_reused(runs: Sequence[Run]) -> list[Reused]:
+    """What later runs of the same structure saved on compiling, compared with the first."""
+    return _reused(runs, PROGRAM, lambda parts: parts[1])
 
 
-def preparation_kept(runs: Sequence[Run]) -> list[Kept]:
-    """What later runs saved on images, features and building, in comparison with the first that needed the same."""
-    return _kept(runs, PREPARED, lambda parts: parts[2])
+def preparation_reused(runs: Sequence[Run]) -> list[Reused]:
+    """What later runs saved on images, features and building, compared with the first that needed the same."""
+    return _reused(runs, PREPARED, lambda parts: parts[2])
 
 
-def _kept(runs: Sequence[Run], key: Sequence[str], part: Callable[[Any], float]) -> list[Kept]:
-    """Groups of runs that share `key`, in the order of their names, which is that of time; later ones are never a loss."""
+def _reused(runs: Sequence[Run], key: Sequence[str], part: Callable[[Any], float]) -> list[Reused]:
+    """Groups of runs that share `key`, ordered by name and so by time; a later run that took longer counts as 0."""
     groups: dict[tuple, list[float]] = {}
     for run in sorted(runs, key=lambda run: run.name):
         if (parts := spent(run)) is not None:
             groups.setdefault(tuple(run.config[name] for name in key), []).append(part(parts))
-    merged: dict[str, Kept] = {}
+    merged: dict[str, Reused] = {}
     for values, seconds in groups.items():
         if len(seconds) < 2:
             continue
         facts = dict(zip(key, values, strict=True))
         what = f"{facts['model_name']}, {'frozen' if facts['freeze_backbone'] else 'fine-tuned'}"
         saved = sum(max(0.0, seconds[0] - later) for later in seconds[1:])
-        before = merged.get(what, Kept(what, 0, 0.0, 0.0, 0.0))
+        before = merged.get(what, Reused(what, 0, 0.0, 0.0, 0.0))
         runs_now = before.runs + len(seconds)
         later = (before.later * before.runs + statistics.fmean(seconds[1:]) * len(seconds)) / runs_now
-        merged[what] = Kept(what, runs_now, before.first + seconds[0], later, before.saved + saved)
-    return sorted(merged.values(), key=lambda kept: -kept.saved)
+        merged[what] = Reused(what, runs_now, before.first + seconds[0], later, before.saved + saved)
+    return sorted(merged.values(), key=lambda reused: -reused.saved)

@@ -1,4 +1,4 @@
-"""The report's part on time: learning curves, runs that were stopped early, what caches and stopping saved."""
+"""The report's part on epochs and time: learning curves, runs that were stopped early, what caching and stopping saved."""
 
 import functools
 import math
@@ -9,15 +9,17 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.report.results import Run
 from ctkeras.report.section_results import described
+from ctkeras.runtime import seconds_text
 
 CURVES = 4  # runs whose learning curves are shown
 
 
 def learning_curves(found: Findings) -> Section:
-    """Training and validation of the top runs, panels beside each other on one scale."""
-    top = [run for run in found.runs if run.history][:CURVES]
+    """Training and validation curves of the winner and the next best runs, in panels that share a scale."""
+    others = [run for run in found.runs if run is not found.chosen]
+    top = [run for run in (found.chosen, *others) if run.history][:CURVES]
     if not top:
-        return page.section("curves", "Learning curves", p("Not shown: no run has left a readable history.csv."))
+        return page.section("curves", "Learning curves", p("Not shown: no run has a readable history.csv."))
     epochs = max(int(row["epoch"]) for run in top for row in run.history)
     acc = charts.domain([v for run in top for v in _column(run, "val_acc") + _column(run, "train_acc")], within=(0, 1))
     losses = [v for run in top for v in _column(run, "val_loss") + _column(run, "train_loss") if math.isfinite(v)]
@@ -32,7 +34,7 @@ def learning_curves(found: Findings) -> Section:
                 ("training", "second", _column(run, f"train_{kind}")),
                 ("validation", "first", _column(run, f"val_{kind}")),
             ]
-            text = f"Validation {word} at epoch {best}, the best: {_at(run, f'val_{kind}', best)}."
+            text = f"Validation {word} at epoch {best}, the best one: {_at(run, f'val_{kind}', best)}."
             title = f"{word.capitalize()} of {run.name}, training and validation, by epoch"
             ident = f"curve-{number}-{kind}"
             svg = curves.learning(
@@ -43,14 +45,14 @@ def learning_curves(found: Findings) -> Section:
         panels.append(
             tag("div", head, tag("div", *(tag("div", part) for part in drawn), class_="pair"), class_="panel")
         )
-    words = "The ring marks the epoch that was kept: the best val_acc, ties by val_loss. "
-    words += "A validation curve that parts from training is overfitting."
+    words = "The ring marks the epoch whose weights were saved: the best val_acc, ties by val_loss. "
+    words += "Where the validation curve departs from the training curve, the model overfits."
     return page.section(
         "curves",
-        f"Learning curves of the top {len(top)}" if len(top) > 1 else "Learning curves",
+        f"Learning curves of {len(top)} runs, the winner first" if len(top) > 1 else "Learning curves",
         p(words),
         *panels,
-        page.details("The same as tables", *(_epochs(run) for run in top)),
+        page.details("The same numbers as tables", *(_epochs(run) for run in top)),
         files=found.files("history.csv", runs=top),
         short="Learning curves",
     )
@@ -61,7 +63,7 @@ def _column(run: Run, name: str) -> list[float]:
 
 
 def _at(run: Run, name: str, epoch: int) -> str:
-    """A value of an epoch, from 1."""
+    """A value at an epoch, counted from 1."""
     return next((f"{row.get(name, math.nan):.3f}" for row in run.history if row["epoch"] == epoch), "–")
 
 
@@ -73,17 +75,17 @@ def _epochs(run: Run) -> Html:
 
 
 def hyperband(found: Findings) -> Section | None:
-    """Runs that were stopped as losing, and the epochs that saved."""
+    """Runs that hyperband stopped, and the epochs that this saved."""
     stopped = savings.stopped(found.runs, by=("hyperband",))
     if not stopped:
-        words = "No run was stopped as losing: the search had no early_terminate, or every run stayed above its bands."
+        words = "Hyperband stopped no run: the search had no early_terminate, or no run was worse than its rule allows."
         return page.section("hyperband", "Runs stopped early", p(words)) if len(found.runs) > 1 else None
     limit = max(int(run.config["max_epochs"]) for run in found.runs)
     ends = [int(run.metrics.get("epochs", 0)) for run in found.runs]
     saved, planned = sum(s.limit - s.epochs for s in stopped), sum(int(run.config["max_epochs"]) for run in found.runs)
     seconds = sum(stop.seconds for stop in stopped)
     said = f"Hyperband stopped {len(stopped):,} of {page.plural(len(ends), 'run')}: {saved:,} of {planned:,} epochs"
-    said += f" ({saved / planned:.0%}) were not trained, about {page.duration(seconds)} at each run's own pace."
+    said += f" ({saved / planned:.0%}) were not trained, about {seconds_text(seconds)} at the pace of each run."
     by_epoch = Counter(stop.epochs for stop in stopped)
     draw = functools.partial(
         curves.remaining,
@@ -103,13 +105,13 @@ def hyperband(found: Findings) -> Section | None:
         "hyperband",
         "Runs stopped early",
         p(said),
-        page.figure(draw, "hyperband-chart", "Blue: trained. Pale orange: never trained.", data),
+        page.figure(draw, "hyperband-chart", "Blue: trained epochs. Pale orange: epochs that were not trained.", data),
         files=found.files("metrics.json", "history.csv"),
     )
 
 
 def _compiled(found: Findings) -> str:
-    """How many programs were compiled for how many runs; '' where the runs don't say."""
+    """How many programs were compiled for how many runs; '' where the runs didn't record it."""
     counts = [run.metrics.get("train_programs_compiled") for run in found.runs]
     known = [count for count in counts if isinstance(count, int)]
     if not known:
@@ -118,52 +120,53 @@ def _compiled(found: Findings) -> str:
 
 
 def time_saved(found: Findings) -> Section | None:
-    """Where the time went, and what caches and pruning saved."""
+    """Where the time went, and what caching and stopping early saved."""
     parts = [spent for run in found.runs if (spent := savings.spent(run)) is not None]
     if not parts:
         return None
     training, compiling, rest = (sum(column) for column in zip(*parts, strict=True))
-    programs, prepared = savings.programs_kept(found.runs), savings.preparation_kept(found.runs)
+    programs, prepared = savings.programs_reused(found.runs), savings.preparation_reused(found.runs)
     pruned = savings.stopped(found.runs, by=("hyperband", "early_stopping"))
-    kept_programs, kept_rest = (sum(kept.saved for kept in group) for group in (programs, prepared))
-    spent_rows = [("training", training), ("compiling programs", compiling), ("all else", rest)]
-    saved_rows = [("programs kept", kept_programs), ("images and features kept", kept_rest)]
+    compiling_saved, rest_saved = (sum(reused.saved for reused in group) for group in (programs, prepared))
+    spent_rows = [("training", training), ("compiling programs", compiling), ("everything else", rest)]
+    saved_rows = [("programs reused", compiling_saved), ("images and features reused", rest_saved)]
     saved_rows.append(("epochs not trained", sum(stop.seconds for stop in pruned)))
     unit, name = (60.0, "minutes") if max(v for _, v in spent_rows + saved_rows) > 180 else (1.0, "seconds")
-    rows = [charts.Row(f"spent: {n}", v / unit, text=page.duration(v)) for n, v in spent_rows]
-    rows += [charts.Row(f"saved: {n}", v / unit, text=page.duration(v), lead=True) for n, v in saved_rows]
+    rows = [charts.Row(f"spent: {n}", v / unit, text=seconds_text(v)) for n, v in spent_rows]
+    rows += [charts.Row(f"saved: {n}", v / unit, text=seconds_text(v), lead=True) for n, v in saved_rows]
     spent, saved = sum(v for _, v in spent_rows), sum(v for _, v in saved_rows)
-    said = f"{page.duration(spent)} were spent, about {page.duration(saved)} were not needed.{_compiled(found)}"
+    said = f"The runs took {seconds_text(spent)}; reuse and early stopping saved about {seconds_text(saved)}.{_compiled(found)}"
     draw = functools.partial(
         charts.rows,
         rows,
         bars=True,
         title="Time spent and time saved",
         description=said,
-        axis=f"{name}, all runs together",
+        axis=f"{name}, sum over all runs",
     )
+    one_digit = functools.partial(page.number, digits=1)
     data = page.table(
-        ["kept", "runs", "first run, seconds", "later runs, mean", "saved, seconds"],
+        ["reused", "runs", "first run, seconds", "later runs, mean", "saved, seconds"],
         [
-            [f"{what}: {kept.what}", kept.runs, *(page.number(v, 1) for v in (kept.first, kept.later, kept.saved))]
+            [f"{what}: {reused.what}", reused.runs, *map(one_digit, (reused.first, reused.later, reused.saved))]
             for what, group in (("programs", programs), ("images and features", prepared))
-            for kept in group
+            for reused in group
         ],
-        caption="What the caches saved, by what was shared",
+        caption="What caching saved, by architecture and training",
         numbers=(1, 2, 3, 4),
     )
     method = (
-        "An estimate: of runs that share a program (or images and features), the first, by name, is taken as "
-        "what each would have cost; what later ones spent less was saved. Epochs not trained count at the run's own median."
+        "An estimate: among runs that share a program (or images and features), the first by name shows what each would "
+        "have cost; the difference to later runs was saved. Each epoch that was not trained counts as the run's median epoch."
     )
     return page.section(
         "time",
-        "Time spent, time saved",
+        "Time spent and saved",
         p(said),
         page.figure(
             draw,
             "time-chart",
-            "Orange: time not needed. All else: images, features, building, exporting.",
+            "Orange: time saved. Everything else: images, features, building, exporting.",
             data,
         ),
         p(method, class_="fine"),

@@ -1,4 +1,4 @@
-"""The report's part on the model: what it mistakes for what, whether its probabilities mean what they say, its worst errors."""
+"""The report's part on the model: its confusion matrix, its calibration, its worst errors."""
 
 import functools
 from collections.abc import Sequence
@@ -12,14 +12,15 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.runs.predictions import Predictions, read_predictions
 
-WORST = 6  # errors shown; each is two pictures
+WORST = 6  # errors shown, with two pictures each
 PICTURE = 224  # px; of an image in the report
 QUALITY = 88  # of JPEG; six pairs take a tenth of a megabyte
-MOST_CLASSES = 20  # a confusion matrix of more can't be read as a picture
+WELL_CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that is called so
+MOST_CLASSES = 20  # a picture of a larger confusion matrix is unreadable
 
 
 def answers(found: Findings) -> Predictions | None:
-    """The chosen model's answers that the sections below are of: on test when it was opened, else on validation."""
+    """The chosen model's answers on test when that was opened, otherwise on validation."""
     folder = found.chosen.folder
     if folder is None:
         return None
@@ -30,7 +31,7 @@ def answers(found: Findings) -> Predictions | None:
 
 
 def split_of(found: Findings) -> str:
-    """The split that `answers` are of, in words."""
+    """The split of `answers`, in words."""
     try:
         opened = found.test and found.chosen.folder and read_predictions(found.chosen.folder, "test")
     except UserError:
@@ -39,29 +40,27 @@ def split_of(found: Findings) -> str:
 
 
 def _missing(ident: str, heading: str, found: Findings) -> Section:
-    """A section that can't be had without predictions."""
-    why = (
-        "predictions are in run folders, not at W&B"
-        if found.chosen.folder is None
-        else ("its predictions.csv is missing or damaged")
-    )
+    """A section that cannot be written without predictions."""
+    at_wandb = found.chosen.folder is None
+    why = "W&B doesn't hold predictions, run folders do" if at_wandb else "its predictions.csv is missing or damaged"
     return page.section(ident, heading, p(f"Not shown: {why}."))
 
 
 def confusion(found: Findings) -> Section:
-    """The confusion matrix and each class's numbers."""
+    """The confusion matrix, and numbers for each class."""
     given = answers(found)
-    heading = f"What it mistakes for what, on {split_of(found)}"
+    heading = f"Which classes it confuses, on {split_of(found)}"
     if given is None:
-        return _missing("confusion", "What it mistakes for what", found)
+        return _missing("confusion", "Which classes it confuses", found)
     names, predicted = given.class_names, given.probabilities.argmax(-1)
     counts = np.zeros((len(names),) * 2, int)
     np.add.at(counts, (given.labels, predicted), 1)
     wrong = counts - np.diag(counts.diagonal())
-    said = "It made no mistake."
+    said = "It made no mistakes."
     if wrong.any():
         true, called = np.unravel_index(wrong.argmax(), wrong.shape)
-        said = f"Most often, {names[true]} was called {names[called]}: {wrong.max()} of {counts[true].sum()} images."
+        share = f"{wrong.max()} of {counts[true].sum()} images of {names[true]}"
+        said = f"Its most frequent mistake: {share} were called {names[called]}."
     data = page.table(
         ["truth \\ answer", *names],
         [[name, *row] for name, row in zip(names, counts.tolist(), strict=True)],
@@ -72,7 +71,7 @@ def confusion(found: Findings) -> Section:
     if len(names) <= MOST_CLASSES:
         draw = functools.partial(charts.matrix, counts.tolist(), names, title="Confusion matrix", description=said)
         drawn = page.figure(
-            draw, "confusion-chart", "Images; shade and percentage are shares of the truth's row.", data
+            draw, "confusion-chart", "Numbers of images; shade and percentage show the share of the row.", data
         )
     files = found.files("predictions.csv", *(["metrics_test.json"] if found.test else []), runs=[found.chosen])
     return page.section(
@@ -81,7 +80,7 @@ def confusion(found: Findings) -> Section:
 
 
 def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
-    """Precision, recall and more by class: with intervals from metrics_test.json, else counted."""
+    """Precision, recall and more by class: from metrics_test.json with intervals, otherwise counted."""
     kinds = ("precision", "recall", "specificity", "auc", "ap")
     names, lines = given.class_names, []
     hits, true, called = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -96,29 +95,25 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     shown = kinds if found.test else kinds[:3]
     words = {"auc": "AUC", "ap": "average precision"}
     columns = ["class", "images", *(words.get(kind, kind) for kind in shown)]
-    caption = "By class, against the rest" + (", with 95% intervals" if found.test else "")
+    caption = "Each class against the others" + (", with 95% intervals" if found.test else "")
     return page.table(columns, lines, caption=caption, numbers=range(1, len(columns)))
 
 
 def reliability(found: Findings) -> Section:
-    """Whether a confidence of 0.8 is right in eight of ten."""
+    """Whether answers with a confidence of 0.8 are right eight times out of ten."""
     given = answers(found)
     if given is None:
-        return _missing("reliability", "Does its confidence mean what it says?", found)
+        return _missing("reliability", "Is its confidence reliable?", found)
     confidence, right = given.probabilities.max(-1), given.probabilities.argmax(-1) == given.labels
     count, mean, share = (row[0] for row in calibration.reliability(np.ones((1, len(right))), confidence, right))
     means, shares = ([None if np.isnan(v) else float(v) for v in row] for row in (mean, share))
     ece = float(calibration.error(count[None], mean[None], share[None])[0])
-    side = "too sure of itself" if confidence.mean() > right.mean() else "too cautious"
-    said = (
-        f"On {split_of(found)} it is right in {right.mean():.1%}, and says {confidence.mean():.1%} on average: {side}."
-    )
-    if abs(confidence.mean() - right.mean()) < 0.02:
-        said = (
-            f"On {split_of(found)} it is right in {right.mean():.1%}, and says so: {confidence.mean():.1%} on average."
-        )
+    side = "overconfident" if confidence.mean() > right.mean() else "underconfident"
+    side = "well calibrated on average" if abs(confidence.mean() - right.mean()) < WELL_CALIBRATED else side
+    said = f"On {split_of(found)}, {right.mean():.1%} of its answers are right and its mean confidence is "
+    said += f"{confidence.mean():.1%}: it is {side}."
     data = page.table(
-        ["confidence", "images", "mean confidence", "share right"],
+        ["confidence", "images", "mean confidence", "share correct"],
         [
             [f"{i / calibration.BINS:.2f}–{(i + 1) / calibration.BINS:.2f}", int(n), page.number(c), page.number(s)]
             for i, (n, c, s) in enumerate(zip(count, means, shares, strict=True))
@@ -136,7 +131,7 @@ def reliability(found: Findings) -> Section:
         facts.append(["temperature fitted on validation", page.number(found.test["temperature"])])
     if "ece_calibrated" in found.test:
         facts.append(["ECE at that temperature", page.three(found.test, "ece_calibrated")])
-    words = "On the diagonal, a confidence of 0.8 is right in eight of ten; a larger dot stands for more images."
+    words = "On the diagonal, answers with a confidence of 0.8 are right 8 times out of 10. Larger dots: more images."
     side_by_side = tag(
         "div",
         page.small_figure(svg, words, data),
@@ -150,12 +145,12 @@ def reliability(found: Findings) -> Section:
         class_="beside",
     )
     files = found.files("predictions.csv", *(["metrics_test.json"] if found.test else []), runs=[found.chosen])
-    heading = "Does its confidence mean what it says?"
+    heading = "Is its confidence reliable?"
     return page.section("reliability", heading, p(said), side_by_side, files=files, short="Confidence")
 
 
 def worst_errors(found: Findings) -> Section:
-    """The errors it was surest of, each with what it looked at."""
+    """The errors it was most confident of, each with the parts of the image that led to it."""
     heading, given = f"Its worst errors on {split_of(found)}", answers(found)
     if given is None:
         return _missing("errors", "Its worst errors", found)
@@ -164,23 +159,27 @@ def worst_errors(found: Findings) -> Section:
     order = wrong[np.argsort(-given.probabilities[wrong].max(-1), kind="stable")][:WORST]
     files = found.files("predictions.csv", runs=[found.chosen])
     if not len(order):
-        return page.section("errors", heading, p("There are none: every image was called what it is."), files=files)
+        return page.section("errors", heading, p("None: every image was classified correctly."), files=files)
     pictures, why = _pictures(found, [given.files[i] for i in order], predicted[order])
     cards = []
     for place, i in enumerate(order):
         true, called = given.class_names[given.labels[i]], given.class_names[predicted[i]]
-        words = [tag("strong", true), " called ", tag("strong", called), f" at {given.probabilities[i].max():.2f}"]
+        confidence = f", confidence {given.probabilities[i].max():.2f}"
+        words = [tag("strong", true), " called ", tag("strong", called), confidence]
         shown = []
         if pictures:
-            alts = (f"The image {given.files[i]}", f"The same image with what spoke for {called} in colour")
+            alts = (
+                f"The image {given.files[i]}",
+                f"The same image, coloured where the model saw evidence for {called}",
+            )
             shown = [page.image(data, alt=alt, size=PICTURE) for data, alt in zip(pictures[place], alts, strict=False)]
         caption = tag("figcaption", *words, tag("code", given.files[i]))
         cards.append(tag("figure", tag("div", *shown, class_="twin") if shown else "", caption, class_="error"))
-    count = f"{len(wrong):,} of {len(given.labels):,} images were called what they are not; these it was surest of."
-    note = p(f"Without pictures: {why}.") if why else None
-    heat = "Colour: Grad-CAM (Selvaraju et al. 2017), what spoke for the wrong answer." if pictures else None
+    count = f"{len(wrong):,} of {len(given.labels):,} images were misclassified; these are its most confident errors."
+    note = p(f"The pictures are not shown: {why}.") if why else None
+    heat = "Colour: evidence for the wrong answer, by Grad-CAM (Selvaraju et al. 2017)." if pictures else None
     files += found.files("model.keras", runs=[found.chosen]) if pictures else []
-    private = "These images are part of this file: share it as you would share them." if pictures else None
+    private = "The images are part of this file: share it only with people who may see them." if pictures else None
     return page.section(
         "errors",
         heading,
@@ -194,12 +193,12 @@ def worst_errors(found: Findings) -> Section:
 
 
 def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tuple[list[tuple[str, ...]], str]:
-    """Each image, and it under its heat map, as data URIs; or why there are none."""
+    """Each image without and with its heat map, as data URIs; or why they cannot be shown."""
     folder = found.chosen.folder
     if found.source is None:
         return [], found.no_data
     if folder is None or not (folder / "model.keras").exists():
-        return [], "the run has left no model.keras"
+        return [], "the run has no model.keras"
     from ctkeras import decoded, explain, export, images, overlay, runtime
 
     try:
@@ -210,7 +209,7 @@ def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tup
         gray = np.stack([loaded.images[loaded.files.index(file)] for file in files])
         heat = explain.heat_maps(model, images.as_rgb(gray), classes)
     except (UserError, ValueError) as error:
-        return [], f"the images can't be explained ({' '.join(str(error).split())[:200]})"
+        return [], f"Grad-CAM failed ({' '.join(str(error).split())[:200]})"
     large = [overlay.fitted(image, PICTURE) for image in gray]
     return [
         (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(overlay.overlay(image, warm), quality=QUALITY))

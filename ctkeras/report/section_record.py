@@ -1,4 +1,4 @@
-"""The report's last part: how to do it all again, the model card, and what was left out."""
+"""The report's last part: how to reproduce the results, the model card, and what was left out."""
 
 import shlex
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from ctkeras.runs.folder import read_contract
 
 WARNING = "Not for diagnosis."
 LIMITS = (
-    "Trained and measured on the one data set named above, single slices without patient identifiers; slices of one "
-    "patient may stand in several splits. It has not been tested on other scanners, protocols, populations or diseases, "
-    "and it answers one of its classes whatever it is shown."
+    "Trained and evaluated only on the data set named above: single slices without patient identifiers, so slices of one "
+    "patient may be in several splits. It has not been tested on other scanners, protocols, populations or diseases, and "
+    "it answers with one of its classes for any image."
 )
 
 
 def train_command(run: Run) -> str:
-    """The command that trains a run again: what is not a default, quoted for a shell."""
+    """The command that trains a run again, with every option that is not at its default, quoted for a shell."""
     options = []
     for name, value in run.config.items():
         if value != FIELDS[name].default:
-            written = str(value).lower() if isinstance(value, bool) else str(value)  # of a float, every digit
+            written = str(value).lower() if isinstance(value, bool) else str(value)  # a float keeps all its digits
             options.append(f"--{name} {shlex.quote(written)}")
     return " ".join(["python -m ctkeras train", *options])
 
@@ -37,12 +37,12 @@ def reproduce(found: Findings) -> Section:
     commands = [("Train the same model", train_command(run))]
     if place is not None:
         evaluate = f"python -m ctkeras evaluate {shlex.quote(str(run.folder))} --split test"
-        commands.append(("Open the test split, once, when nothing is left to choose", evaluate))
+        commands.append(("Open the test split, once, after every choice has been made", evaluate))
     else:
-        commands.append(("Bring the best model here", f"python -m ctkeras sweep best {shlex.quote(sweep)} --download"))
-    commands.append(("Make this report", f"python -m ctkeras report {shlex.quote(str(place or sweep))}"))
+        commands.append(("Download the best model", f"python -m ctkeras sweep best {shlex.quote(sweep)} --download"))
+    commands.append(("Write this report", f"python -m ctkeras report {shlex.quote(str(place or sweep))}"))
     if isinstance(whole := found.results.study.get("command"), str):
-        commands.insert(0, ("Do the whole study again", whole))
+        commands.insert(0, ("Run the whole study", whole))
     blocks = []
     for words, command in commands:
         blocks += [p(words, ":"), page.command(command)]
@@ -53,15 +53,15 @@ def reproduce(found: Findings) -> Section:
     ]
     return page.section(
         "reproduce",
-        "Do it again",
+        "How to reproduce this",
         *blocks,
-        page.table(["", ""], facts, caption="What the numbers hold for"),
+        page.table(["", ""], facts, caption="Versions, data and seed of this run"),
         files=found.files("config.json", "metrics.json", runs=[run]),
     )
 
 
 def contract_of(run: Run) -> dict[str, Any]:
-    """The exported model's contract; empty when there is none that can be read."""
+    """The exported model's contract; empty when it is missing or damaged."""
     if run.folder is None:
         return {}
     try:
@@ -71,24 +71,24 @@ def contract_of(run: Run) -> dict[str, Any]:
 
 
 def model_card(found: Findings) -> Section:
-    """The model card: what it is, takes, gives, was trained on, is for and is not for."""
+    """The model card: what the model is, takes and returns, what it was trained on, its use and its limits."""
     run, contract = found.chosen, contract_of(found.chosen)
     use = contract.get("intended_use") or export.INTENDED_USE
     rows: list[list[Any]] = [
         ["Use", tag("strong", use)],
         ["Model", _model(run)],
-        ["Takes", _takes(contract)],
-        ["Gives", _gives(contract)],
+        ["Input", _input(contract)],
+        ["Output", _output(contract)],
         ["Trained on", _trained_on(run)],
         ["Accuracy", _accuracy(found)],
         ["Limits", LIMITS],
         ["Trained with", run.metrics.get("versions")],
-        ["Page made with", f"ctkeras {__version__}"],
+        ["Page written by", f"ctkeras {__version__}"],
     ]
     return page.section(
         "card",
         "Model card",
-        p(tag("strong", WARNING), " ", use, class_="warning"),
+        p(tag("strong", use if WARNING in str(use) else f"{WARNING} {use}"), class_="warning"),
         page.table(["", ""], rows, caption="Model card", hidden_caption=True),
         files=found.files("contract.json", "config.json", "metrics.json", runs=[run]),
     )
@@ -99,7 +99,7 @@ def _model(run: Run) -> str:
     return f"{described(run)}, from {start}; {page.millions(run.number('params_total'))} parameters"
 
 
-def _takes(contract: Mapping[str, Any]) -> str | None:
+def _input(contract: Mapping[str, Any]) -> str | None:
     shape = contract.get("input_shape")
     if not isinstance(shape, list):
         return None
@@ -107,32 +107,31 @@ def _takes(contract: Mapping[str, Any]) -> str | None:
     return "; ".join([" × ".join(map(str, shape)), *(str(value) for value in known if value is not None)])
 
 
-def _gives(contract: Mapping[str, Any]) -> str | None:
+def _output(contract: Mapping[str, Any]) -> str | None:
     names = contract.get("class_names")
     return f"a probability for each of {', '.join(map(str, names))}" if isinstance(names, list) else None
 
 
 def _trained_on(run: Run) -> str:
-    data = run.config["data"] or "a data set that config.json doesn't name"
+    data = run.config["data"] or "a data set that config.json does not name"
     return f"{data}, fingerprint {str(run.metrics.get('data_fingerprint', 'unknown'))[:16]}"
 
 
 def _accuracy(found: Findings) -> str:
-    test = f"; test {page.three(found.test, 'acc')}" if found.test else "; test not opened"
+    test = f"; test {page.three(found.test, 'acc')}" if found.test else "; the test split has not been opened"
     return f"validation {found.chosen.val_acc:.3f}{test}"
 
 
 def left_out(found: Findings) -> Section | None:
-    """Folders that could not be used and runs without their curves, each with its reason."""
+    """Folders that could not be used and runs without learning curves, each with the reason."""
     skipped, damaged = found.results.skipped, [(run.name, run.damage) for run in found.runs if run.damage]
     if not skipped and not damaged:
         return None
     items = [tag("li", tag("code", name), ": ", reason) for name, reason in (*skipped, *damaged)]
     words = []
     if skipped:
-        are = "is" if len(skipped) == 1 else "are"
         entries = page.plural(len(skipped), "entry", "entries")
-        words.append(f"{entries} could not be used and {are} in none of the numbers above.")
+        words.append(f"{entries} could not be used and {'is' if len(skipped) == 1 else 'are'} not counted above.")
     if damaged:
         words.append(f"{page.plural(len(damaged), 'run is', 'runs are')} shown without learning curves.")
     return page.section(

@@ -1,4 +1,4 @@
-"""The report's first part: what won, whether that is more than noise, all architectures, seeds."""
+"""The report's first part: what won, whether its lead is more than noise, all architectures, seeds."""
 
 import functools
 import statistics
@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras.config import FIELDS
-from ctkeras.report import charts, page, parallel, results, verdict
+from ctkeras.report import charts, page, results
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
 from ctkeras.report.results import Run
+from ctkeras.report.verdict import LEVEL, Interval, indistinguishable, runner_up
+from ctkeras.runtime import seconds_text, value_text
 from ctkeras.sweepfile import PLACES
 
 
@@ -23,7 +25,7 @@ def described(run: Run) -> str:
 
 def won(found: Findings) -> Section:
     """What won, in numbers and a sentence about noise."""
-    best, chosen, runs = found.results.best, found.chosen, found.runs
+    chosen, runs = found.chosen, found.runs
     kind, sentences = noise(found)
     interval = found.interval(chosen)
     tiles = [_tile("Validation accuracy", page.number(chosen.val_acc), _interval_words(interval))]
@@ -31,19 +33,18 @@ def won(found: Findings) -> Section:
         low, high = found.test.get("acc_low"), found.test.get("acc_high")
         words = f"95% interval {page.number(low)}–{page.number(high)}, {found.test.get('n')} images"
         if "clean_acc" in found.test:
-            words += f"; {page.number(found.test['clean_acc'])} without those that also stand in train or valid"
+            words += f"; {page.number(found.test['clean_acc'])} without those that are also in train or valid"
         tiles.append(_tile("Test accuracy", page.number(found.test["acc"]), words, key=True))
     else:
-        tiles.append(_tile("Test accuracy", "not opened", "evaluate RUN --split test opens it, once"))
+        tiles.append(_tile("Test accuracy", "not opened", "open it once, with evaluate RUN --split test"))
     seconds = [run.number("seconds_total") or 0.0 for run in runs]
-    tiles.append(_tile("Search", page.plural(len(runs), "run"), f"{page.duration(sum(seconds))} of training in all"))
-    take = " is the model to take: it was right on " if len(runs) > 1 else " was right on "
-    lead = [tag("strong", described(chosen)), take]
-    lead += [_share(interval, chosen), " of validation."]
+    tiles.append(_tile("Search", page.plural(len(runs), "run"), f"{seconds_text(sum(seconds))} in total"))
+    lead = [tag("strong", described(chosen)), ", won: it classified " if len(runs) > 1 else ", classified "]
+    lead += [_share(interval, chosen), " correctly."]
     if found.results.study:
         lead.append(_over_seeds(found))
-    elif len(runs) > 1 and chosen is best:
-        lead.append(f" It is the best of {len(runs):,} runs on the same images, and a best of many flatters itself.")
+    elif len(runs) > 1:
+        lead.append(f" This number is optimistic, because it is the best of {len(runs):,} runs on the same images.")
     badges = {"noise": "Inside the noise", "more": "More than noise", "unknown": "No interval"}
     verdict_words = [tag("span", badges[kind], class_=f"badge {kind}"), " ", *sentences] if len(runs) > 1 else []
     names = ["metrics.json", "predictions.csv", *(["metrics_test.json"] if found.test else [])]
@@ -54,18 +55,18 @@ def won(found: Findings) -> Section:
         p(*lead, class_="lead"),
         p(*verdict_words) if verdict_words else None,
         tag("div", *tiles, class_="tiles"),
-        p("Run ", tag("code", chosen.name), ". Chosen here on validation alone."),
+        p("Run ", tag("code", chosen.name), ". It was chosen by validation only."),
         files=files,
     )
 
 
 def _over_seeds(found: Findings) -> str:
-    """The winner's mean over seeds, which flatters less than its best seed."""
+    """The winner's mean over seeds, which is less optimistic than its best seed."""
     winner = found.results.study.get("winner")
     if not isinstance(winner, Mapping) or "mean_val_acc" not in winner:
         return ""
     mean, spread = page.number(winner["mean_val_acc"]), page.number(winner.get("sd_val_acc"))
-    return f" Over seeds its configuration averages {mean} ± {spread}; this is the best of them."
+    return f" Over its seeds, this configuration reaches {mean} ± {spread} on average; this run is the best of them."
 
 
 def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
@@ -74,93 +75,101 @@ def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
     return tag("dl", *parts, class_="tile key" if key else "tile")
 
 
-def _interval_words(interval: verdict.Interval | None) -> str:
+def _interval_words(interval: Interval | None) -> str:
     if interval is None:
         return "no interval: its predictions.csv is missing"
     return f"95% interval {interval.low:.3f}–{interval.high:.3f}, {interval.images} images"
 
 
-def _share(interval: verdict.Interval | None, run: Run) -> str:
+def _share(interval: Interval | None, run: Run) -> str:
     if interval is None:
-        return f"{run.val_acc:.1%}"
-    return f"{round(interval.value * interval.images)} of the {interval.images} images"
+        return f"{run.val_acc:.1%} of the validation images"
+    return f"{round(interval.value * interval.images)} of the {interval.images} validation images"
 
 
 def noise(found: Findings) -> tuple[str, list[str]]:
-    """Whether the best run's lead is more than noise ('noise', 'more' or 'unknown'), and the sentences that say so."""
+    """Whether the winner's lead is more than noise ('noise', 'more' or 'unknown'), and the sentences that say so."""
     study = found.results.study
     if isinstance(study.get("inside_noise"), bool):
         return _study_noise(found)
-    best = found.results.best
-    other = verdict.runner_up(found.results, best)
-    compared = found.against_chosen(other) if other else None
-    if other is None or compared is None:
-        why = (
-            "there is no other configuration" if other is None else "not all runs have left predictions for validation"
-        )
-        return "unknown", [f"Nothing can be said about noise: {why}."]
-    next_best = "The best run of another architecture" if other.model_name != best.model_name else "The runner-up"
+    chosen = found.chosen
+    other = runner_up(found.results, chosen)
+    if other is None:
+        return "unknown", ["The lead cannot be tested: there is no other configuration."]
+    compared = found.against_chosen(other)
+    if compared is None:
+        return "unknown", ["The lead cannot be tested: not all runs have predictions for the same validation images."]
+    next_best = "The best run of another architecture" if other.model_name != chosen.model_name else "The runner-up"
     bounds = f"{page.number(compared.low)} to {page.number(compared.high)}"
-    place = f"{page.number(compared.difference)} behind" if compared.difference else "level with it"
     sentence = (
-        f"{next_best}, {described(other)}, is {place} "
+        f"{next_best}, {described(other)}, {_behind(compared.difference)} "
         f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
     )
-    close, same = verdict.not_told_apart(
-        found.right[best.name] or {}, [found.right[run.name] for run in found.runs if run is not best]
+    close, same = indistinguishable(
+        found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
     )
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs can't be told apart from the best." if same > 1 else ""
-    return ("noise" if compared.p >= verdict.LEVEL else "more"), [sentence, more]
+    more = f" Image by image, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
+    return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
+
+
+def _behind(difference: float) -> str:
+    """How far a run is behind the winner, as a predicate."""
+    if not difference:
+        return "is equally accurate"
+    return f"is {page.number(abs(difference))} {'behind' if difference > 0 else 'ahead'}"
 
 
 def _study_noise(found: Findings) -> tuple[str, list[str]]:
-    """The same, as the study found it over its seeds; study.json says how."""
+    """The same, as the study computed it over its seeds and wrote it to study.json."""
     study = found.results.study
     inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
     first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
-    told = "the runner-up"
+    named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
-        told += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
+        named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
     behind, noise_ = page.number(study.get("ahead")), page.number(study.get("noise"))
-    chance = f"other seeds and other {images} validation images" if images else "other seeds"
+    chance = f"other seeds and another {images} validation images" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {told} is {behind} behind on average; "
-        f"{chance} would move that by up to {noise_} (95%)."
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} behind on average; "
+        f"{chance} would change that by up to {noise_} (95%)."
     )
     return ("noise" if inside else "more"), [sentence]
 
 
 def architectures(found: Findings) -> Section:
-    """Every architecture's best run: a chart and a table."""
-    best = results.best_by_architecture(found.runs)
+    """Every architecture's best run, with the chosen run for its own: a chart and a table."""
+    best = found.by_architecture()
     intervals = {run.name: found.interval(run) for run in best}
     rows, lines = [], []
     for number, run in enumerate(best):
         interval, of_it = intervals[run.name], [r for r in found.runs if r.model_name == run.model_name]
         low, high = (interval.low, interval.high) if interval else (None, None)
         text = page.with_interval(run.val_acc, low, high)
-        others = tuple(sorted({r.val_acc for r in of_it[1:]})[-40:])
+        others = tuple(sorted({r.val_acc for r in of_it if r is not run})[-40:])
         rows.append(charts.Row(run.model_name, run.val_acc, low, high, text, others, lead=number == 0))
         lines.append(_architecture_line(found, run, text, len(of_it)))
     title = "Validation accuracy of each architecture's best run"
     said = f"{best[0].model_name} reached {best[0].val_acc:.3f}" + (
-        f", {best[-1].model_name}, the last of {len(best)}, {best[-1].val_acc:.3f}." if len(best) > 1 else "."
+        f"; {best[-1].model_name}, the last of {len(best)}, reached {best[-1].val_acc:.3f}." if len(best) > 1 else "."
     )
     draw = functools.partial(charts.rows, rows, title=title, description=said, axis="validation accuracy")
-    columns = ["architecture", "accuracy (95% interval)", "behind the best", "runs", "parameters", "seconds", "memory"]
+    columns = ["architecture", "accuracy (95% interval)", "behind winner", "runs", "parameters", "seconds", "memory"]
+    caption = "The best run of each architecture"
+    if any(run.val_acc > found.chosen.val_acc for run in found.runs if run.model_name == found.chosen.model_name):
+        caption = "The winner, and the best run of each other architecture"
     return page.section(
         "architectures",
         "All architectures",
         page.figure(
             draw,
             "architectures-chart",
-            "The best run of each with its 95% interval; small dots are its other runs.",
+            f"{caption}, with its 95% interval; small dots are other runs of the architecture.",
         ),
-        page.table(columns, lines, caption="The best run of each architecture", numbers=range(1, 7), marked=0),
+        page.table(columns, lines, caption=caption, numbers=range(1, 7), marked=0),
         p(
-            "Seconds are the run's own; memory is the peak of the process that ran it. The interval is a bootstrap over ",
-            "distinct images of 10,000 resamples; “behind” compares the same images, run by run.",
+            "Seconds are those of the run; memory is the peak of the process that ran it. Intervals are bootstrapped over ",
+            "distinct images with 10,000 resamples; “behind winner” compares answers on the same images.",
             class_="fine",
         ),
         files=found.files("config.json", "metrics.json", "predictions.csv"),
@@ -169,14 +178,14 @@ def architectures(found: Findings) -> Section:
 
 def _architecture_line(found: Findings, run: Run, text: str, runs: int) -> list[Any]:
     """A row of the architectures' table."""
-    compared = found.against_chosen(run) if run is not found.results.best else None
+    compared = found.against_chosen(run) if run is not found.chosen else None
     behind = (
         "–"
         if compared is None
         else page.signed(f"{compared.difference:.3f} ({compared.low:.3f} to {compared.high:.3f})")
     )
     trained, total = run.number("params_trainable"), run.number("params_total")
-    how = f"{described(run).partition(', ')[2]}, {page.millions(trained)} learn"
+    how = f"{described(run).partition(', ')[2]}, {page.millions(trained)} trained"
     return [
         page.join([run.model_name, tag("small", how), tag("small", tag("code", run.name))]),
         text,
@@ -189,7 +198,7 @@ def _architecture_line(found: Findings, run: Run, text: str, runs: int) -> list[
 
 
 def seeds(found: Findings) -> Section | None:
-    """Configurations that were trained under several seeds: how far chance alone moves the number."""
+    """Configurations that were trained with several seeds: how far chance moves the number."""
     groups = results.by_configuration(found.runs)[:6]
     if not groups:
         return None
@@ -218,11 +227,11 @@ def seeds(found: Findings) -> Section | None:
     )
     return page.section(
         "seeds",
-        "The same configuration, other seeds",
+        "The same configuration with other seeds",
         page.figure(
             draw,
             "seeds-chart",
-            "Mean over seeds ± one standard deviation; small dots are the runs.",
+            "Mean over seeds ± one standard deviation; each small dot is a run.",
             data,
         ),
         files=found.files("config.json", "metrics.json"),
@@ -230,11 +239,11 @@ def seeds(found: Findings) -> Section | None:
 
 
 def _apart(config: Mapping[str, Any], others: Sequence[Mapping[str, Any]], most: int = 3) -> str:
-    """What sets a configuration apart from others: dropout 0.5, mixup_alpha 0; at most so many of it."""
-    left_out = ("model_name", "freeze_backbone", "seed", *PLACES)  # the first two are said anyway
+    """How a configuration differs from others, as in dropout 0.5, mixup_alpha 0; at most `most` hyperparameters."""
+    left_out = ("model_name", "freeze_backbone", "seed", *PLACES)  # the first two are shown anyway
     names = [name for name in FIELDS if name not in left_out and name in config]
     differing = [name for name in names if any(other.get(name) != config[name] for other in others)]
-    return ", ".join(f"{name} {parallel.worded(config[name])}" for name in differing[:most])
+    return ", ".join(f"{name} {value_text(config[name])}" for name in differing[:most])
 
 
 def _listed(values: Sequence[float]) -> str:

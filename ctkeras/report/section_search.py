@@ -1,4 +1,4 @@
-"""The report's part on hyperparameters: the best, how all runs lie, what mattered."""
+"""The report's part on the search: its phases, the best hyperparameters, all runs, what mattered."""
 
 import functools
 import random
@@ -9,23 +9,24 @@ from ctkeras.config import FIELDS
 from ctkeras.report import charts, importance, page, parallel, results
 from ctkeras.report.findings import Findings
 from ctkeras.report.page import Html, Section, p, tag
-from ctkeras.report.parallel import worded
 from ctkeras.report.results import Run
+from ctkeras.runtime import seconds_text, value_text
+from ctkeras.sweepfile import PLACES
 
-LINES = 240  # runs drawn in parallel coordinates; more hide each other
-TOP_LINES = 80  # of them the best; the others are drawn at random from the rest
+LINES = 240  # runs drawn in parallel coordinates; more would hide each other
+TOP_LINES = 80  # of which are the best; the others are sampled from the rest
 ENDED = {
-    "max_epochs": "all its epochs",
+    "max_epochs": "trained all epochs",
     "early_stopping": "early stopping",
     "hyperband": "hyperband",
-    "nan": "a loss no longer finite",
+    "nan": "the loss became infinite or NaN",
 }
 
 
 def phases(found: Findings) -> Section | None:
-    """What each phase of a study did, as its study.json says."""
-    told = found.results.study.get("phases")
-    rows = [phase for phase in told if isinstance(phase, Mapping)] if isinstance(told, list) else []
+    """What each phase of a study did, according to study.json."""
+    listed = found.results.study.get("phases")
+    rows = [phase for phase in listed if isinstance(phase, Mapping)] if isinstance(listed, list) else []
     if not rows:
         return None
     lines = []
@@ -33,10 +34,10 @@ def phases(found: Findings) -> Section | None:
         best = phase.get("best")
         val_acc = best.get("val_acc") if isinstance(best, Mapping) else None
         seconds = phase.get("seconds")
-        shown = page.duration(seconds) if isinstance(seconds, int | float) else "–"
+        shown = seconds_text(seconds) if isinstance(seconds, int | float) else "–"
         counts = (phase.get(name) for name in ("trials", "failed", "stopped", "epochs_saved"))
         lines.append([phase.get("phase"), *counts, page.number(val_acc), shown, tag("code", phase.get("sweep_file"))])
-    columns = ["phase", "trials", "failed", "stopped early", "epochs saved", "best val_acc", "time", "its search"]
+    columns = ["phase", "trials", "failed", "stopped early", "epochs saved", "best val_acc", "time", "sweep file"]
     return page.section(
         "phases",
         "Phases of the search",
@@ -47,20 +48,23 @@ def phases(found: Findings) -> Section | None:
 
 
 def hyperparameters(found: Findings) -> Section:
-    """The best hyperparameters of each of the top three architectures; with one architecture, of its top three."""
-    top = results.best_by_architecture(found.runs)[:3]
+    """The best hyperparameters of each of the top three architectures; with one architecture, its three best.
+
+    The winner comes first.
+    """
+    top = found.by_architecture()[:3]
     if len(top) == 1:
-        top = _different(found.runs)[:3]
+        top = _different([found.chosen, *found.runs])[:3]
     varied = results.searched(found.runs)
     shown = [name for name in FIELDS if name in varied or name in ("model_name", "freeze_backbone", "lr")]
     columns = ["hyperparameter", *(run.model_name for run in top)]
     lines: list[list[Any]] = [["validation accuracy", *(page.number(run.val_acc) for run in top)]]
-    lines += [[name, *(worded(run.config[name]) for run in top)] for name in shown if name != "model_name"]
+    lines += [[name, *(value_text(run.config[name]) for run in top)] for name in shown if name != "model_name"]
     lines.append(["run", *(tag("code", run.name, class_="wrap") for run in top)])
-    rest = [name for name in FIELDS if name not in shown and name not in results.PLACES]
-    others = [[name, *(worded(run.config[name]) for run in top)] for name in rest]
-    all_columns = page.table(columns, others, caption="The hyperparameters that no run varied, and the seed")
-    heading = f"Best hyperparameters of the top {len(top)}" if len(top) > 1 else "Hyperparameters"
+    rest = [name for name in FIELDS if name not in shown and name not in PLACES]
+    others = [[name, *(value_text(run.config[name]) for run in top)] for name in rest]
+    all_columns = page.table(columns, others, caption="The hyperparameters that were equal in all runs, and the seed")
+    heading = f"The {len(top)} best configurations" if len(top) > 1 else "Hyperparameters"
     return page.section(
         "hyperparameters",
         heading,
@@ -72,7 +76,7 @@ def hyperparameters(found: Findings) -> Section:
 
 
 def _different(runs: Sequence[Run]) -> list[Run]:
-    """The best run of each configuration, seeds aside."""
+    """The first run of each configuration, whatever its seed."""
     best: dict[tuple, Run] = {}
     names = results.searched(runs)
     for run in runs:
@@ -85,11 +89,11 @@ def coordinates(found: Findings) -> Section | None:
     names = results.searched(found.runs)
     if not names or len(found.runs) < 3:
         return None
-    drawn = list(found.runs[:TOP_LINES])
-    rest = found.runs[TOP_LINES:]
+    others = [run for run in found.runs if run is not found.chosen]
+    drawn, rest = others[: TOP_LINES - 1], others[TOP_LINES - 1 :]
     drawn += random.Random(0).sample(rest, min(LINES - TOP_LINES, len(rest)))
     drawn.sort(key=lambda run: (run.val_acc, run.name))
-    drawn.append(drawn.pop(drawn.index(found.results.best)))  # on top
+    drawn.append(found.chosen)  # drawn last, and so on top
     axes = [parallel.axis_of(name, [run.config[name] for run in drawn]) for name in names]
     values = [run.val_acc for run in drawn]
     axes.append(parallel.axis_of("val_acc", values, bounds=charts.domain(values, within=(0, 1))))
@@ -101,22 +105,23 @@ def coordinates(found: Findings) -> Section | None:
         shades=parallel.shades(values),
         groups=[groups.index(run.model_name) for run in drawn],
         title="Hyperparameters and validation accuracy of each run",
-        description=f"A line a run through {', '.join(names)} to its val_acc; the best run is in the accent colour.",
+        description=f"One line per run through {', '.join(names)} to its val_acc; the winner is in the accent colour.",
     )
     count = (
         f"all {len(drawn):,} runs"
         if len(drawn) == len(found.runs)
-        else (f"{len(drawn):,} of {len(found.runs):,} runs: the best {TOP_LINES} and others drawn at random")
+        else f"{len(drawn):,} of {len(found.runs):,} runs: the best {TOP_LINES}, and a random sample of the others"
     )
     caption = page.join(
-        [f"A line a run, {count}. Worse ", Html(parallel.swatch()), " better; the best in the accent colour."]
+        [f"One line per run, {count}. Worse ", Html(parallel.swatch()), " better; the winner in the accent colour."]
     )
     columns = ["run", "val_acc", *names, "epochs", "ended by"]
     lines = [
-        [run.name, page.number(run.val_acc), *(worded(run.config[name]) for name in names), *_end(run)]
+        [run.name, page.number(run.val_acc), *(value_text(run.config[name]) for name in names), *_end(run)]
         for run in found.runs
     ]
-    data = page.table(columns, lines, caption="All runs, best first", numbers=(1,))
+    marked = found.runs.index(found.chosen)
+    data = page.table(columns, lines, caption="All runs, best first", numbers=(1,), marked=marked)
     return page.section(
         "coordinates",
         "All runs at a glance",
@@ -128,8 +133,8 @@ def coordinates(found: Findings) -> Section | None:
 
 
 def _chooser(drawn: Sequence[Run], groups: Sequence[str]) -> Html:
-    """Controls that the page's script brings to life; hidden without it."""
-    every = [tag("option", "every architecture", value="")]
+    """Controls that the page's script shows and handles; hidden without it."""
+    every = [tag("option", "all architectures", value="")]
     every += [tag("option", name, value=i) for i, name in enumerate(groups)]
     share = Html(f'<input type="range" id="best-share" min="1" max="{len(drawn)}" value="{len(drawn)}" step="1">')
     return tag(
@@ -148,11 +153,11 @@ def _end(run: Run) -> list[str]:
 
 
 def what_mattered(found: Findings) -> Section:
-    """Hyperparameter importance, or why there is none."""
+    """Hyperparameter importance, or why it cannot be computed."""
     names = results.searched(found.runs)
     ranked = importance.importance(found.runs, names)
     if ranked is None:
-        few = f"importance takes {importance.LEAST} runs that differ in hyperparameters and result; here are {len(found.runs)}."
+        few = f"it needs {importance.LEAST} runs with different hyperparameters and accuracies; got {len(found.runs)}."
         return page.section("importance", "What mattered", p("Not shown: ", few))
     shown = list(zip(ranked.names, ranked.loss, ranked.spread, strict=True))
     rows = [charts.Row(n, max(0.0, v), max(0.0, v - s), max(0.0, v + s), f"{max(0.0, v):.2f}") for n, v, s in shown]
@@ -162,7 +167,7 @@ def what_mattered(found: Findings) -> Section:
         rows,
         bars=True,
         title="Hyperparameter importance",
-        description=f"{ranked.names[0]} mattered most: shuffling it costs {ranked.loss[0]:.2f} of R².",
+        description=f"{ranked.names[0]} mattered most: shuffling it reduces R² by {ranked.loss[0]:.2f}.",
         axis="R² lost when shuffled",
     )
     data = page.table(
@@ -171,11 +176,11 @@ def what_mattered(found: Findings) -> Section:
         caption="Hyperparameter importance",
         numbers=(1, 2),
     )
-    trust = f"On runs it had not seen, the forest explains {ranked.explained:.0%} of the variance (R²)."
+    trust = f"On runs that it was not trained on, the forest explains {ranked.explained:.0%} of the variance (R²)."
     if ranked.explained <= 0.1:
         trust = (
-            f"On runs it had not seen, the forest explains next to nothing (R² {ranked.explained:.2f}): "
-            "these hyperparameters, over these ranges, don't tell good runs from bad, and the order below means little."
+            f"On runs that it was not trained on, the forest explains almost nothing (R² {ranked.explained:.2f}): within "
+            "these ranges, the hyperparameters do not separate good runs from bad ones, so the order below means little."
         )
     return page.section(
         "importance",
