@@ -17,7 +17,7 @@ from ctkeras.config import UserError
 if TYPE_CHECKING:
     import keras
 
-Kind = Callable[["keras.layers.Layer"], type]  # from a layer to the class that it is exported as
+Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
 
 INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
@@ -318,7 +318,7 @@ class Table:
         """One dict per image: image, predicted, and the probability of each class under its name."""
         columns = zip(self.images, self.predicted, self.probabilities.tolist(), strict=True)
         return [
-            dict(zip(self.class_names, probabilities, strict=True)) | {"image": image, "predicted": predicted}
+            {"image": image, "predicted": predicted, **dict(zip(self.class_names, probabilities, strict=True))}
             for image, predicted, probabilities in columns
         ]
 
@@ -380,7 +380,7 @@ def _gray(pixels: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     rgb = pixels.ndim == 4 and pixels.shape[3] == 3
-    if not rgb and (pixels.ndim != 3 or pixels.shape[2] == 3) or not pixels.size:
+    if (not rgb and (pixels.ndim != 3 or pixels.shape[2] == 3)) or not pixels.size:
         raise UserError(
             f"an array of images must have shape [B, H, W] or [B, H, W, 3]; got {list(pixels.shape)}. "
             "A single image needs a first axis: image[None]"

@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_told():
         taken.bind((app.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} can't be used"):
+        with pytest.raises(UserError, match=f"cannot use port {port}"):
             app._free_port(port)
     assert app._free_port(0) > 0
 

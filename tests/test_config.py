@@ -282,7 +282,7 @@ def test_a_name_given_twice_is_told_with_its_second_line(tmp_path, name):
     path = tmp_path / "twice.yaml"
     other = "lr" if name != "lr" else "seed"
     path.write_text(f"{name}: 1\n{other}: 1\n\n{name}: 1\n")
-    with pytest.raises(UserError, match=rf"twice\.yaml, line 4: {name} is given twice"):
+    with pytest.raises(UserError, match=rf"twice\.yaml, line 4: {name} occurs twice"):
         load_yaml(path)
 
 
@@ -320,7 +320,7 @@ def test_a_misspelt_choice_brings_the_right_one(name):
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_an_unreadable_yaml_file_is_named(tmp_path, name):
-    with pytest.raises(UserError, match="can't be read") as caught:
+    with pytest.raises(UserError, match="cannot read") as caught:
         load_yaml(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 

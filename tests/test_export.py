@@ -282,7 +282,7 @@ def test_a_failing_proof_keeps_the_file_from_before(trained, folder, monkeypatch
         return loaded
 
     monkeypatch.setattr(keras.saving, "load_model", forgetful)
-    with pytest.raises(RuntimeError, match="lost weights"):
+    with pytest.raises(RuntimeError, match="different weights"):
         write(trained, folder)
     assert (folder / "model.keras").read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["contract.json", "model.keras"]
@@ -337,8 +337,8 @@ def test_predict_keeps_the_order_pads_the_last_batch_and_names_what_it_cannot_re
     broken.write_bytes(files[0].read_bytes()[:60])
     gone = tmp_path / "gone.png"
     given = [files[3], broken, files[0], files[4], gone, files[1], files[2]]
-    shapes, answers = [], export._answers
-    monkeypatch.setattr(export, "_answers", lambda m, batch: shapes.append(batch.shape) or answers(m, batch))
+    shapes, answers = [], export._probabilities
+    monkeypatch.setattr(export, "_probabilities", lambda m, batch: shapes.append(batch.shape) or answers(m, batch))
     rows = list(export.predict(opened, given, batch_size=batch_size))
     assert [row[0] for row in rows] == given
     for (file, answer, reason), index in zip(rows, (3, None, 0, 4, None, 1, 2), strict=True):
