@@ -261,19 +261,26 @@ def predict(
         UserError: the outputs of the model are not probabilities.
     """
     size = model.input.shape[1]
-    batch_size = min(batch_size, len(files))
-    for start in range(0, len(files), batch_size):
-        reasons: list[str | None] = []
+    rows = _in_batches(model, len(files), lambda i: images.read_rgb(files[i], size), batch_size)
+    for file, (probabilities, reason) in zip(files, rows, strict=True):
+        yield file, probabilities, reason
+
+
+def _in_batches(
+    model: "keras.Model", count: int, read: Callable[[int], np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray | None, str]]:
+    """Yields (probabilities float32 [C], '') for each of `count` images, or (None, the error) if `read` raises UserError."""
+    size, batch_size = model.input.shape[1], min(batch_size, count)
+    for start in range(0, count, batch_size):
+        numbers, errors = range(start, min(start + batch_size, count)), {}
         pixels = np.zeros((batch_size, size, size, 3), np.float32)
-        for i, file in enumerate(files[start : start + batch_size]):
+        for number in numbers:
             try:
-                pixels[i] = images.read_rgb(file, size)
-                reasons.append(None)
+                pixels[number - start] = read(number)
             except UserError as error:
-                reasons.append(str(error))
-        rows = zip(files[start : start + batch_size], _probabilities(model, pixels), reasons, strict=False)
-        for file, probabilities, reason in rows:
-            yield (file, probabilities, "") if reason is None else (file, None, reason)
+                errors[number] = str(error)
+        for number, row in zip(numbers, _probabilities(model, pixels), strict=False):
+            yield (None, errors[number]) if number in errors else (row, "")
 
 
 def _probabilities(model: "keras.Model", batch: np.ndarray) -> np.ndarray:
@@ -358,17 +365,9 @@ class ExportedModel:
 
     def _of_array(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Probabilities float32 [B, C] of an array."""
-        size = self.model.input.shape[1]
-        grays = _gray(pixels)
-        batch_size = min(batch_size, len(grays))
-        answers = []
-        for start in range(0, len(grays), batch_size):
-            batch = np.zeros((batch_size, size, size, 3), np.float32)  # the last one is padded, as in `predict`
-            part = grays[start : start + batch_size]
-            for i, gray in enumerate(part):
-                batch[i] = images.as_rgb(images.resize(gray, size))
-            answers.append(_probabilities(self.model, batch)[: len(part)])
-        return np.concatenate(answers)
+        size, grays = self.model.input.shape[1], _gray(pixels)
+        rows = _in_batches(self.model, len(grays), lambda i: images.as_rgb(images.resize(grays[i], size)), batch_size)
+        return np.stack([row for row, _ in rows])
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
@@ -407,11 +406,10 @@ def load(path: str | Path) -> ExportedModel:
         UserError: there is no model, or its contract is damaged or belongs to another model.
 
     Example:
-        >>> model = ctkeras.load("runs/20260101-120000-resnet18-a1b2c3")
-        >>> table = model.predict("images/")
-        >>> table.predicted[0], table["normal"][0]
-        ('normal', 0.93)
-        >>> pandas.DataFrame(table.rows()).to_csv("probabilities.csv")
+        >>> model = ctkeras.load("runs/example")
+        >>> table = model.predict("images")
+        >>> table.images, table["normal"].shape
+        (['images/0.png', 'images/1.png'], (2,))
     """
     path = Path(path).expanduser()
     model, names = open_named(path)

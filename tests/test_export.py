@@ -1,10 +1,12 @@
 """The exported file: the trained model's probabilities, from core Keras alone, on any backend; and prediction from it."""
 
+import doctest
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import keras
@@ -489,3 +491,20 @@ def test_a_folders_images_are_found_whatever_their_case_and_format(tmp_path):
         (tmp_path / name).write_bytes(b"")
     assert [file.name for file in export.image_files([tmp_path])] == ["a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp"]
     assert export.image_files([tmp_path / "f.txt"]) == [tmp_path / "f.txt"]  # a file named is tried
+
+
+def test_the_example_of_load_runs_as_written(trained, tmp_path, monkeypatch):
+    (tmp_path / "runs/example").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    write(trained, tmp_path / "runs/example")
+    write_files(tmp_path / "images", 2)
+    monkeypatch.chdir(tmp_path)
+    (test,) = doctest.DocTestFinder().find(export.load, "load", globs={"ctkeras": SimpleNamespace(load=export.load)})
+    assert len(test.examples) == 3
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_a_graph_proved_by_other_versions_is_proved_anew(trained, folder, monkeypatch):
+    write(trained, folder)
+    monkeypatch.setattr(export.runtime, "version", lambda package: "0.0.1")
+    assert not export.is_proved(trained)
