@@ -31,7 +31,7 @@ def for_cpu(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
     if kind is keras.layers.Conv2D and layer.groups == 1 and layer.dilation_rate == (1, 1):
         return SettledConv
     if kind is keras.layers.BatchNormalization:
-        return OnePassBatchNorm if layer.axis in (-1, 3) and not layer.synchronized else kind
+        return OnePassBatchNorm if layer.axis in (-1, 3) else kind
     if kind is keras.layers.Activation and layer.activation is keras.activations.silu:
         return RecomputedSilu
     if kind is keras.layers.MaxPooling2D:

@@ -98,13 +98,14 @@ def test_gradients_are_finite_differences():
     np.testing.assert_allclose(explain.heat_maps(network, pixels(1), [1])[0], expected, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("closing", ["softmax", "activation", "fused"])
+@pytest.mark.parametrize("closing", ["softmax", "activation", "fused", "sigmoid"])
 def test_however_the_model_ends_the_logit_is_explained_and_not_the_probability(closing):
     plain = tiny(keras.layers.Dense(3))
     last = {
         "softmax": (keras.layers.Dense(3), keras.layers.Softmax()),
         "activation": (keras.layers.Dense(3), keras.layers.Activation("softmax")),
         "fused": (keras.layers.Dense(3, activation="softmax"),),
+        "sigmoid": (keras.layers.Dense(3), keras.layers.Activation("sigmoid")),
     }[closing]
     # So sure that every probability is 0 or 1, where its slope would vanish.
     network = tiny(*last, scale=1000)
