@@ -77,7 +77,9 @@ class RunConfig:
     unfreeze_from: str = _param("head", "frozen backbone: train from this stage on", choices=CUTS[1:])
     head_epochs: int = _param(0, "fine-tuning: number of epochs at the start that train only the head", low=0)
     freeze_batch_norm: bool = _param(True, "fine-tuning ImageNet weights: BatchNorm stays in inference mode")
-    feature_cache: bool = _param(True, "frozen backbone: compute features once and cache them; false: in every epoch")
+    feature_cache: bool = _param(
+        True, "frozen backbone: compute features once and cache them; false computes them in every epoch"
+    )
     feature_views: int = _param(
         1, "frozen backbone: number of augmented views per image whose features are cached", low=1, high=64
     )
@@ -107,7 +109,9 @@ class RunConfig:
         choices=("loss", "sampling", "none"),
     )
     leaks: str = _param(
-        "drop", "training images that also appear in valid or test, as exact or near copies", choices=("drop", "keep")
+        "drop",
+        "what to do with training images that also appear in valid or test, as exact or near copies",
+        choices=("drop", "keep"),
     )
     log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
     seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)

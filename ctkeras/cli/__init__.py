@@ -85,7 +85,7 @@ def cli() -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Show versions, devices, caches, and the state of the data and of W&B."""
+    """Show versions, devices, caches and settings."""
     from ctkeras import health
 
     for name, value in health.report():

@@ -56,7 +56,7 @@ def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> Non
 @click.command(context_settings={"ignore_unknown_options": True})
 @config_options
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED)
-@click.option("--resume", metavar="RUN_FOLDER", help="continue a stopped run after its last finished epoch")
+@click.option("--resume", metavar="RUN_FOLDER", help="resume a stopped run after its last finished epoch")
 def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], **flags: Any) -> None:
     """Train one classifier and export its best epoch."""
     from ctkeras import trial
