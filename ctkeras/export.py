@@ -367,7 +367,7 @@ class ExportedModel:
         """Probabilities float32 [B, C] of an array."""
         size, grays = self.model.input.shape[1], _gray(pixels)
         rows = _in_batches(self.model, len(grays), lambda i: images.as_rgb(images.resize(grays[i], size)), batch_size)
-        return np.stack([row for row, _ in rows])
+        return np.stack([row for row, _ in rows if row is not None])
 
 
 def _gray(pixels: np.ndarray) -> np.ndarray:
