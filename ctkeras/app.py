@@ -1,4 +1,4 @@
-"""A page on this machine to try an exported model on an image: probabilities, heat map, and what it is not for (Gradio)."""
+"""A page on this machine that shows an exported model's probabilities and heat map for an image (Gradio)."""
 
 import contextlib
 import os
@@ -8,38 +8,42 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctkeras import export, images, runtime
 from ctkeras.config import UserError
 
-HOST = "127.0.0.1"  # loopback: nobody but this machine's users can reach the page
-MAX_BYTES = 20 * 2**20  # bytes; of an image file
+if TYPE_CHECKING:
+    import keras
+
+HOST = "127.0.0.1"  # loopback: only users of this machine can reach the page
+MAX_BYTES = 20 * 2**20  # bytes per image file
 WARNING = "Not for diagnosis."
 LIMITS = (
-    "It answers one of its classes whatever it is shown, a photograph included. The heat is Grad-CAM: where the evidence "
-    "for the likeliest class lies, not where a lesion is."
+    "It names one of its classes for any image, even for a photograph. The heat map is Grad-CAM: it shows where the model "
+    "finds evidence for the most probable class, not where a lesion is."
 )
 
 
 def serve(path: Path, *, port: int) -> None:
-    """Serves the page until Ctrl-C; its address is printed once it answers.
+    """Serves the page until Ctrl-C; prints its address as soon as it answers.
 
     Args:
         path: a run folder, or a model.keras with its contract.json beside it.
-        port: of 127.0.0.1; 0 takes a free one.
+        port: port on 127.0.0.1; 0 for any free one.
 
     Raises:
-        UserError: Gradio isn't installed, no such model, or the port is taken.
+        UserError: Gradio is not installed, there is no such model, or the port is in use.
     """
     gradio = _gradio()
     port = _free_port(port)
     with runtime.waiting(f"Opening {path}"):
         model, names = export.open_named(path)
         answer = Answer(model, names)
-    # So that what was uploaded goes when the process is told to end, too.
+    # So that uploads are also deleted when the process is asked to end.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with _uploads():
         page = build(gradio, answer, use=intended_use(path))
@@ -60,21 +64,21 @@ def serve(path: Path, *, port: int) -> None:
                 theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )
         except OSError as error:
-            raise UserError(f"the page can't be served on port {port} ({error}); pass another --port") from error
+            raise UserError(f"cannot serve the page on port {port} ({error}); pass another --port") from error
         print(f"http://{HOST}:{port}", flush=True)
-        runtime.note("Open it in a browser. Ctrl-C ends it.")
+        runtime.note("Open this address in a browser. Ctrl-C stops the page.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            runtime.note("Ended.")
+            runtime.note("Stopped.")
         finally:
             page.close(verbose=False)
 
 
 class Answer:
-    """A model that answers one image at a time; compiled once, when it is made."""
+    """A model that classifies one image at a time; compiled when it is created."""
 
-    def __init__(self, model: Any, names: list[str]) -> None:
+    def __init__(self, model: "keras.Model", names: list[str]) -> None:
         from ctkeras import explain
 
         self.names, self.size = names, int(model.input.shape[1])
@@ -82,34 +86,37 @@ class Answer:
         self.explain(np.zeros((1, self.size, self.size, 3), np.float32), np.array([-1]))
 
     def __call__(self, content: bytes, *, name: str) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-        """Probabilities by class, the image, and it under its heat.
+        """The probabilities by class, the image, and the image under its heat map.
 
         Args:
             content: an encoded image.
-            name: what an error calls it.
+            name: name of the image in errors.
+
+        Returns:
+            ({class name: probability}, uint8 [H, W, 3], uint8 [H, W, 3]).
 
         Raises:
-            UserError: it is no image, or a damaged or too large one.
+            UserError: it is not an image, is damaged or is too large.
         """
         from ctkeras import overlay
 
         if len(content) > MAX_BYTES:
-            raise UserError(f"{name} has {len(content) / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are read")
+            raise UserError(f"{name} has {len(content) / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are allowed")
         gray = images.decode_gray(content, name=name)
         pixels = images.as_rgb(images.resize(gray, self.size))[None].astype(np.float32)
-        heat, chances = self.explain(pixels, np.array([-1]))
+        heat, probabilities = self.explain(pixels, np.array([-1]))
         shown = overlay.fitted(gray)
-        by_name = {name: float(chance) for name, chance in zip(self.names, chances[0], strict=True)}
+        by_name = {name: float(value) for name, value in zip(self.names, probabilities[0], strict=True)}
         return by_name, images.as_rgb(shown), overlay.overlay(shown, heat[0])
 
 
-def build(gradio: Any, answer: Answer, *, use: str) -> Any:
-    """The page.
+def build(gradio: ModuleType, answer: Answer, *, use: str) -> Any:
+    """Builds the page.
 
     Args:
         gradio: the module.
         answer: the model.
-        use: what it is for, from its contract.
+        use: intended use of the model, from its contract.
     """
 
     def answered(path: str | None) -> tuple[Any, Any, Any]:
@@ -121,25 +128,25 @@ def build(gradio: Any, answer: Answer, *, use: str) -> Any:
             return answer(content, name=Path(path).name)
         except UserError as error:
             raise gradio.Error(
-                str(error), duration=None, title="This image can't be read", print_exception=False
+                str(error), duration=None, title="Cannot read this image", print_exception=False
             ) from error
 
     with gradio.Blocks(title="ctkeras: try a model", analytics_enabled=False, delete_cache=(60, 60)) as page:
         gradio.Markdown(f"# Try the model\n\n**{WARNING}** {_plain(use)}\n\n{LIMITS}")
         with gradio.Row():
             with gradio.Column():
-                given = gradio.File(label="A CT slice as PNG, JPEG, …, up to 20 MB", type="filepath")
-                chances = gradio.Label(label="Probabilities")
+                upload = gradio.File(label="A CT slice (PNG, JPEG, …), up to 20 MB", type="filepath")
+                probabilities = gradio.Label(label="Probabilities")
             with gradio.Column():
                 heat = gradio.Image(
-                    label="Evidence for the likeliest class", format="png", buttons=[], interactive=False
+                    label="Evidence for the most probable class", format="png", buttons=[], interactive=False
                 )
-                seen = gradio.Image(label="The image", format="png", buttons=[], interactive=False)
+                image = gradio.Image(label="Image", format="png", buttons=[], interactive=False)
         gradio.on(
-            [given.upload, given.clear],
+            [upload.upload, upload.clear],
             answered,
-            inputs=given,
-            outputs=[chances, seen, heat],
+            inputs=upload,
+            outputs=[probabilities, image, heat],
             api_name="explain",
             concurrency_limit=1,
         )
@@ -147,12 +154,12 @@ def build(gradio: Any, answer: Answer, *, use: str) -> Any:
 
 
 def _plain(text: str) -> str:
-    """A contract's text without what Markdown or HTML would make something of."""
+    """A text from a contract without characters that Markdown or HTML would interpret."""
     return "".join(letter if letter.isalnum() or letter in " .,;:()'-/\n" else " " for letter in text)
 
 
 def intended_use(path: Path) -> str:
-    """What the contract beside a model says it is for; the usual words where it says nothing."""
+    """The intended use from the contract of a model; the default text if the contract has none."""
     from ctkeras.runs.folder import read_contract
 
     folder = path if os.path.isdir(path) else path.parent
@@ -162,18 +169,15 @@ def intended_use(path: Path) -> str:
         return export.INTENDED_USE
 
 
-def _gradio() -> Any:
-    """The module, without its telemetry.
+def _gradio() -> ModuleType:
+    """Imports Gradio with telemetry off.
 
     Raises:
-        UserError: it isn't installed.
+        UserError: it is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    for name in (
-        "NO_PROXY",
-        "no_proxy",
-    ):  # Gradio asks its own page whether it is there, through a proxy if there is one
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio sends a request to its own page, which must not go through a proxy
         os.environ[name] = ",".join(part for part in (os.environ.get(name), HOST, "localhost") if part)
     try:
         import gradio
@@ -183,25 +187,23 @@ def _gradio() -> Any:
 
 
 def _free_port(port: int) -> int:
-    """The port, or a free one for 0.
+    """The port, or a free one if it is 0.
 
     Raises:
-        UserError: it is taken.
+        UserError: the port is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UserError(
-                f"port {port} can't be used ({error.strerror}); pass another --port, or 0 for any"
-            ) from error
+            raise UserError(f"cannot use port {port} ({error.strerror}); pass another --port, or 0 for any") from error
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
 def _uploads() -> Iterator[None]:
-    """A folder for what is uploaded, gone when the page is."""
+    """A folder for uploads, deleted with the page."""
     with tempfile.TemporaryDirectory(prefix="ctkeras-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         yield

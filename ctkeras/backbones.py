@@ -1,7 +1,7 @@
-"""Backbone by name: its graph, the input normalisation it was trained with, and its ImageNet weights.
+"""Backbones by name: their graphs, the input normalisation they were trained with, and their ImageNet weights.
 
-Each graph starts behind the library's own preprocessing layers, if it has any: EfficientNet's differ between
-`weights="imagenet"` and `weights=None`, so ours, one constant Rescaling per row, is used on every path.
+Each graph starts after the library's own preprocessing layers, if there are any. Those of EfficientNet differ between
+`weights="imagenet"` and `weights=None`, so one constant Rescaling of ours replaces them all.
 """
 
 import contextlib
@@ -11,18 +11,21 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctkeras.config import UserError
 
-# ImageNet's channel means and deviations of RGB in 0..1, as torchvision and keras.applications' "torch" mode have them.
+if TYPE_CHECKING:
+    import keras
+
+# Channel means and standard deviations of ImageNet, RGB in 0..1, as in torchvision and keras.applications' "torch" mode.
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _CAFFE_MEAN = np.array([123.68, 116.779, 103.939])  # of RGB in 0..255; keras.applications' "caffe" mode
 _PREPROCESSING = ("InputLayer", "Rescaling", "Normalization")
 _KERAS_FILES = "https://storage.googleapis.com/tensorflow/keras-applications/"
-REACH_SECONDS = 10  # a machine with no way out says so within this, not after a long hang
+REACH_SECONDS = 10  # without a network, the download fails within this time
 
 _TORCH = (1 / (255 * _STD), -_MEAN / _STD)
 _PLUS_MINUS_ONE = (np.full(3, 1 / 127.5), np.full(3, -1.0))
@@ -31,24 +34,24 @@ _CAFFE = (np.ones(3), -_CAFFE_MEAN)
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """One row: `build(image_size)` makes the graph, `scale` and `offset` normalise 0..255 RGB, `source` has the weights."""
+    """One backbone: `build(image_size)` creates its graph, `normalisation` is for RGB in 0..255, `source` has the weights."""
 
-    build: Callable[[int], Any]
+    build: Callable[[int], "keras.Model"]
     normalisation: tuple[np.ndarray, np.ndarray]  # scale and offset, float [3] each
-    source: str  # a file's address, or hf://owner/repository
+    source: str  # URL of a file, or hf://owner/repository
     md5: str = ""
-    first_conv_bgr: bool = False  # trained on BGR: the first kernel's input channels are turned round on loading
+    first_conv_bgr: bool = False  # trained on BGR: the input channels of the first kernel are reversed on loading
 
     @property
     def upstream_name(self) -> str:
-        """What the file, or for timm the folder, is called upstream."""
+        """Upstream name of the file, or of the folder for timm."""
         return self.source.rpartition("/")[2]
 
 
-def _application(name: str, **options: Any) -> Callable[[int], Any]:
-    """A builder of a keras.applications model without its top."""
+def _application(name: str, **options: Any) -> Callable[[int], "keras.Model"]:
+    """A function that builds a keras.applications model without its top."""
 
-    def build(image_size: int) -> Any:
+    def build(image_size: int) -> "keras.Model":
         import keras
 
         shape = (image_size, image_size, 3)
@@ -57,10 +60,10 @@ def _application(name: str, **options: Any) -> Callable[[int], Any]:
     return build
 
 
-def _resnet(blocks: tuple[int, ...]) -> Callable[[int], Any]:
-    """A builder of a keras_hub ResNet of basic blocks, as timm's resnet18 and resnet34."""
+def _resnet(blocks: tuple[int, ...]) -> Callable[[int], "keras.Model"]:
+    """A function that builds a keras_hub ResNet of basic blocks, as timm's resnet18 and resnet34."""
 
-    def build(image_size: int) -> Any:
+    def build(image_size: int) -> "keras.Model":
         import keras
         import keras_hub
 
@@ -78,7 +81,7 @@ def _resnet(blocks: tuple[int, ...]) -> Callable[[int], Any]:
     return build
 
 
-# The input normalisation of each row is that of the file its `source` names; the md5s are keras.applications' own.
+# Each normalisation is the one that the weights in `source` were trained with; the md5s are from keras.applications.
 BACKBONES = {
     "resnet18": Backbone(_resnet((2, 2, 2, 2)), _TORCH, "hf://timm/resnet18.a1_in1k"),
     "resnet34": Backbone(_resnet((3, 4, 6, 3)), _TORCH, "hf://timm/resnet34.a1_in1k"),
@@ -115,19 +118,19 @@ BACKBONES = {
 }
 
 
-def build(name: str, image_size: int, *, weights: Path | None = None) -> Any:
+def build(name: str, image_size: int, *, weights: Path | None = None) -> "keras.Model":
     """Builds a backbone that takes normalised images.
 
     Args:
         name: a key of BACKBONES.
-        image_size: pixels of a side.
-        weights: what find_weights returned; None leaves all weights zero, to be initialised by the caller.
+        image_size: side of the square images, in pixels.
+        weights: the path from find_weights; with None all weights are zero, for the caller to initialise.
 
     Returns:
-        A functional keras.Model from [B, S, S, 3] normalised to the last feature map [B, h, w, D].
+        A functional keras.Model from normalised [B, S, S, 3] to the last feature map [B, h, w, D].
 
     Raises:
-        UserError: the file holds other weights.
+        UserError: the file does not hold weights of this backbone.
     """
     import keras
 
@@ -144,17 +147,17 @@ def build(name: str, image_size: int, *, weights: Path | None = None) -> Any:
 
 
 def find_weights(name: str, weights_dir: str) -> Path:
-    """Finds a backbone's ImageNet weights: in `weights_dir`, among earlier downloads, or by downloading them.
+    """Finds the ImageNet weights of a backbone: in `weights_dir`, in the download cache, or by downloading them.
 
     Args:
         name: a key of BACKBONES.
-        weights_dir: looked in first; '' for none.
+        weights_dir: folder to search first; '' for none.
 
     Returns:
-        A file, or for timm a folder.
+        The path of a file, or of a folder for timm.
 
     Raises:
-        UserError: none of these; says which file to put where, within 30 s.
+        UserError: there are no weights and the download failed, after 30 s at most; names the file to provide.
     """
     upstream = BACKBONES[name].upstream_name
     if weights_dir:
@@ -180,15 +183,15 @@ def _is_timm(name: str) -> bool:
 
 
 def _complete(path: Path) -> Path:
-    """A timm folder, once it is seen to hold both of its files; a file as it is."""
+    """The path of weights; a timm folder is checked for both of its files."""
     for part in ("config.json", "model.safetensors") if path.is_dir() else ():
         if not (path / part).is_file():
-            raise UserError(f"{path} lacks {part}; a timm folder holds config.json and model.safetensors")
+            raise UserError(f"{path} lacks {part}; a timm folder must hold config.json and model.safetensors")
     return path
 
 
 def _download(name: str) -> Path:
-    """Downloads weights into the library's own cache, or finds them there."""
+    """Downloads weights to the library's own cache, unless they are there."""
     import keras
 
     from ctkeras import runtime
@@ -196,20 +199,20 @@ def _download(name: str) -> Path:
     row = BACKBONES[name]
     if _is_timm(name):
         return _download_timm(row.source.removeprefix("hf://"))
-    known = Path(_keras_home(), "models", row.upstream_name)
-    if not known.exists():
+    cached = Path(_keras_home(), "models", row.upstream_name)
+    if not cached.exists():
         _reach(row.source)
-        runtime.note(f"Downloading ImageNet weights of {name} …")
+        runtime.note(f"Downloading ImageNet weights for {name} …")
     return Path(keras.utils.get_file(row.upstream_name, row.source, cache_subdir="models", file_hash=row.md5 or None))
 
 
 def _keras_home() -> str:
-    """Where keras.utils.get_file keeps files."""
+    """The folder in which keras.utils.get_file stores files."""
     return os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
 
 
 def _download_timm(repository: str) -> Path:
-    """Downloads a timm repository's two files from the Hugging Face hub, or finds them in its cache."""
+    """Downloads the two files of a timm repository from the Hugging Face hub, unless they are in its cache."""
     import huggingface_hub
 
     from ctkeras import runtime
@@ -218,13 +221,13 @@ def _download_timm(repository: str) -> Path:
     cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
     if not all(isinstance(path, str) for path in cached):
         _reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-        runtime.note(f"Downloading ImageNet weights {repository} …")
+        runtime.note(f"Downloading ImageNet weights from {repository} …")
         cached = [huggingface_hub.hf_hub_download(repository, file) for file in files]
     return Path(str(cached[0])).parent
 
 
 def _reach(address: str) -> None:
-    """Raises OSError when a server doesn't answer in time; any answer will do."""
+    """Raises OSError if a server does not answer in time; any answer counts."""
     import threading
     import urllib.error
     import urllib.request
@@ -240,34 +243,34 @@ def _reach(address: str) -> None:
         except Exception as error:
             failure[0] = error
 
-    thread = threading.Thread(target=ask, daemon=True)  # a thread, as looking a name up knows no time limit
+    thread = threading.Thread(target=ask, daemon=True)  # in a thread, because DNS lookup has no time limit
     thread.start()
     thread.join(REACH_SECONDS)
     if failure:
         raise OSError(str(failure[0]))
 
 
-def _load(whole: Any, path: Path, name: str) -> None:
-    """Loads weights in any of the three forms into a freshly built backbone."""
+def _load(whole: "keras.Model", path: Path, name: str) -> None:
+    """Loads weights in any of the three forms into a newly built backbone."""
     try:
         if path.is_dir():
             import keras
             import keras_hub
 
-            # str and absolute: other names are looked up among keras_hub's own presets first.
+            # An absolute path as text: keras_hub looks up other names among its own presets first.
             loaded = keras_hub.models.ResNetBackbone.from_preset(str(path.absolute()))
             whole.set_weights(keras.Model(loaded.inputs[0], loaded.pyramid_outputs["P5"]).get_weights())
         else:
-            with warnings.catch_warnings(action="ignore"):  # a file of another model is refused below, in one line
+            with warnings.catch_warnings(action="ignore"):  # a file of another model is rejected below, in one line
                 whole.load_weights(path)
     except Exception as error:  # h5py, safetensors and Keras each raise their own for a file of another model
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} holds no weights of {name} without its top ({reason})") from error
+        raise UserError(f"{path} does not hold weights of {name} without its top ({reason})") from error
 
 
 @contextlib.contextmanager
 def _blank_initializers() -> Iterator[None]:
-    """Makes layers start at zero: JAX would compile a random draw for each shape, 10 s for weights that are then replaced."""
+    """Makes layers start at zero. JAX would compile one random draw per shape: 10 s for weights that are replaced anyway."""
     import keras
 
     class Blank(keras.initializers.Initializer):
@@ -282,8 +285,8 @@ def _blank_initializers() -> Iterator[None]:
         yield
 
 
-def fingerprint(variables: list[Any]) -> str:
-    """SHA-256 of variables' values, in order; tells one set of weights from another."""
+def fingerprint(variables: "list[keras.Variable]") -> str:
+    """SHA-256 of the values of variables, in order; differs between sets of weights."""
     digest = hashlib.sha256()
     for variable in variables:
         digest.update(np.ascontiguousarray(variable).tobytes())

@@ -1,4 +1,4 @@
-"""Every hyperparameter once: name, type, default, range, help. The CLI, wandb and YAML files all read from here."""
+"""Each hyperparameter, declared once: name, type, default, range and help. The CLI, W&B and YAML files read them here."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-# What a run logs once an epoch, under these names, to W&B and to history.csv.
+# What a run logs to W&B and to history.csv, one row per epoch.
 EPOCH_METRICS = (
     "epoch",
     "train_acc",
@@ -31,12 +31,12 @@ MODEL_NAMES = (
 )
 
 
-# Where training can begin: at the input, at the head, or at the stage whose features are a 4th to a 32nd of the image's side.
+# Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
 CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
 
 
 class UserError(ValueError):
-    """Something the user can put right: the CLI prints the message on one line and exits with 2."""
+    """A mistake that the user can correct: the CLI prints the message on one line and exits with 2."""
 
 
 def _param(
@@ -57,44 +57,64 @@ def _param(
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One training run. Fields are validated when the object is made.
+    """The hyperparameters of one training run, checked when the object is made.
 
     Raises:
-        UserError: a value is of the wrong type or out of its range.
+        UserError: a value has the wrong type or is out of range.
+
+    Example:
+        >>> RunConfig(model_name="resnet18", lr=0.01).batch_size
+        16
     """
 
     data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
-    output_dir: str = _param("runs", "run folders are made in here")
-    project: str = _param("", "W&B project (default: $WANDB_PROJECT, else ctkeras)")
+    output_dir: str = _param("runs", "folder in which each run creates its own folder")
+    project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
     model_name: str = _param("efficientnet_b0", "backbone", choices=MODEL_NAMES)
     pretrained: bool = _param(True, "start from ImageNet weights")
-    weights_dir: str = _param("", "folder searched for weight files before any download")
-    freeze_backbone: bool = _param(True, "train the head only; false fine-tunes everything")
-    unfreeze_from: str = _param("head", "frozen backbone: where training begins all the same", choices=CUTS[1:])
-    head_epochs: int = _param(0, "when fine-tuning, first train the head alone for this many epochs", low=0)
-    freeze_batch_norm: bool = _param(True, "when fine-tuning ImageNet weights, keep BatchNorm in inference mode")
-    feature_cache: bool = _param(True, "frozen backbone: compute its features once and keep them; false: every epoch")
-    feature_views: int = _param(1, "frozen backbone: augmented views of each image to keep features of", low=1, high=64)
-    image_size: int = _param(224, "images are resized to this many pixels squared", low=32, high=512)
-    precision: str = _param("float32", "compute type; weights stay float32", choices=("float32", "bfloat16"))
-    batch_size: int = _param(16, "images a step", low=1)
-    max_epochs: int = _param(30, "epochs to train", low=1)
-    early_stopping: int = _param(0, "stop after this many epochs without a better val_acc; 0 never", low=0)
-    optimizer: str = _param("adamw", "adam and sgd decay by L2, adamw decoupled", choices=("adam", "adamw", "sgd"))
-    lr: float = _param(0.03, "peak learning rate; for fine-tuning all layers about 1e-4 is usual", above=0)
-    weight_decay: float = _param(1e-4, "decay of kernels; biases and BatchNorm are left alone", low=0)
-    scheduler: str = _param("cosine", "learning rate over time", choices=("cosine", "step", "plateau"))
-    warmup_epochs: float = _param(0.0, "epochs over which the learning rate rises from 0", low=0)
-    dropout: float = _param(0.3, "dropout rate before the head", low=0, below=1)
-    label_smoothing: float = _param(0.0, "share of the label spread over all classes", low=0, below=1)
-    mixup_alpha: float = _param(0.0, "mixup's Beta(alpha, alpha); 0 is off", low=0)
-    augmentation: float = _param(1.0, "strength of the augmentations; 0 is off", low=0, high=2)
-    class_weighting: str = _param("loss", "against class imbalance", choices=("loss", "sampling", "none"))
-    leaks: str = _param(
-        "drop", "training images that stand in validation or test, exact or near", choices=("drop", "keep")
+    weights_dir: str = _param("", "folder to search for weight files before downloading any")
+    freeze_backbone: bool = _param(True, "train only the head; false fine-tunes the whole network")
+    unfreeze_from: str = _param("head", "frozen backbone: train from this stage on", choices=CUTS[1:])
+    head_epochs: int = _param(0, "fine-tuning: number of epochs at the start that train only the head", low=0)
+    freeze_batch_norm: bool = _param(True, "fine-tuning ImageNet weights: BatchNorm stays in inference mode")
+    feature_cache: bool = _param(
+        True, "frozen backbone: compute features once and cache them; false computes them in every epoch"
     )
-    log_model: bool = _param(True, "upload the best model to W&B as an artifact with its contract")
-    seed: int = _param(0, "seed of everything random", low=0, high=2**31 - 1)
+    feature_views: int = _param(
+        1, "frozen backbone: number of augmented views per image whose features are cached", low=1, high=64
+    )
+    image_size: int = _param(224, "side in pixels of the square that images are resized to", low=32, high=512)
+    precision: str = _param(
+        "float32", "number type for computing; weights stay float32", choices=("float32", "bfloat16")
+    )
+    batch_size: int = _param(16, "images per step", low=1)
+    max_epochs: int = _param(30, "number of epochs to train", low=1)
+    early_stopping: int = _param(0, "stop after this many epochs without a better val_acc; 0 is off", low=0)
+    optimizer: str = _param(
+        "adamw",
+        "adam and sgd apply weight_decay as an L2 penalty, adamw decoupled from the gradient",
+        choices=("adam", "adamw", "sgd"),
+    )
+    lr: float = _param(0.03, "peak learning rate; about 1e-4 is usual for fine-tuning the whole network", above=0)
+    weight_decay: float = _param(1e-4, "weight decay of kernels; biases and BatchNorm have none", low=0)
+    scheduler: str = _param("cosine", "learning rate schedule after warm-up", choices=("cosine", "step", "plateau"))
+    warmup_epochs: float = _param(0.0, "epochs in which the learning rate rises from 0 to lr; may be a fraction", low=0)
+    dropout: float = _param(0.3, "dropout rate in front of the head", low=0, below=1)
+    label_smoothing: float = _param(0.0, "share of each label that is spread evenly over all classes", low=0, below=1)
+    mixup_alpha: float = _param(0.0, "alpha of mixup's Beta(alpha, alpha); 0 is off", low=0)
+    augmentation: float = _param(1.0, "strength of augmentation; 0 is off", low=0, high=2)
+    class_weighting: str = _param(
+        "loss",
+        "correct class imbalance by weights in the loss, by drawing rare classes more often, or not at all",
+        choices=("loss", "sampling", "none"),
+    )
+    leaks: str = _param(
+        "drop",
+        "what to do with training images that also appear in valid or test, as exact or near copies",
+        choices=("drop", "keep"),
+    )
+    log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
+    seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -103,20 +123,20 @@ class RunConfig:
             raise UserError(f"warmup_epochs must be below max_epochs ({self.max_epochs}); got {self.warmup_epochs:g}")
         if wrong := set(self.project) & set("/\\#?%:"):
             raise UserError(
-                f"project must be a W&B project's name, without {' '.join(sorted(wrong))}; got {self.project!r}"
+                f"project must be the name of a W&B project, without {' '.join(sorted(wrong))}; got {self.project!r}"
             )
         if not self.data:
             object.__setattr__(self, "data", os.environ.get("CTKERAS_DATA", ""))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
-        """Makes a config from a mapping of hyperparameter names to values.
+        """Creates a config from a mapping of hyperparameter names to values.
 
         Args:
-            values: values as their types or as text, as a CLI or a sweep gives them.
+            values: values of their own type, or as text, as the command line or a sweep passes them.
 
         Raises:
-            UserError: an unknown name, a wrong type or a value out of range.
+            UserError: a name is unknown, or a value has the wrong type or is out of range.
         """
         for name in values:
             check_name(name)
@@ -124,11 +144,11 @@ class RunConfig:
 
     @property
     def cut(self) -> str:
-        """Where training begins, one of CUTS; what comes before is frozen."""
+        """Where training begins, one of CUTS; the layers before it are frozen."""
         return self.unfreeze_from if self.freeze_backbone else "input"
 
     def to_dict(self) -> dict[str, Any]:
-        """All values by name, in the order of declaration."""
+        """All values by name, in the order in which they are declared."""
         return dataclasses.asdict(self)
 
 
@@ -136,22 +156,22 @@ FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclass
 
 
 def check_name(name: str) -> None:
-    """Raises UserError, naming the nearest hyperparameters, when `name` is none."""
+    """Raises UserError, with the most similar name, if `name` is not a hyperparameter."""
     if name in FIELDS:
         return
-    hint = did_you_mean(name, FIELDS) or f"; known: {', '.join(FIELDS)}"
+    hint = did_you_mean(name, FIELDS) or f"; hyperparameters: {', '.join(FIELDS)}"
     raise UserError(f"unknown hyperparameter {name!r}{hint}")
 
 
 def parse_value(name: str, value: Any) -> Any:
-    """Returns `value` as the type of hyperparameter `name`, checked against its range.
+    """Converts a value to the type of its hyperparameter and checks its range.
 
     Args:
         name: a field of RunConfig.
-        value: the value itself or its text; YAML 1.1 reads 1e-4 as text, so numbers in text are numbers.
+        value: a value, or its text. YAML 1.1 reads 1e-4 as text, so text that holds a number counts as a number.
 
     Raises:
-        UserError: wrong type, not a finite number, out of range or not among the choices.
+        UserError: the value has the wrong type, is not finite, is out of range or is not one of the choices.
     """
     field = FIELDS[name]
     converted = _converted(value, field.type)
@@ -163,13 +183,13 @@ def parse_value(name: str, value: Any) -> Any:
 
 
 def did_you_mean(word: Any, known: Collection[str]) -> str:
-    """The end of an error about a misspelt word: the most similar known word; '' when none is similar."""
+    """The end of an error message, '; did you mean …?'; '' if no known word is similar."""
     similar = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """The value as `kind`, or None when it is not one."""
+    """The value as `kind`, or None if it cannot be converted."""
     if kind is str:
         return value if isinstance(value, str) else str(value) if isinstance(value, os.PathLike) else None
     if kind is bool:
@@ -190,7 +210,7 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _allowed(value: Any, meta: Mapping[str, Any]) -> bool:
-    """Whether a value of the right type is finite, within its bounds and among its choices."""
+    """Whether a value of the right type is finite, within its bounds and one of its choices."""
     if isinstance(value, str):
         return not meta["choices"] or value in meta["choices"]
     return (
@@ -203,7 +223,7 @@ def _allowed(value: Any, meta: Mapping[str, Any]) -> bool:
 
 
 def describe(name: str) -> str:
-    """What a hyperparameter may be, in words: 'a number, 0 <= dropout < 1'."""
+    """The values that a hyperparameter allows, in words: 'a number, 0 <= dropout < 1'."""
     field = FIELDS[name]
     meta = field.metadata
     if meta["choices"]:
@@ -221,18 +241,18 @@ def describe(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Yaml:
-    """A YAML file as read: its content, and the line of each key by its path, from 1."""
+    """The content of a YAML file, and the line (from 1) of each key by its path."""
 
     content: Any
     lines: dict[tuple[str, ...], int]
-    repeated: tuple[tuple[str, ...], ...]  # keys given twice, of which YAML silently keeps the last
+    repeated: tuple[tuple[str, ...], ...]  # keys that occur twice; YAML silently uses the last
 
 
 def read_yaml(path: str | Path) -> Yaml:
     """Reads a YAML file.
 
     Raises:
-        UserError: it can't be read or is not YAML.
+        UserError: the file cannot be read or is not YAML.
     """
     import yaml
 
@@ -240,7 +260,7 @@ def read_yaml(path: str | Path) -> Yaml:
         text = Path(path).read_text(encoding="utf-8")
         content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise UserError(f"cannot read {path}: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # an impossible date raises ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     lines: dict[tuple[str, ...], int] = {}
@@ -250,7 +270,7 @@ def read_yaml(path: str | Path) -> Yaml:
 
 
 def _locate(node: Any, path: tuple[str, ...], lines: dict, repeated: list, seen: set[int]) -> None:
-    """Notes the line of every key below a YAML node; what an alias repeats, which may be itself, is noted once."""
+    """Records the line of every key below a YAML node. An alias may contain itself, so each node is visited once."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
@@ -270,71 +290,78 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """Reads hyperparameters from a YAML file, for --config.
 
     Raises:
-        UserError: the file can't be read, is not YAML or holds no mapping; or, with its line, a name that is unknown or given
-            twice, or a value out of range.
+        UserError: the file cannot be read, is not YAML or does not hold a mapping; or, with its line, a name is unknown or
+            occurs twice, or a value is out of range.
     """
     read = read_yaml(path)
     values = {} if read.content is None else read.content
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path} must hold a mapping of hyperparameters, as in 'lr: 0.001'")
+        raise UserError(f"{path} must hold a mapping of hyperparameters, such as 'lr: 0.001'")
     for name, *below in read.repeated:
         if not below:
-            raise UserError(f"{path}, line {read.lines[name,]}: {name} is given twice; one of them must go")
+            raise UserError(f"{path}, line {read.lines[name,]}: {name} occurs twice; remove one of the two")
     for name, value in values.items():
         try:
             check_name(name)
             parse_value(name, value)
         except UserError as error:
-            line = read.lines.get((name,))  # none where it was merged in, as by <<
+            line = read.lines.get((name,))  # None if it was merged in by <<
             raise UserError(f"{path}, {f'line {line}: ' if line else ''}{error}") from error
     return values
 
 
 def without_effect(config: RunConfig, given: Collection[str], *, searched: Collection[str] = ()) -> list[str]:
-    """Says of each hyperparameter given why it changes nothing, where it changes nothing.
+    """Names each given hyperparameter that has no effect on a run, and why.
 
     Args:
-        config: the run's.
-        given: names of what was given, rather than left to its default.
-        searched: names of what is not decided yet; nothing is said that depends on them.
+        config: the configuration of the run.
+        given: names of the hyperparameters that were set, rather than left at their defaults.
+        searched: names of those that a search has yet to choose; whatever depends on them is not reported.
+
+    Returns:
+        One line per hyperparameter: 'NAME has no effect because …'.
     """
     c, frozen, head = config, config.cut != "input", config.cut == "head"
-    pixels = not frozen and not c.head_epochs  # the images themselves, at every step
+    pixels = not frozen and not c.head_epochs  # every step computes from the images
     views = c.feature_views > 1
     late = not head and c.head_epochs >= c.max_epochs
-    told = {"pixels": "freeze_backbone is false", "head": "the head alone is trained"}
-    told |= {"late": f"head_epochs {c.head_epochs} is all of max_epochs", "random": "pretrained is false"}
-    told["kept"] = "kept features are of 1 view, the image as it is: give feature_views, or feature_cache false"
-    # The hyperparameter, what else decides, whether it changes nothing, and why.
+    not_frozen, only_head, random = "freeze_backbone is false", "only the head is trained", "pretrained is false"
+    only_head_epochs = (
+        f"head_epochs is {c.head_epochs} and max_epochs {c.max_epochs}, so every epoch trains only the head"
+    )
+    one_view = (
+        "features are cached from one view, the unchanged image; set feature_views above 1, or feature_cache to false"
+    )
+    # The hyperparameter, the names that also decide, whether it has no effect, and why.
     rules = (
-        ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, told["random"]),
-        ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, told["pixels"]),
-        ("unfreeze_from", "head_epochs max_epochs", late, told["late"]),
-        ("freeze_backbone", "head_epochs max_epochs", not c.freeze_backbone and late, told["late"]),
-        ("head_epochs", "freeze_backbone unfreeze_from", c.head_epochs and head, told["head"]),
-        ("freeze_batch_norm", "pretrained", not c.pretrained, told["random"]),
-        ("freeze_batch_norm", "freeze_backbone unfreeze_from", head, told["head"]),
-        ("feature_cache", "freeze_backbone head_epochs", pixels, told["pixels"]),
-        ("feature_views", "freeze_backbone head_epochs", views and pixels, told["pixels"]),
+        ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, random),
+        ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, not_frozen),
+        ("unfreeze_from", "head_epochs max_epochs", late, only_head_epochs),
+        ("freeze_backbone", "head_epochs max_epochs", not c.freeze_backbone and late, only_head_epochs),
+        ("head_epochs", "freeze_backbone unfreeze_from", c.head_epochs and head, only_head),
+        ("freeze_batch_norm", "pretrained", not c.pretrained, random),
+        ("freeze_batch_norm", "freeze_backbone unfreeze_from", head, only_head),
+        ("feature_cache", "freeze_backbone head_epochs", pixels, not_frozen),
+        ("feature_views", "freeze_backbone head_epochs", views and pixels, not_frozen),
         ("feature_views", "feature_cache", views and not c.feature_cache, "feature_cache is false"),
         ("feature_views", "augmentation", views and not c.augmentation, "augmentation is 0"),
         (
             "augmentation",
             "freeze_backbone feature_cache feature_views",
             c.augmentation and frozen and c.feature_cache and not views,
-            told["kept"],
+            one_view,
         ),
         ("early_stopping", "max_epochs", c.early_stopping >= c.max_epochs, f"max_epochs is {c.max_epochs}"),
     )
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for name, deciding, idle, why in rules:
         if idle and name in given and not {name, *deciding.split()} & set(searched):
-            found.setdefault(name, f"{name} has no effect because {why}")
-    return list(found.values())
+            lines.setdefault(name, f"{name} has no effect because {why}")
+    return list(lines.values())
 
 
 def reference_table() -> str:
-    """The hyperparameters as a Markdown table, for the README."""
+    """The table of hyperparameters in Markdown, for the README."""
     rows = ["| name | allowed | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in FIELDS.items():
         default = (

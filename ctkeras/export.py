@@ -1,12 +1,13 @@
-"""model.keras and contract.json: a file that plain Keras opens on any backend, proved by reloading it; and prediction."""
+"""model.keras and contract.json: a file that plain Keras opens on any backend, checked by reloading it; and prediction."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,29 +15,34 @@ from ctkeras import images, runtime
 from ctkeras.config import UserError
 from ctkeras.runs import folder as runfolder
 
+if TYPE_CHECKING:
+    import keras
+
+Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
+
 INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
 )
-TOLERANCE = 1e-4  # of a probability, between the reloaded file and the trained model computing in float32
+TOLERANCE = 1e-4  # largest difference in probability between the reloaded file and the trained model in float32
 
 
 def export(
-    trained: Any, folder: Path, *, class_names: Sequence[str], model_name: str, kind: Callable[[Any], Any] = type
+    trained: "keras.Model", folder: Path, *, class_names: Sequence[str], model_name: str, kind: Kind = type
 ) -> Path:
-    """Writes model.keras and contract.json into a run folder, atomically, and proves the file by reloading it.
+    """Writes model.keras and contract.json to a run folder, atomically, and checks the file by reloading it.
 
     Args:
         trained: keras.Model from images [B, S, S, 3] to logits.
         folder: the run folder.
         class_names: C names in label order.
-        model_name: for the contract.
-        kind: the core class of a layer, where training has replaced it.
+        model_name: name of the backbone, for the contract.
+        kind: gives the core Keras class of a layer that training has replaced.
 
     Returns:
         The path of model.keras.
 
     Raises:
-        RuntimeError: the reloaded file gives other answers; no file is left behind.
+        RuntimeError: the reloaded file gives different answers; no file is left behind.
     """
     import keras
 
@@ -53,9 +59,9 @@ def export(
         "input_shape": [size, size, 3],
         "input_dtype": "float32",
         "input_range": [0, 255],
-        "input_colour": "gray repeated over RGB; the file normalises by itself",
-        "input_resize": "to the square by antialiased bilinear filtering, aspect not kept",
-        "output": "probabilities, one a class, in the order of class_names",
+        "input_colour": "gray repeated over RGB; the model normalises it",
+        "input_resize": "to the square, by antialiased bilinear filtering; the aspect ratio is not preserved",
+        "output": "one probability per class, in the order of class_names",
         "class_names": list(class_names),
         "intended_use": INTENDED_USE,
     }
@@ -64,12 +70,12 @@ def export(
     return path
 
 
-def core_model(trained: Any, kind: Callable[[Any], Any] = type) -> Any:
-    """The trained model as float32 core Keras layers with a softmax at its end.
+def core_model(trained: "keras.Model", kind: Kind = type) -> "keras.Model":
+    """The trained model in float32 core Keras layers, with a softmax at the end.
 
     Args:
-        trained: keras.Model from images to logits, as model.build makes it; any precision.
-        kind: the core class of a layer, where training has replaced it.
+        trained: keras.Model from images to logits, from model.build; any precision.
+        kind: gives the core Keras class of a layer that training has replaced.
     """
     import keras
 
@@ -92,99 +98,100 @@ def core_model(trained: Any, kind: Callable[[Any], Any] = type) -> Any:
     return keras.Model(clean.input, keras.layers.Softmax(name="probabilities")(clean.output), name=trained.name)
 
 
-def _prove(trained: Any, exported: Any, reloaded: Any) -> None:
-    """Compares a reloaded model with the one saved: by its weights, and where its graph is not yet proved by its answers."""
+def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Model") -> None:
+    """Compares the weights of the reloaded and the saved model, and also their answers if the graph is not yet proved."""
     pairs = zip(exported.weights, reloaded.weights, strict=True)
     if not all(np.array_equal(np.asarray(a.value), np.asarray(b.value)) for a, b in pairs):
-        raise RuntimeError("the exported file has lost weights; nothing was exported")
+        raise RuntimeError("the exported file has different weights after reloading; nothing was exported")
     if is_proved(trained):
         return
     rng = np.random.default_rng(0)
     probe = rng.integers(0, 256, (2, *exported.input.shape[1:])).astype(np.float32)
     difference = np.abs(_answers(exported, probe) - _answers(reloaded, probe)).max()
     if not difference <= TOLERANCE:
-        raise RuntimeError(f"the exported file's answers differ by {difference:.2g}; nothing was exported")
+        raise RuntimeError(
+            f"the exported file gives probabilities that differ by {difference:.2g} after reloading; nothing was exported"
+        )
     with runtime.atomic(_proof_of(trained)) as partial:
         partial.write_text(f"{difference:.3g}\n", encoding="utf-8")
 
 
-def is_proved(trained: Any) -> bool:
-    """Whether a model of this graph was seen, by these versions, to give the same answers after saving and reloading."""
+def is_proved(trained: "keras.Model") -> bool:
+    """Whether this graph, with these versions, is known to give the same answers after saving and reloading."""
     return _proof_of(trained).exists()
 
 
-def _proof_of(trained: Any) -> Path:
-    """The file whose presence says that a graph is proved."""
+def _proof_of(trained: "keras.Model") -> Path:
+    """The file that exists if the graph is proved."""
     versions = (runtime.version(package) for package in ("ctkeras", "keras", "jaxlib", "h5py"))
     key = repr((trained.to_json(), *versions))
     return runtime.cache_dir("proved") / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
-def _answers(model: Any, batch: np.ndarray) -> np.ndarray:
-    """Probabilities of a batch, float32 [B, C], on whatever backend Keras runs."""
+def _answers(model: "keras.Model", batch: np.ndarray) -> np.ndarray:
+    """Probabilities of a batch, float32 [B, C], on any backend of Keras."""
     return np.asarray(model.predict_on_batch(batch))
 
 
-def open_model(path: Path) -> tuple[Any, list[str]]:
+def open_model(path: Path) -> tuple["keras.Model", list[str]]:
     """Opens an exported model in safe mode.
 
     Args:
-        path: model.keras, or a run folder holding it.
+        path: a model.keras, or a run folder that holds one.
 
     Returns:
-        The model and its class names, from contract.json beside it, else class_0, class_1, ….
+        The model and its class names: those of contract.json beside it, or else class_0, class_1, ….
 
     Raises:
-        UserError: no such file, not a Keras file, not one that takes images, or one with code in it.
+        UserError: the file is missing, is not a Keras file, holds code, or is not a classifier of square RGB images.
     """
     import keras
 
     path = path / "model.keras" if os.path.isdir(path) else path
     if not os.path.isfile(path):
-        raise UserError(f"{path} is not there; give a model.keras, which training writes into its run folder")
+        raise UserError(f"{path} does not exist; name a run folder, or the model.keras that training wrote to one")
     if not zipfile.is_zipfile(path):
         raise UserError(
-            f"{path} is no model this can open; give a model.keras, which training writes into its run folder"
+            f"{path} is not a Keras model; name a run folder, or the model.keras that training wrote to one"
         )
     try:
         with runtime.without("tensorflow"):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        size = model.input.shape
-        answers = model.output.shape
-    except Exception as error:  # zipfile, h5py, json and Keras each raise their own
-        raise UserError(f"{path} is no model this can open ({' '.join(str(error).split())[:200]})") from error
-    if len(answers) != 2 or not answers[1]:
-        raise UserError(f"{path} answers with shape {tuple(answers)}; a classifier gives a probability a class")
-    if len(size) != 4 or size[3] != 3 or not size[1] or size[1] != size[2]:
-        raise UserError(f"{path} takes input of shape {tuple(size)}; a classifier of square RGB images is needed")
-    return model, _class_names(path.with_name("contract.json"), answers[1])
+        inputs, outputs = model.input.shape, model.output.shape
+    except Exception as error:  # zipfile, h5py, json and Keras raise different classes
+        raise UserError(f"{path} cannot be opened as a Keras model ({' '.join(str(error).split())[:200]})") from error
+    if len(outputs) != 2 or not outputs[1]:
+        raise UserError(f"{path} has outputs of shape {tuple(outputs)}; a classifier has one probability per class")
+    if len(inputs) != 4 or inputs[3] != 3 or not inputs[1] or inputs[1] != inputs[2]:
+        raise UserError(f"{path} has inputs of shape {tuple(inputs)}; a classifier of square RGB images is needed")
+    return model, _class_names(path.with_name("contract.json"), outputs[1])
 
 
 def check_contract(folder: Path) -> None:
-    """Checks that a downloaded model.keras takes and gives what the contract.json beside it says.
+    """Checks that the inputs and outputs of a model.keras are those that the contract.json beside it states.
+
+    Args:
+        folder: the folder that holds both.
 
     Raises:
-        UserError: it doesn't, or either is missing.
+        UserError: they differ, or a file is missing or damaged.
     """
     model, _ = open_model(folder)
     try:
         contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
         shape, classes = list(contract["input_shape"]), list(contract["class_names"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} has no usable contract.json ({error})") from error
+        raise UserError(f"{folder} has no valid contract.json ({error})") from error
     if shape != list(model.input.shape[1:]) or len(classes) != model.output.shape[-1]:
         raise UserError(
-            f"{folder}: the model takes {model.input.shape[1:]} and has {model.output.shape[-1]} classes; "
-            f"its contract says {shape} and {len(classes)}"
+            f"{folder}: the model has inputs of shape {list(model.input.shape[1:])} and {model.output.shape[-1]} classes; "
+            f"its contract.json states {shape} and {len(classes)} classes"
         )
-    size = shape[0]
-    answers = _answers(model, np.zeros((1, size, size, 3), np.float32))
-    if not np.allclose(answers.sum(-1), 1.0, atol=1e-3):
-        raise UserError(f"{folder}: the model's answers are no probabilities, as its contract says")
+    _probabilities(model, np.zeros((1, *shape), np.float32))
 
 
-def open_named(path: Path) -> tuple[Any, list[str]]:
-    """Opens an exported model for somebody's use, who is told when its class names are unknown.
+def open_named(path: Path) -> tuple["keras.Model", list[str]]:
+    """Opens an exported model and prints a note if its class names are unknown.
 
     Args:
         path: a model.keras, or a run folder.
@@ -193,22 +200,25 @@ def open_named(path: Path) -> tuple[Any, list[str]]:
         (model, class names in label order).
 
     Raises:
-        UserError: no model, a damaged contract, or one of another model.
+        UserError: there is no model, or the contract is damaged or belongs to another model.
     """
-    told = runfolder.class_names(path)  # before Keras is loaded
+    contract_names = runfolder.class_names(path)  # before Keras is loaded
     runtime.configure()
     model, names = open_model(path)
-    if told is None:
+    if contract_names is None:
         runtime.note(
-            f"No contract.json lies beside {path}: its class names are unknown, so {names[0]}, … stand for them."
+            f"There is no contract.json beside {path}: its class names are unknown and shown as {names[0]}, …."
         )
-    elif len(told) != len(names):
-        raise UserError(f"{path} tells {len(names)} classes apart, and the contract.json beside it names {len(told)}")
+    elif len(contract_names) != len(names):
+        raise UserError(
+            f"{path} has {len(names)} classes, but the contract.json beside it names {len(contract_names)}; "
+            "use the contract.json of the same run"
+        )
     return model, names
 
 
 def _class_names(path: Path, classes: int) -> list[str]:
-    """The contract's class names, when it is there and fits the model."""
+    """The class names of a contract, or class_0, class_1, … if it is missing or does not fit the model."""
     try:
         names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["class_names"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -217,50 +227,192 @@ def _class_names(path: Path, classes: int) -> list[str]:
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """The image files that paths name: files as they are, folders searched through, in order.
+    """The image files that paths name, in order.
+
+    Args:
+        paths: files, which are taken as they are, and folders, which are searched with their subfolders.
 
     Raises:
-        UserError: a path isn't there, or nothing is left.
+        UserError: a path does not exist, or there are no images.
     """
-    found: list[Path] = []
+    paths, files = list(paths), []
     for path in paths:
         if os.path.isdir(path):
-            found += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in images.EXTENSIONS)
+            files += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in images.EXTENSIONS)
         elif os.path.exists(path):
-            found.append(path)
+            files.append(path)
         else:
-            raise UserError(f"{path} is not there")
-    if not found:
-        raise UserError(f"no images in {', '.join(map(str, paths))}; known endings: {' '.join(images.EXTENSIONS)}")
-    return found
+            raise UserError(f"{path} does not exist")
+    if not files:
+        raise UserError(f"no images in {', '.join(map(str, paths))}; image files end in {' '.join(images.EXTENSIONS)}")
+    return files
 
 
 def predict(
-    model: Any, files: Sequence[Path], *, batch_size: int = 32
+    model: "keras.Model", files: Sequence[Path], *, batch_size: int = 32
 ) -> Iterator[tuple[Path, np.ndarray | None, str]]:
-    """Yields (file, probabilities [C] or None, '' or why it could not be read), in order.
+    """Yields (file, probabilities float32 [C] or None, '' or the reason why it cannot be read), in order.
 
     Args:
         model: from open_model.
         files: image files.
-        batch_size: images a batch; the last batch is padded so that no second program is compiled.
+        batch_size: images per batch. The last batch is padded, so that only one program is compiled.
 
     Raises:
-        UserError: the model's answers are no probabilities.
+        UserError: the outputs of the model are not probabilities.
     """
     size = model.input.shape[1]
-    batch_size = min(batch_size, len(files))
-    for start in range(0, len(files), batch_size):
-        rows: list[tuple[Path, np.ndarray | None, str]] = []
+    rows = _in_batches(model, len(files), lambda i: images.read_rgb(files[i], size), batch_size)
+    for file, (probabilities, reason) in zip(files, rows, strict=True):
+        yield file, probabilities, reason
+
+
+def _in_batches(
+    model: "keras.Model", count: int, read: Callable[[int], np.ndarray], batch_size: int
+) -> Iterator[tuple[np.ndarray | None, str]]:
+    """Yields (probabilities float32 [C], '') for each of `count` images, or (None, the error) if `read` raises UserError."""
+    size, batch_size = model.input.shape[1], min(batch_size, count)
+    for start in range(0, count, batch_size):
+        numbers, errors = range(start, min(start + batch_size, count)), {}
         pixels = np.zeros((batch_size, size, size, 3), np.float32)
-        for i, file in enumerate(files[start : start + batch_size]):
+        for number in numbers:
             try:
-                pixels[i] = images.read_rgb(file, size)
-                rows.append((file, pixels[i], ""))
+                pixels[number - start] = read(number)
             except UserError as error:
-                rows.append((file, None, str(error)))
-        answers = _answers(model, pixels)
-        if not np.allclose(answers.sum(-1), 1.0, atol=1e-3):
-            raise UserError("the model's answers don't add up to 1, so they are no probabilities; it lacks a softmax")
-        for (file, read, reason), answer in zip(rows, answers, strict=False):
-            yield file, None if read is None else answer, reason
+                errors[number] = str(error)
+        for number, row in zip(numbers, _probabilities(model, pixels), strict=False):
+            yield (None, errors[number]) if number in errors else (row, "")
+
+
+def _probabilities(model: "keras.Model", batch: np.ndarray) -> np.ndarray:
+    """Probabilities of a batch, float32 [B, C].
+
+    Raises:
+        UserError: they do not add up to 1.
+    """
+    probabilities = np.asarray(model.predict_on_batch(batch))
+    if not np.allclose(probabilities.sum(-1), 1.0, atol=1e-3):
+        raise UserError(
+            "the outputs of the model do not add up to 1, so they are not probabilities; it lacks a softmax"
+        )
+    return probabilities
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
+class Table:
+    """Probabilities of images: one row per image, one column per class.
+
+    `table["normal"]` is the column of a class, `table.rows()` gives dicts for JSON or `pandas.DataFrame`.
+    """
+
+    images: list[str]  # N file names, or numbers from 0 as text for an array
+    class_names: list[str]  # C names in label order
+    probabilities: np.ndarray  # float32 [N, C]
+
+    @property
+    def predicted(self) -> list[str]:
+        """The most probable class of each image."""
+        return [self.class_names[label] for label in self.probabilities.argmax(-1)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, class_name: str) -> np.ndarray:
+        if class_name not in self.class_names:
+            raise KeyError(f"{class_name!r} is not a class; the classes are {', '.join(self.class_names)}")
+        return self.probabilities[:, self.class_names.index(class_name)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per image: image, predicted, and the probability of each class under its name."""
+        columns = zip(self.images, self.predicted, self.probabilities.tolist(), strict=True)
+        return [
+            {"image": image, "predicted": predicted, **dict(zip(self.class_names, probabilities, strict=True))}
+            for image, predicted, probabilities in columns
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """An exported classifier with its contract, from `load`. Calling it is `predict`."""
+
+    model: "keras.Model"  # float32 [B, S, S, 3] in 0..255 to probabilities float32 [B, C]
+    class_names: list[str]  # C names in label order
+    contract: dict[str, Any]  # the content of contract.json; {} if there is none
+
+    def predict(self, inputs: str | Path | Sequence[str | Path] | np.ndarray, *, batch_size: int = 32) -> Table:
+        """Classifies images, prepared as in training: to gray, resized to the square of the model, repeated over RGB.
+
+        Args:
+            inputs: an image file, a folder or a list of both; or an array in 0..255, gray [B, H, W] or RGB [B, H, W, 3],
+                uint8 or float, of any size.
+            batch_size: images per batch.
+
+        Raises:
+            UserError: there are no images, one cannot be read, or the array is not one of images in 0..255.
+        """
+        if isinstance(inputs, np.ndarray):
+            probabilities = self._of_array(inputs, batch_size)
+            return Table([str(i) for i in range(len(inputs))], self.class_names, probabilities)
+        paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+        files = image_files(Path(path).expanduser() for path in paths)
+        rows = []
+        for _, row, reason in predict(self.model, files, batch_size=batch_size):
+            if row is None:
+                raise UserError(reason)
+            rows.append(row)
+        return Table([str(file) for file in files], self.class_names, np.stack(rows))
+
+    __call__ = predict
+
+    def _of_array(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Probabilities float32 [B, C] of an array."""
+        size, grays = self.model.input.shape[1], _gray(pixels)
+        rows = _in_batches(self.model, len(grays), lambda i: images.as_rgb(images.resize(grays[i], size)), batch_size)
+        return np.stack([row for row, _ in rows if row is not None])
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+    """The gray images of an array, as decoding a file of them gives: uint8 [B, H, W].
+
+    Raises:
+        UserError: the array is not one of images in 0..255.
+    """
+    from PIL import Image
+
+    rgb = pixels.ndim == 4 and pixels.shape[3] == 3
+    if (not rgb and (pixels.ndim != 3 or pixels.shape[2] == 3)) or not pixels.size:
+        raise UserError(
+            f"an array of images must have shape [B, H, W] or [B, H, W, 3]; got {list(pixels.shape)}. "
+            "A single image needs a first axis: image[None]"
+        )
+    if pixels.dtype != np.uint8:
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 255):  # NaN too
+            raise UserError(f"pixels must be in 0..255; got {low:g} to {high:g}")
+        if 0 < high <= 1 and pixels.dtype.kind == "f":
+            raise UserError(
+                f"pixels must be in 0..255; got {low:g} to {high:g}, which looks like 0..1: multiply by 255"
+            )
+        pixels = np.rint(pixels).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in pixels]) if rgb else pixels
+
+
+def load(path: str | Path) -> ExportedModel:
+    """Opens an exported model with its contract.
+
+    Args:
+        path: a run folder, or the model.keras in one.
+
+    Raises:
+        UserError: there is no model, or its contract is damaged or belongs to another model.
+
+    Example:
+        >>> model = ctkeras.load("runs/example")
+        >>> table = model.predict("images")
+        >>> table.images, table["normal"].shape
+        (['images/0.png', 'images/1.png'], (2,))
+    """
+    path = Path(path).expanduser()
+    model, names = open_named(path)
+    contract = path / "contract.json" if os.path.isdir(path) else path.with_name("contract.json")
+    return ExportedModel(model, names, runfolder.read_json(contract) if contract.exists() else {})

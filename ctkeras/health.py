@@ -1,4 +1,4 @@
-"""What `doctor` tells: versions, devices, caches, data, W&B."""
+"""The lines of `doctor`: versions, devices, caches, data and W&B."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ PACKAGES = ("keras", "jax", "jaxlib", "tensorflow", "keras-cv", "keras-hub", "te
 
 
 def report() -> Iterator[tuple[str, str]]:
-    """Yields (what, how it is), one line each."""
+    """Yields (name, state) for each line."""
     yield "ctkeras", __version__
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     for package in PACKAGES:
@@ -33,20 +33,23 @@ def report() -> Iterator[tuple[str, str]]:
 
 
 def _convolutions() -> str:
-    """What computes a run's convolutions."""
+    """The library that computes convolutions in training."""
     import jax
 
     from ctkeras import onednn
 
     if jax.default_backend() != "cpu":
-        return "as JAX does on this device"
+        return "XLA's own on this device"
     if onednn.available():
         return f"oneDNN ({runtime.version('onednn-cpu-gomp')})"
     if runtime.kernels_wanted() != "on":
-        return f"XLA, as CTKERAS_CPU_KERNELS is {runtime.kernels_wanted()}"
+        return f"XLA, because CTKERAS_CPU_KERNELS is {runtime.kernels_wanted()}"
     if runtime.version("jaxlib") not in runtime.VERIFIED_JAXLIB:
-        return "XLA, slower: oneDNN was seen to work with jaxlib " + ", ".join(runtime.VERIFIED_JAXLIB)
-    return "XLA, slower: oneDNN isn't installed, lacks libgomp.so.1 (Debian: apt install libgomp1), or there are many devices"
+        return f"XLA, which is slower: oneDNN was tested only with jaxlib {', '.join(runtime.VERIFIED_JAXLIB)}"
+    return (
+        "XLA, which is slower: onednn-cpu-gomp is not installed, libgomp.so.1 is missing (Debian: apt install libgomp1), "
+        "or JAX has more than one device"
+    )
 
 
 def _tensorflow_gpus() -> str:
@@ -56,11 +59,11 @@ def _tensorflow_gpus() -> str:
         import tensorflow as tf
     except ImportError:
         return "not installed"
-    return "yes; it would take memory from JAX" if tf.config.get_visible_devices("GPU") else "no, as it should be"
+    return "yes: it would take memory from JAX" if tf.config.get_visible_devices("GPU") else "no, as intended"
 
 
 def _data() -> str:
-    """What CTKERAS_DATA names."""
+    """The data set that CTKERAS_DATA names."""
     spec = os.environ.get("CTKERAS_DATA", "")
     if not spec:
         return "CTKERAS_DATA is not set"
@@ -72,9 +75,9 @@ def _data() -> str:
 
 
 def _wandb() -> str:
-    """How a run would be tracked."""
+    """How W&B would track a run."""
     server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     if mode := os.environ.get("WANDB_MODE"):
         return f"WANDB_MODE={mode}; {server}"
-    login = "logged in" if tracking.has_credentials() else "no credentials: runs are kept offline"
+    login = "logged in" if tracking.has_credentials() else "no credentials: runs are recorded offline"
     return f"{login}; {server}"

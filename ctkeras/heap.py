@@ -1,8 +1,9 @@
-"""Keeps the memory of a training step with the process, on Linux with glibc.
+"""Reuses the memory of a training step in the next one, on Linux with glibc.
 
-XLA asks for a step's memory, some gigabytes, at its start and frees it at its end. glibc takes such sizes from the kernel
-and gives them back at once, so that the kernel clears every page anew in every step: a tenth of a ResNet's step, a third of
-a MobileNet's. While a program runs, the memory comes from the heap instead, which keeps it (mallopt(3)).
+XLA allocates the memory of a step, some gigabytes, at its start and frees it at its end. glibc maps such large blocks from
+the kernel and unmaps them when they are freed, so the kernel has to clear every page in every step: a tenth of the time of
+a ResNet's step, a third of a MobileNet's. While a program runs, the memory therefore comes from the heap, which reuses it
+(mallopt(3)).
 """
 
 import contextlib
@@ -14,19 +15,19 @@ from collections.abc import Iterator
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
-# Bytes; where glibc's own threshold ends up when it adapts, which any setting keeps it from.
+# Bytes; the value that glibc's own threshold adapts to. Setting any threshold stops glibc from adapting it.
 MMAP_THRESHOLD = 32 * 2**20
-# Bytes of addresses, not of memory: glibc takes the smallest room that fits, so what is allocated between two steps comes to
-# lie here rather than where the next step's memory was.
+# Bytes of address space, not of memory. glibc picks the smallest gap that fits, so what is allocated between two steps goes
+# here and not where the memory of the next step will be.
 HOLE = 128 * 2**20
 PIN = 2**16  # bytes
-MAPPED_AT_MOST = 65536  # glibc's default
+MAX_MAPPINGS = 65536  # glibc's default
 ALIGNMENT = 64  # bytes; XLA's on CPU
 
 
 @functools.cache
 def _libc() -> Any:
-    """glibc, set to keep its heap; None elsewhere."""
+    """glibc, configured not to shrink its heap; None on other systems."""
     if not sys.platform.startswith("linux"):
         return None
     library = ctypes.CDLL(None)
@@ -36,26 +37,26 @@ def _libc() -> Any:
     library.aligned_alloc.restype, library.aligned_alloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t, ctypes.c_size_t]
     library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
     library.malloc_trim.argtypes = [ctypes.c_size_t]
-    library.mallopt(M_TRIM_THRESHOLD, -1)  # never give back by itself
+    library.mallopt(M_TRIM_THRESHOLD, -1)  # never shrink the heap by itself
     library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
     library.mallopt(M_MMAP_MAX, 0)
     hole = library.malloc(HOLE)
-    while library.malloc(PIN) < hole:  # one that lies behind the hole keeps it apart from the rest of the heap
+    while library.malloc(PIN) < hole:  # a pin behind the hole separates it from the rest of the heap
         pass
     library.free(hole)
-    library.mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
+    library.mallopt(M_MMAP_MAX, MAX_MAPPINGS)
     return library
 
 
-_places: dict[int, int] = {}  # where the heap last had room for a size
+_places: dict[int, int] = {}  # by size: the address at which the heap last had room
 
 
 @contextlib.contextmanager
 def kept(size: int) -> Iterator[None]:
-    """Takes what is allocated meanwhile from the heap; in the main thread alone, as no other's heap holds such sizes.
+    """Allocates large blocks from the heap inside the block; only in the main thread, whose heap alone can grow that much.
 
     Args:
-        size: bytes that will be asked for at once. Small ones stay there anyway.
+        size: bytes that will be allocated at once. Small sizes come from the heap anyway.
     """
     library = _libc()
     if library is None or size < MMAP_THRESHOLD or threading.current_thread() is not threading.main_thread():
@@ -63,19 +64,19 @@ def kept(size: int) -> Iterator[None]:
         return
     library.mallopt(M_MMAP_MAX, 0)
     try:
-        place = library.aligned_alloc(ALIGNMENT, size)  # as XLA will
+        place = library.aligned_alloc(ALIGNMENT, size)  # as XLA will do
         library.free(place)
         if place != _places.get(size):
-            # Something else lies in the old place now, which would be kept beside the new one.
+            # Another allocation occupies the old address; without a release the heap would hold both places.
             release()
             _places[size] = place
         yield
     finally:
-        library.mallopt(M_MMAP_MAX, MAPPED_AT_MOST)
+        library.mallopt(M_MMAP_MAX, MAX_MAPPINGS)
 
 
 def release() -> None:
-    """Gives all kept memory that isn't in use back to the system."""
+    """Returns all unused memory of the heap to the system."""
     library = _libc()
     if library is not None:
         library.malloc_trim(0)

@@ -1,9 +1,9 @@
-"""Layers that XLA's CPU backend runs slowly, written so that it runs them well. For training only.
+"""Replacements for layers that are slow in XLA's CPU backend. For training only.
 
-The exported file holds the core layers these stand in for; the numbers agree within float tolerance. benchmarks/ measures.
-Three things are behind all of them. XLA's CPU backend fuses a product into a sum over pixels only when several such sums
-form one variadic reduction, and it spreads a sum over cores only along what remains of it, so sums go over pixels first
-and over images last. Its own convolution is slow where there is one input channel an output, and its gradient of max
+The exported file holds the core layers that they replace; the numbers agree within float tolerance, and benchmarks/ measures
+the speed. Three properties of XLA's CPU backend are behind all of them. It fuses a product into a sum over pixels only if
+several such sums form one variadic reduction, and it spreads a sum over cores only along the axes that remain, so sums go
+over pixels first and over images last. Its own convolution is slow with one input channel per output. Its gradient of max
 pooling is a scan.
 """
 
@@ -18,8 +18,8 @@ from jax import lax
 from ctkeras import onednn
 
 
-def for_cpu(layer: Any) -> type:
-    """The class to train a layer with on CPU: a replacement where there is one, else its own."""
+def for_cpu(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
+    """The class that trains a layer on CPU: its replacement if there is one, or else its own class."""
     kind = type(layer)
     if layer.get_config().get("data_format", "channels_last") != "channels_last":
         return kind
@@ -31,88 +31,92 @@ def for_cpu(layer: Any) -> type:
     if kind is keras.layers.Conv2D and layer.groups == 1 and layer.dilation_rate == (1, 1):
         return SettledConv
     if kind is keras.layers.BatchNormalization:
-        return OnePassBatchNorm if layer.axis in (-1, 3) and not layer.synchronized else kind
+        return OnePassBatchNorm if layer.axis in (-1, 3) else kind
     if kind is keras.layers.Activation and layer.activation is keras.activations.silu:
         return RecomputedSilu
     if kind is keras.layers.MaxPooling2D:
-        return IndexedMaxPooling if layer.pool_size[0] * layer.pool_size[1] <= 255 else kind  # it counts in 8 bits
+        return (
+            IndexedMaxPooling if layer.pool_size[0] * layer.pool_size[1] <= 255 else kind
+        )  # winners are counted in 8 bits
     return kind
 
 
-def core(layer: Any) -> type:
-    """The core Keras class a layer is exported as."""
+def core(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
+    """The core Keras class that a layer is exported as."""
     return REPLACES.get(type(layer), type(layer))
 
 
-SUMMED_AT_ONCE = 14  # pixels; their lines stay in the first cache, 2 to 3 times faster than an image at once
+SUMMED_AT_ONCE = 14  # pixels; they stay in the first-level cache, 2 to 3 times faster than a whole image at once
 
 
-def _settled(values: Any) -> Any:
-    """The values themselves, computed once and kept: XLA's CPU backend computes cheap ones anew in each of their readers.
+def _settled(values: jax.Array) -> jax.Array:
+    """The same values, computed once and stored. XLA's CPU backend computes cheap values again wherever they are read.
 
-    That is right for neighbours, and ruinous inside the strided loops of a convolution's gradient. It holds in programs
-    compiled with runtime.compiler_options().
+    That is good for element-wise operations, but very slow inside the strided loops of a convolution's gradient. It works
+    only in programs compiled with runtime.compiler_options().
     """
     return lax.optimization_barrier(values)
 
 
 @jax.custom_vjp
-def _settled_gradient(values: Any) -> Any:
-    """The values as they are; the gradient that comes back through them is settled."""
+def _settled_gradient(values: jax.Array) -> jax.Array:
+    """The same values; the gradient that flows back through them is settled."""
     return values
 
 
 _settled_gradient.defvjp(lambda values: (values, None), lambda _, gradient: (_settled(gradient),))
 
 
-def _sums(terms: tuple[Any, ...]) -> list[Any]:
-    """Sums over images and pixels of [B, H, W, C] arrays, in float32: a list of [C], all in one pass."""
+def _sums(terms: tuple[jax.Array, ...]) -> list[jax.Array]:
+    """Sums of [B, H, W, C] arrays over images and pixels, in one pass: a list of float32 [C]."""
     zeros = (jnp.zeros((), jnp.float32),) * len(terms)
-    kept = [term.astype(jnp.float32) for term in terms]
+    partial = [term.astype(jnp.float32) for term in terms]
     for _ in range(2):
-        rows = kept[0].size // kept[0].shape[-1]
+        rows = partial[0].size // partial[0].shape[-1]
         group = next(n for n in range(SUMMED_AT_ONCE, 0, -1) if rows % n == 0)
-        grouped = tuple(term.reshape(rows // group, group, term.shape[-1]) for term in kept)
-        kept = lax.reduce(grouped, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1,))
-    return [total.sum(0) for total in kept]
+        grouped = tuple(term.reshape(rows // group, group, term.shape[-1]) for term in partial)
+        partial = lax.reduce(grouped, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1,))
+    return [total.sum(0) for total in partial]
 
 
 class OnePassBatchNorm(keras.layers.BatchNormalization):
-    """BatchNormalization whose sums, forward and backward, take one pass over the activations each."""
+    """BatchNormalization that computes its sums in one pass over the activations, forward and backward."""
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalises [B, H, W, C] by the batch's moments in training, and moves the kept ones towards them."""
+    def call(self, inputs: jax.Array, training: bool | None = None, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises [B, H, W, C] by the moments of the batch in training and updates the moving moments."""
         if not (training and self.trainable) or len(inputs.shape) != 4 or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
         gamma = self.gamma.value if self.scale else jnp.ones(channels, jnp.float32)
         beta = self.beta.value if self.center else jnp.zeros(channels, jnp.float32)
         outputs, mean, variance = _normalise(inputs, gamma, beta, self.epsilon)
-        for kept, seen in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            kept.assign(kept * self.momentum + seen * (1.0 - self.momentum))
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalise(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any]:
-    """(normalised inputs, their mean, their variance), the moments over all but the last axis."""
+def _normalise(
+    inputs: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(normalised inputs, mean, variance), with moments over all axes but the last."""
     return _normalise_forward(inputs, gamma, beta, epsilon)[0]
 
 
-def _normalise_forward(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any]:
+def _normalise_forward(inputs: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float) -> tuple[tuple, tuple]:
     wide = inputs.astype(jnp.float32)
     number = inputs.size // inputs.shape[-1]
     total, squares = _sums((wide, wide * wide))
     mean = total / number
-    variance = jnp.maximum(squares / number - mean * mean, 0.0)  # rounding may take it below
+    variance = jnp.maximum(squares / number - mean * mean, 0.0)  # rounding may make it negative
     inverse = lax.rsqrt(variance + epsilon)
     outputs = (wide * (gamma * inverse) + (beta - mean * gamma * inverse)).astype(inputs.dtype)
     return (outputs, mean, variance), (inputs, gamma, mean, inverse)
 
 
-def _normalise_backward(epsilon: float, kept: tuple, gradients: tuple) -> tuple[Any, Any, Any]:
-    """Ioffe & Szegedy 2015. The moments' own gradients are none: they only move the kept ones."""
-    inputs, gamma, mean, inverse = kept
+def _normalise_backward(epsilon: float, residuals: tuple, gradients: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Ioffe & Szegedy 2015. The moments pass on no gradient: they only update the moving moments."""
+    inputs, gamma, mean, inverse = residuals
     gradient, wide = gradients[0].astype(jnp.float32), inputs.astype(jnp.float32)
     number = inputs.size // inputs.shape[-1]
     by_beta, by_product = _sums((gradient, gradient * wide))
@@ -126,8 +130,8 @@ def _normalise_backward(epsilon: float, kept: tuple, gradients: tuple) -> tuple[
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _by_onednn(layer: Any, inputs: Any, *, depthwise: bool = False) -> Any:
-    """The convolution without its bias, by oneDNN; None where that isn't for it."""
+def _by_onednn(layer: keras.layers.Layer, inputs: jax.Array, *, depthwise: bool = False) -> jax.Array | None:
+    """The convolution by oneDNN, without bias; None if oneDNN is not available or the type is not float32."""
     if inputs.dtype != jnp.float32 or not onednn.available():
         return None
     kernel = layer.kernel.value
@@ -140,7 +144,7 @@ def _by_onednn(layer: Any, inputs: Any, *, depthwise: bool = False) -> Any:
 class SettledConv(keras.layers.Conv2D):
     """A convolution whose inputs, and the gradient of its outputs, are computed once."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: jax.Array) -> jax.Array:
         """Convolves [B, H, W, C] with the layer's kernel [kh, kw, C, D]."""
         product = _by_onednn(self, inputs)
         if product is None:
@@ -157,9 +161,9 @@ class SettledConv(keras.layers.Conv2D):
 
 
 class ShiftedDepthwise(keras.layers.DepthwiseConv2D):
-    """A depthwise convolution as a sum of shifted, scaled copies: 10 to 20 times XLA's own on CPU."""
+    """A depthwise convolution as a sum of shifted, scaled copies: 10 to 20 times faster than XLA's own on CPU."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: jax.Array) -> jax.Array:
         """Convolves [B, H, W, C] with the layer's kernel [kh, kw, C, 1]."""
         outputs = _by_onednn(self, inputs, depthwise=True)
         if outputs is None:
@@ -171,39 +175,39 @@ class ShiftedDepthwise(keras.layers.DepthwiseConv2D):
 class PointwiseDot(keras.layers.Conv2D):
     """A 1x1 convolution as a matrix product."""
 
-    def call(self, inputs: Any) -> Any:
-        """Multiplies [B, H, W, C] by the layer's kernel [1, 1, C, D], on every stride-th pixel."""
+    def call(self, inputs: jax.Array) -> jax.Array:
+        """Multiplies every stride-th pixel of [B, H, W, C] by the layer's kernel [1, 1, C, D]."""
         product = _by_onednn(self, inputs)
         if product is None:
             step_y, step_x = self.strides
-            seen = inputs[:, ::step_y, ::step_x] if self.strides != (1, 1) else inputs
-            product = _settled_gradient(jnp.matmul(seen, self.kernel.value.astype(inputs.dtype)[0, 0]))
+            strided = inputs[:, ::step_y, ::step_x] if self.strides != (1, 1) else inputs
+            product = _settled_gradient(jnp.matmul(strided, self.kernel.value.astype(inputs.dtype)[0, 0]))
         product = product if self.bias is None else product + self.bias.value.astype(product.dtype)
         return self.activation(product)
 
 
 class IndexedMaxPooling(keras.layers.MaxPooling2D):
-    """Max pooling that remembers which pixel of its window won, so that the gradient is a sum instead of a scan."""
+    """Max pooling that records which pixel of each window is largest, so that the gradient is a sum and not a scan."""
 
-    def call(self, inputs: Any) -> Any:
-        """Pools [B, H, W, C]."""
+    def call(self, inputs: jax.Array) -> jax.Array:
+        """Takes the largest of each window of [B, H, W, C]."""
         return _max_pool(inputs, _windows(inputs.shape, self.pool_size, self.strides, self.padding))
 
 
 class RecomputedSilu(keras.layers.Activation):
-    """x sigmoid(x) that keeps x alone for the gradient, where XLA would write and read the sigmoid as well."""
+    """x sigmoid(x) that stores only x for the gradient; XLA would store the sigmoid as well."""
 
-    def call(self, inputs: Any) -> Any:
-        """Activates an array of any shape."""
+    def call(self, inputs: jax.Array) -> jax.Array:
+        """Applies the activation to an array of any shape."""
         return _silu(inputs)
 
 
 @jax.custom_vjp
-def _silu(inputs: Any) -> Any:
+def _silu(inputs: jax.Array) -> jax.Array:
     return jax.nn.silu(inputs)
 
 
-def _silu_backward(inputs: Any, gradient: Any) -> tuple[Any]:
+def _silu_backward(inputs: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     share = jax.nn.sigmoid(inputs)
     return (gradient * share * (1 + inputs * (1 - share)),)
 
@@ -214,21 +218,21 @@ Windows = tuple[tuple[int, int, int, int, int], tuple[int, int, int, int, int]]
 
 
 def _windows(shape: tuple[int, ...], taps: tuple[int, int], strides: tuple[int, int], padding: str) -> Windows:
-    """Per direction, height and width: (taps, stride, padding before, padding after, outputs), by TensorFlow's rules."""
-    found = []
-    for size, tap, stride in zip(shape[1:3], taps, strides, strict=True):
-        out = -(-size // stride) if padding == "same" else (size - tap) // stride + 1
-        needed = max(0, (out - 1) * stride + tap - size) if padding == "same" else 0
-        found.append((tap, stride, needed // 2, needed - needed // 2, out))
-    return found[0], found[1]
+    """For height and width: (taps, stride, padding before, padding after, outputs)."""
+
+    def along(size: int, tap: int, stride: int) -> tuple[int, int, int, int, int]:
+        before, after = onednn.pads(size, tap, stride=stride, padding=padding)
+        return tap, stride, before, after, (size + before + after - tap) // stride + 1
+
+    return along(shape[1], taps[0], strides[0]), along(shape[2], taps[1], strides[1])
 
 
 def _padding(windows: Windows) -> list[tuple[int, int, int]]:
     return [(0, 0, 0), *((before, after, 0) for _, _, before, after, _ in windows), (0, 0, 0)]
 
 
-def _shifts(inputs: Any, windows: Windows, fill: float) -> list[Any]:
-    """The padded inputs as each tap sees them: a list of [B, outputs, outputs, C], row by row."""
+def _shifts(inputs: jax.Array, windows: Windows, fill: float) -> list[jax.Array]:
+    """The padded inputs that each tap reads: a list of [B, outputs, outputs, C], row by row."""
     padded = lax.pad(inputs, jnp.array(fill, inputs.dtype), _padding(windows))
     (taps_y, stride_y, _, _, rows), (taps_x, stride_x, _, _, columns) = windows
     return [
@@ -238,8 +242,8 @@ def _shifts(inputs: Any, windows: Windows, fill: float) -> list[Any]:
     ]
 
 
-def _unshifted(terms: list[Any], shape: tuple[int, ...], windows: Windows) -> Any:
-    """The transpose of `_shifts`: each tap's [B, outputs, outputs, C] put back where it came from, and added up."""
+def _unshifted(terms: list[jax.Array], shape: tuple[int, ...], windows: Windows) -> jax.Array:
+    """The transpose of `_shifts`: adds up each tap's [B, outputs, outputs, C] at the pixels that it read."""
     (_, stride_y, top, bottom, rows), (taps_x, stride_x, left, right, columns) = windows
     height, width = shape[1] + top + bottom, shape[2] + left + right
     total: Any = None
@@ -253,25 +257,25 @@ def _unshifted(terms: list[Any], shape: tuple[int, ...], windows: Windows) -> An
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(inputs: Any, kernel: Any, windows: Windows) -> Any:
+def _depthwise(inputs: jax.Array, kernel: jax.Array, windows: Windows) -> jax.Array:
     """The depthwise convolution of [B, H, W, C] with [kh, kw, C]."""
     flat = kernel.reshape(-1, kernel.shape[-1])
     total: Any = None
-    for tap, seen in zip(flat, _shifts(inputs, windows, 0.0), strict=True):
-        total = seen * tap if total is None else total + seen * tap
+    for tap, shifted in zip(flat, _shifts(inputs, windows, 0.0), strict=True):
+        total = shifted * tap if total is None else total + shifted * tap
     return total
 
 
-def _depthwise_forward(inputs: Any, kernel: Any, windows: Windows) -> tuple[Any, Any]:
+def _depthwise_forward(inputs: jax.Array, kernel: jax.Array, windows: Windows) -> tuple[jax.Array, tuple]:
     return _depthwise(inputs, kernel, windows), (inputs, kernel)
 
 
-def _depthwise_backward(windows: Windows, kept: tuple, gradient: Any) -> tuple[Any, Any]:
-    inputs, kernel = kept
+def _depthwise_backward(windows: Windows, residuals: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    inputs, kernel = residuals
     gradient = _settled(gradient)
     terms = [gradient * tap for tap in kernel.reshape(-1, kernel.shape[-1])]
     by_inputs = _settled(_unshifted(terms, inputs.shape, windows))
-    by_kernel = _sums(tuple(seen * gradient for seen in _shifts(inputs, windows, 0.0)))
+    by_kernel = _sums(tuple(shifted * gradient for shifted in _shifts(inputs, windows, 0.0)))
     return by_inputs, jnp.stack(by_kernel).reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -279,22 +283,22 @@ _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _max_pool(inputs: Any, windows: Windows) -> Any:
+def _max_pool(inputs: jax.Array, windows: Windows) -> jax.Array:
     """The largest of each window of [B, H, W, C]."""
     return _max_pool_forward(inputs, windows)[0]
 
 
-def _max_pool_forward(inputs: Any, windows: Windows) -> tuple[Any, Any]:
+def _max_pool_forward(inputs: jax.Array, windows: Windows) -> tuple[jax.Array, tuple]:
     first, *others = _shifts(_settled(inputs), windows, -jnp.inf)
     best, winner = first, jnp.zeros(first.shape, jnp.uint8)
-    for number, seen in enumerate(others, start=1):
-        winner = jnp.where(seen > best, jnp.uint8(number), winner)  # the first of equals, as XLA has it
-        best = jnp.maximum(seen, best)
+    for number, shifted in enumerate(others, start=1):
+        winner = jnp.where(shifted > best, jnp.uint8(number), winner)  # the first of equals, as in XLA
+        best = jnp.maximum(shifted, best)
     return best, (winner, inputs.shape)
 
 
-def _max_pool_backward(windows: Windows, kept: tuple, gradient: Any) -> tuple[Any]:
-    winner, shape = kept
+def _max_pool_backward(windows: Windows, residuals: tuple, gradient: jax.Array) -> tuple[jax.Array]:
+    winner, shape = residuals
     taps = windows[0][0] * windows[1][0]
     zero, gradient = jnp.zeros((), gradient.dtype), _settled(gradient)
     return (_settled(_unshifted([jnp.where(winner == n, gradient, zero) for n in range(taps)], shape, windows)),)
@@ -302,7 +306,7 @@ def _max_pool_backward(windows: Windows, kept: tuple, gradient: Any) -> tuple[An
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
-REPLACES: dict[type, type] = {
+REPLACES: dict[type, type] = {  # the core class that each replaces
     OnePassBatchNorm: keras.layers.BatchNormalization,
     ShiftedDepthwise: keras.layers.DepthwiseConv2D,
     PointwiseDot: keras.layers.Conv2D,

@@ -1,57 +1,59 @@
-"""The classifier: normalisation + backbone + pooling + dropout + head, one flat graph, split where training begins."""
+"""The classifier: normalisation, backbone, pooling, dropout and head in one flat graph, split where training begins."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import keras
 import numpy as np
 
 from ctkeras import backbones, kernels, runtime
 from ctkeras.config import UserError
 
-# PyTorch's default, momentum 0.1 in its terms. keras.applications has up to 0.999, with which the ~600 steps of a study's
-# run would leave the statistics of a network trained from scratch near their start.
+# PyTorch's default (there called momentum 0.1). keras.applications uses up to 0.999: after the 600 or so steps of a run, a
+# network trained from scratch would still have statistics close to their initial values.
 BATCH_NORM_MOMENTUM = 0.9
 
 
 class TracedDropout(keras.layers.Layer):
-    """Dropout whose rate is a variable, so that another rate runs the same compiled program. Exported as keras' Dropout."""
+    """Dropout whose rate is a variable, so that any rate uses the same compiled program. Exported as Keras' Dropout."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seed_generator = keras.random.SeedGenerator(0)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Adds the rate, a float32 scalar in [0, 1)."""
+        """Adds the rate: a float32 scalar in [0, 1)."""
         self.rate = self.add_weight(shape=(), initializer="zeros", dtype="float32", trainable=False, name="rate")
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drops and rescales in training; passes through otherwise."""
+    def call(self, inputs: jax.Array, training: bool = False) -> jax.Array:
+        """Drops and rescales values in training; returns the inputs unchanged otherwise."""
         if not training:
             return inputs
-        kept = 1.0 - keras.ops.cast(self.rate, inputs.dtype)
-        drawn = keras.random.uniform(keras.ops.shape(inputs), dtype="float32", seed=self.seed_generator)
-        return keras.ops.where(drawn < keras.ops.cast(kept, "float32"), inputs / kept, keras.ops.zeros_like(inputs))
+        share = 1.0 - keras.ops.cast(self.rate, inputs.dtype)
+        uniform = keras.random.uniform(keras.ops.shape(inputs), dtype="float32", seed=self.seed_generator)
+        retained = uniform < keras.ops.cast(share, "float32")
+        return keras.ops.where(retained, inputs / share, keras.ops.zeros_like(inputs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """The whole graph, where it can be cut, and the programs compiled from it so far."""
+    """The whole graph, and the programs compiled from it so far."""
 
-    model: Any  # images [B, S, S, 3] in 0..255 to logits float32 [B, C]
+    model: keras.Model  # images [B, S, S, 3] in 0..255 to logits float32 [B, C]
     model_name: str
-    pretrained: list[np.ndarray]  # the backbone's loaded weights, for the next run in this process; [] without any
+    pretrained: list[np.ndarray]  # the loaded weights of the backbone, to reset them for the next run; [] without any
     programs: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
-    def split(self, cut: str) -> tuple[Any, Any]:
-        """Cuts the graph where training begins.
+    def split(self, cut: str) -> tuple[keras.Model | None, keras.Model]:
+        """Splits the graph where training begins.
 
         Args:
             cut: one of config.CUTS.
 
         Returns:
-            (prefix, suffix): the prefix is None when everything is trained.
+            (prefix, suffix): the prefix is None if everything is trained.
 
         Raises:
             UserError: the backbone has no such stage at this image size.
@@ -59,16 +61,16 @@ class Classifier:
         if cut == "input":
             return None, self.model
         tensor = self.model.get_layer("pool").output if cut == "head" else _stage_input(self.model, cut)
-        # Named, as the name keys kept features and Keras would number unnamed models by their order in the process.
+        # The name is part of the key of cached features; Keras would number unnamed models in order of creation.
         prefix = keras.Model(self.model.input, tensor, name=f"{self.model_name}_to_{cut}")
         return prefix, keras.Model(tensor, self.model.output, name=f"{self.model_name}_from_{cut}")
 
 
-def _stage_input(model: Any, stage: str) -> Any:
-    """The tensor where a stage begins: the narrowest behind the last block of the stage before.
+def _stage_input(model: keras.Model, stage: str) -> keras.KerasTensor:
+    """The tensor where a stage begins: the one with the fewest channels after the last block of the previous stage.
 
-    Stage k works on features of a side 2^(k+1) times smaller than the image's, so it begins behind the last features twice
-    as large. A tensor can be cut at when no later layer reads anything before it.
+    The features of stage k have a side 2^(k+1) times smaller than the image, so the stage begins after the last features
+    that are twice as large. The graph can be cut at a tensor if no later layer reads anything before it.
     """
     size = -(-model.input.shape[1] // 2 ** int(stage[-1]))
     operations = model.operations
@@ -77,15 +79,15 @@ def _stage_input(model: Any, stage: str) -> Any:
     last_reader = list(range(len(operations)))
     for place, read in enumerate(parents):
         last_reader = [place if before in read else last for before, last in enumerate(last_reader)]
-    chain: list[Any] = []  # since two branches last met, as a cut inside a block would part its layers
+    chain: list[keras.KerasTensor] = []  # since two branches last met: a cut inside a block would separate its layers
     reach = 0
     for place, operation in enumerate(operations):
-        alone, reach = reach <= place, max(reach, last_reader[place])
+        separates, reach = reach <= place, max(reach, last_reader[place])
         if len(operation.output.shape) != 4 or operation.output.shape[1] != size:
             continue
         if len(parents[place]) > 1:
             chain = []
-        if alone:
+        if separates:
             chain.append(operation.output)
     if not chain:
         raise UserError(f"unfreeze_from {stage}: {model.name} has no such stage at image_size {model.input.shape[1]}")
@@ -105,22 +107,22 @@ def build(
 
     Args:
         model_name: a key of BACKBONES.
-        image_size: pixels of a side.
+        image_size: side of the square images, in pixels.
         classes: number of classes C.
-        precision: "float32", or "bfloat16" to compute in it with weights in float32.
-        weights: ImageNet weights from find_weights; None leaves every weight to `initialise`.
-        freeze_batch_norm: BatchNorm stays in inference mode and its weights untrained.
+        precision: "float32" or "bfloat16", the type to compute in; weights are float32.
+        weights: ImageNet weights from find_weights; with None, `initialise` sets all weights.
+        freeze_batch_norm: whether BatchNorm stays in inference mode, with its weights not trained.
     """
     backbone = backbones.build(model_name, image_size, weights=weights)
     scale, offset = backbones.BACKBONES[model_name].normalisation
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-    # float32 even under bfloat16, whose 8 bits would round augmented pixels.
+    # float32 also under bfloat16, whose 8 bits would round augmented pixels.
     normalise = keras.layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32", name="normalization")
     first = backbone.layers[1].name
     kind: Any = kernels.for_cpu if runtime.cpu_kernels() else type
 
     def clone(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer):  # MobileNetV3 adds constants by bare operations
+        if not isinstance(layer, keras.layers.Layer):  # MobileNetV3 adds constants by plain operations
             return type(layer).from_config(layer.get_config())
         settings = {**layer.get_config(), "dtype": policy}
         settings |= {key: _Zeros() for key in settings if key.endswith("_initializer")}
@@ -143,22 +145,22 @@ def build(
 
 
 class _Zeros(keras.initializers.Zeros):
-    """Zeros without JAX compiling one fill a shape; `initialise` or a weight file sets the values."""
+    """Zeros from NumPy: JAX would compile one program per shape. `initialise` or a weight file sets the values."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
         return np.zeros(shape, dtype or "float32")
 
 
 def initialise(classifier: Classifier, *, seed: int, dropout: float) -> None:
-    """Sets the start values of a run, the same for a fresh model and for one that has served another trial.
+    """Sets the initial values of a run. A new model and one that another trial has used get the same values.
 
-    He et al. 2015 (normal, fan out) for convolutions, as torchvision and EfficientNet have it; Glorot & Bengio 2010
-    (uniform) for the head, Keras' default; BatchNorm starts as the identity.
+    Convolutions: He et al. 2015 (normal, fan out), as in torchvision and EfficientNet. Head: Glorot & Bengio 2010 (uniform),
+    the default of Keras. BatchNorm starts as the identity.
 
     Args:
         classifier: from build.
-        seed: decides every random value.
-        dropout: rate, in [0, 1).
+        seed: determines all random values.
+        dropout: dropout rate in [0, 1).
     """
     rng = np.random.default_rng([seed, 2])
     for layer in classifier.model.layers:
@@ -172,13 +174,13 @@ def initialise(classifier: Classifier, *, seed: int, dropout: float) -> None:
             layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
         elif not classifier.pretrained:
             _initialise_backbone(layer, rng)
-    # Dropout and head come last in the model, so the backbone's weights are its first.
+    # Dropout and head come last in the model, so its first weights are those of the backbone.
     for weight, value in zip(classifier.model.weights, classifier.pretrained, strict=False):
         weight.assign(value)
 
 
-def _initialise_backbone(layer: Any, rng: np.random.Generator) -> None:
-    """Draws one backbone layer's weights."""
+def _initialise_backbone(layer: keras.layers.Layer, rng: np.random.Generator) -> None:
+    """Draws the weights of one layer of the backbone."""
     for variable in layer.weights:
         shape = variable.shape
         if variable.name == "kernel":

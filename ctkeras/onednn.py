@@ -1,8 +1,9 @@
-"""Convolutions by oneDNN on CPU, the library behind PyTorch's, inside JAX's compiled programs. float32, channels last.
+"""Convolutions on CPU by oneDNN, the library that PyTorch uses, inside JAX's compiled programs. float32, channels last.
 
-XLA's own convolutions take a fifth longer for ResNets and several times as long for depthwise networks. oneDNN comes as a
-wheel of its own with a C interface (https://uxlfoundation.github.io/oneDNN); JAX runs it as a custom call, whose target is a
-Python function: little beside a convolution, which takes milliseconds, and no compiler is needed.
+XLA's own convolutions take 20% longer for ResNets and several times as long for depthwise networks. oneDNN is a separate
+wheel with a C interface (https://uxlfoundation.github.io/oneDNN). JAX runs it as a custom call to a Python function, which
+costs little next to a convolution of milliseconds and needs no compiler. The C interface is bound in this one file, so it
+is longer than others.
 """
 
 import concurrent.futures
@@ -21,7 +22,7 @@ from ctkeras import runtime
 
 TARGET = "ctkeras_convolution"
 LIBRARY = "libdnnl.so.3"  # the C interface of oneDNN 3
-# Of dnnl_types.h and dnnl_common_types.h, where they are fixed for all of oneDNN 3.
+# From dnnl_types.h and dnnl_common_types.h, which fix them for all versions of oneDNN 3.
 CPU = 1
 IN_ORDER = 1
 FLOAT32 = 3
@@ -37,7 +38,7 @@ WEIGHTS_SLOPE = 161  # DNNL_ARG_DIFF_WEIGHTS
 QUERY_WEIGHTS = 131
 QUERY_WEIGHTS_SLOPE = 132
 ALIGNMENT = 64  # bytes; a cache line
-# By what is computed: its two inputs and its output.
+# For each computation: its two inputs and its output.
 ROLES = {
     "forward": (SOURCE, WEIGHTS, OUTPUT),
     "by_inputs": (OUTPUT_SLOPE, WEIGHTS, SOURCE_SLOPE),
@@ -46,7 +47,7 @@ ROLES = {
 
 
 class Geometry(NamedTuple):
-    """A convolution's sizes in pixels and channels; `depthwise` is 1 where each channel has a filter of its own."""
+    """The sizes of a convolution in pixels and channels; `depthwise` is 1 if each channel has its own filter."""
 
     batch: int
     height: int
@@ -70,7 +71,7 @@ class Geometry(NamedTuple):
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """Shape of the kernel as Keras has it: [kh, kw, C, D], or [kh, kw, C, 1] when depthwise."""
+        """Shape of the kernel in Keras: [kh, kw, C, D], or [kh, kw, C, 1] if depthwise."""
         return self.taps_y, self.taps_x, self.channels, 1 if self.depthwise else self.filters
 
     @property
@@ -83,11 +84,11 @@ class Geometry(NamedTuple):
 
 @functools.cache
 def available() -> bool:
-    """Whether oneDNN is installed and this JAX was seen to call it; CTKERAS_CPU_KERNELS=xla leaves it out."""
+    """Whether oneDNN is installed and was tested with this jaxlib; CTKERAS_CPU_KERNELS=xla turns it off."""
     chosen = (
         os.environ.get("CTKERAS_CPU_KERNELS", "on") == "on" and runtime.version("jaxlib") in runtime.VERIFIED_JAXLIB
     )
-    # One device, as XLA would gather a custom call's inputs from several.
+    # Only with one device: XLA would gather the inputs of a custom call from several.
     if not chosen or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return False
     return _library() is not None
@@ -95,7 +96,7 @@ def available() -> bool:
 
 @functools.cache
 def _library() -> Any:
-    """The loaded library; None where it isn't installed or lacks what it needs (libgomp on a slim Linux)."""
+    """The loaded library; None if it, or libgomp on a minimal Linux, is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("onednn-cpu-gomp") or ():
             if file.name == LIBRARY:
@@ -104,9 +105,9 @@ def _library() -> Any:
 
 
 def _loaded(path: str) -> Any:
-    """Loads the library and registers JAX's custom call with it; None where it can't be loaded."""
+    """Loads the library and registers the custom call with JAX; None if it cannot be loaded."""
     policy = os.environ.get("OMP_WAIT_POLICY")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read now; threads that spin would be in the way of XLA's
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read while loading; spinning threads would slow XLA's
     try:
         library = ctypes.CDLL(path)
     except OSError:
@@ -120,56 +121,73 @@ def _loaded(path: str) -> Any:
     return library
 
 
+def pads(size: int, taps: int, *, stride: int, padding: str) -> tuple[int, int]:
+    """Pixels of padding before and after a row or column.
+
+    Args:
+        size: pixels of the row or column.
+        taps: pixels of the kernel or window in that direction.
+        stride: pixels from one window to the next.
+        padding: "valid" for none; "same" for TensorFlow's rule, ceil(size / stride) outputs with the odd pixel after.
+    """
+    if padding != "same":
+        return 0, 0
+    outputs = -(-size // stride)
+    missing = max(0, (outputs - 1) * stride + taps - size)
+    return missing // 2, missing - missing // 2
+
+
 def geometry(
     inputs: tuple[int, ...], kernel: tuple[int, ...], *, strides: tuple[int, int], padding: str, depthwise: bool
 ) -> Geometry:
-    """A convolution's geometry.
+    """The geometry of a convolution.
 
     Args:
         inputs: shape [B, H, W, C].
-        kernel: shape [kh, kw, C, D], or [kh, kw, C, 1] when depthwise.
+        kernel: shape [kh, kw, C, D], or [kh, kw, C, 1] if depthwise.
         strides: pixels, vertical and horizontal.
-        padding: "same", as TensorFlow pads, or "valid".
-        depthwise: each channel has a filter of its own.
+        padding: "same" or "valid", as for `pads`.
+        depthwise: whether each channel has its own filter.
     """
-    pads: list[int] = []
-    for size, taps, stride in zip(inputs[1:3], kernel[:2], strides, strict=True):
-        outputs = -(-size // stride)
-        needed = max(0, (outputs - 1) * stride + taps - size) if padding == "same" else 0
-        pads += [needed // 2, needed - needed // 2]
+    vertical, horizontal = (
+        pads(size, taps, stride=stride, padding=padding)
+        for size, taps, stride in zip(inputs[1:3], kernel[:2], strides, strict=True)
+    )
     filters = inputs[3] if depthwise else kernel[3]
-    return Geometry._make((*inputs, filters, *kernel[:2], *strides, *pads, int(depthwise)))
+    return Geometry._make((*inputs, filters, *kernel[:2], *strides, *vertical, *horizontal, int(depthwise)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(inputs: Any, kernel: Any, shape: Geometry) -> Any:
-    """Convolves.
+def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
+    """Convolves images with a kernel.
 
     Args:
         inputs: float32 [B, H, W, C].
-        kernel: float32 [kh, kw, C, D], or [kh, kw, C, 1] when depthwise.
+        kernel: float32 [kh, kw, C, D], or [kh, kw, C, 1] if depthwise.
         shape: from `geometry`.
 
     Returns:
         float32 [B, H', W', D].
 
     Raises:
-        RuntimeError: oneDNN can't compute it.
+        RuntimeError: oneDNN cannot compute this geometry.
     """
     return _call("forward", shape, shape.outputs, inputs, kernel)
 
 
-def _backward(shape: Geometry, kept: tuple[Any, Any], gradient: Any) -> tuple[Any, Any]:
-    inputs, kernel = kept
-    by_inputs = _call("by_inputs", shape, shape.inputs, gradient, kernel)  # XLA drops it where nobody asks for it
+def _backward(
+    shape: Geometry, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    inputs, kernel = residuals
+    by_inputs = _call("by_inputs", shape, shape.inputs, gradient, kernel)  # XLA removes it if its result is not used
     return by_inputs, _call("by_kernel", shape, shape.kernel, inputs, gradient)
 
 
 convolve.defvjp(lambda inputs, kernel, shape: (convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
 
 
-def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: Any) -> Any:
-    _worker().submit(_primitive, what, shape).result()  # what oneDNN can't do fails here, while JAX traces
+def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
+    _worker().submit(_primitive, what, shape).result()  # what oneDNN cannot compute fails here, while JAX traces
     typed = jax.ShapeDtypeStruct(result, jnp.float32)
     words = " ".join(map(str, (what, *shape)))
     return jax.ffi.ffi_call(TARGET, typed, custom_call_api_version=3, legacy_backend_config=words)(*arrays)
@@ -182,20 +200,20 @@ class _Argument(ctypes.Structure):
 
 
 class _Primitive(NamedTuple):
-    """A convolution ready to run: where its arrays go, and the calls (primitive, arguments) in their order."""
+    """A convolution that is ready to run: its memories, and its calls (primitive, arguments) in order."""
 
-    arrays: list[Any]  # memories of the two inputs and the output, whose addresses change from call to call
-    kernel: Any  # memory of the kernel in the order that oneDNN chose, which lies in the workspace
+    arrays: list[Any]  # memories of the two inputs and the output; their addresses are set for each call
+    kernel: Any  # memory of the kernel in the layout that oneDNN chose, in the workspace
     kernel_bytes: int
     calls: list[tuple[Any, Any]]
 
 
 @functools.cache
 def _worker() -> concurrent.futures.ThreadPoolExecutor:
-    """The one thread that makes and runs primitives.
+    """The one thread that creates and runs primitives.
 
-    A primitive's scratch memory belongs to the thread that made it, XLA calls from any of its threads, and OpenMP would start
-    a team of threads for each.
+    The scratch memory of a primitive belongs to the thread that created it. XLA calls from any of its threads, and OpenMP
+    would start a team of threads for each.
     """
     return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="onednn")
 
@@ -204,7 +222,7 @@ _failures: list[BaseException] = []
 
 
 def check() -> None:
-    """Raises what went wrong inside a program that has just run, as it can't be raised through XLA."""
+    """Raises the error of a program that has just run; XLA cannot pass on an exception itself."""
     if _failures:
         raise _failures.pop()
 
@@ -218,7 +236,7 @@ def check() -> None:
     ctypes.c_void_p,
 )
 def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
-    """What XLA calls, with the `words` of `_call`. The last argument is for a status that jaxlib exports no way to set."""
+    """The function that XLA calls, with the `words` of `_call`. The last argument is a status that jaxlib cannot set."""
     what, *numbers = words[:length].decode().split()
     shape = Geometry._make(map(int, numbers))
     try:
@@ -226,15 +244,17 @@ def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
         try:
             running.result()
         finally:
-            concurrent.futures.wait([running])  # Ctrl-C may end the wait, and the arrays must stay until it is done
+            concurrent.futures.wait(
+                [running]
+            )  # Ctrl-C may end the wait above, but the arrays must live until the call is done
     except BaseException as error:
         _failures.append(error)
         sizes = {"forward": shape.outputs, "by_inputs": shape.inputs, "by_kernel": shape.kernel}[what]
-        ctypes.memset(output, 0xFF, math.prod(sizes) * 4)  # not a number, lest someone go on with what lay in memory
+        ctypes.memset(output, 0xFF, math.prod(sizes) * 4)  # NaN, so that nobody computes on with what was in memory
 
 
 def _run(what: str, shape: Geometry, addresses: tuple[int, int, int]) -> None:
-    """Convolves; in the worker's thread."""
+    """Runs a convolution; called in the worker's thread."""
     library, stream, primitive = _library(), _engine()[1], _primitive(what, shape)
     places = (*addresses, _workspace(primitive.kernel_bytes))
     for memory, address in zip((*primitive.arrays, primitive.kernel), places, strict=True):
@@ -243,11 +263,11 @@ def _run(what: str, shape: Geometry, addresses: tuple[int, int, int]) -> None:
         _checked(library.dnnl_primitive_execute(call, stream, len(arguments), arguments))
 
 
-_workspaces: list[Any] = []  # one buffer, as large as was needed so far
+_workspaces: list[Any] = []  # one buffer, of the largest size needed so far
 
 
 def _workspace(size: int) -> int:
-    """The address of some bytes that hold until the next call."""
+    """The aligned address of a buffer of `size` bytes, valid until the next call."""
     if not _workspaces or len(_workspaces[0]) < size + ALIGNMENT:
         _workspaces[:] = [ctypes.create_string_buffer(size + ALIGNMENT)]
     return -(-ctypes.addressof(_workspaces[0]) // ALIGNMENT) * ALIGNMENT
@@ -255,7 +275,7 @@ def _workspace(size: int) -> int:
 
 @functools.cache
 def _engine() -> tuple[Any, Any]:
-    """oneDNN's (engine, stream) of this process."""
+    """The (engine, stream) of oneDNN in this process."""
     engine, stream = ctypes.c_void_p(), ctypes.c_void_p()
     _checked(_library().dnnl_engine_create(ctypes.byref(engine), CPU, ctypes.c_size_t(0)))
     _checked(_library().dnnl_stream_create(ctypes.byref(stream), engine, IN_ORDER))
@@ -264,11 +284,11 @@ def _engine() -> tuple[Any, Any]:
 
 @functools.cache
 def _primitive(what: str, shape: Geometry) -> _Primitive:
-    """Readies a convolution; kept for the process, as JAX keeps its programs."""
+    """Creates a convolution; cached for the life of the process, as JAX caches its programs."""
     source = _images(shape.inputs)
     output = _images(shape.outputs)
-    given, free = _kernels(shape)
-    description = _description(what, shape, source, free, output)
+    given, any_order = _kernels(shape)
+    description = _description(what, shape, source, any_order, output)
     query = QUERY_WEIGHTS_SLOPE if what == "by_kernel" else QUERY_WEIGHTS
     chosen = ctypes.c_void_p(_library().dnnl_primitive_desc_query_md(description, query, 0))
     given_memory, chosen_memory = _memory(given), _memory(chosen)
@@ -288,13 +308,13 @@ def _primitive(what: str, shape: Geometry) -> _Primitive:
 
 
 def _images(shape: tuple[int, ...]) -> Any:
-    """The description of [B, H, W, C] in memory, which oneDNN names B, C, H, W."""
+    """The layout of [B, H, W, C] in memory; oneDNN's order of sizes is B, C, H, W."""
     batch, height, width, channels = shape
     return _layout((batch, channels, height, width), (height * width * channels, 1, width * channels, channels))
 
 
 def _kernels(shape: Geometry) -> tuple[Any, Any]:
-    """The kernel's description as Keras has it in memory, and one whose order is left to oneDNN."""
+    """The layout of the kernel in Keras, and one whose order oneDNN may choose."""
     taps_y, taps_x, channels, filters = shape.kernel
     row = taps_x * channels * filters
     sizes: tuple[int, ...]
@@ -322,7 +342,7 @@ def _layout(sizes: tuple[int, ...], strides: tuple[int, ...] | None = None) -> A
 
 
 def _memory(layout: Any) -> Any:
-    """An array of a layout, whose address is given later."""
+    """A memory of this layout; its address is set later."""
     made = ctypes.c_void_p()
     _checked(_library().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], None))
     return made
@@ -339,7 +359,7 @@ def _made(description: Any) -> Any:
 
 
 def _description(what: str, shape: Geometry, source: Any, kernel: Any, output: Any) -> Any:
-    """The primitive's description; a gradient's is made with the forward one at hand."""
+    """The description of a primitive; a gradient's needs the forward one as a hint."""
     engine, library = _engine()[0], _library()
     steps = (
         _dims(shape.stride_y, shape.stride_x),
@@ -362,7 +382,7 @@ def _description(what: str, shape: Geometry, source: Any, kernel: Any, output: A
 
 
 def _reordering(source: Any, destination: Any) -> Any:
-    """A primitive that copies a kernel from one order to another."""
+    """A primitive that copies a kernel from one layout to another."""
     description, engine = ctypes.c_void_p(), _engine()[0]
     create = _library().dnnl_reorder_primitive_desc_create
     _checked(create(ctypes.byref(description), source, engine, destination, engine, None))
@@ -371,4 +391,4 @@ def _reordering(source: Any, destination: Any) -> Any:
 
 def _checked(status: int) -> None:
     if status:
-        raise RuntimeError(f"oneDNN answered with status {status}")
+        raise RuntimeError(f"oneDNN returned status {status}")

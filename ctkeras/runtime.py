@@ -1,4 +1,4 @@
-"""The process a run lives in: caches, XLA flags, devices, memory, progress on the terminal."""
+"""The process of a run: its caches, XLA flags, devices, memory, and progress on the terminal."""
 
 import collections
 import contextlib
@@ -16,20 +16,24 @@ from typing import Any
 
 from ctkeras.config import UserError
 
-# jaxlib versions on which the flag below was seen to be known and to give the same numbers (an unknown flag aborts), and
-# which call onednn.py.
+# jaxlib versions that were tested: they accept the flag below (an unknown flag aborts the process), give the same numbers
+# with it, and can call onednn.py.
 VERIFIED_JAXLIB = ("0.10.2",)
-# The default fusion is 3x slower for convolutions' weight gradients on CPU (benchmarks/RESULTS.md).
+# On CPU the default fusion makes weight gradients of convolutions 3 times slower (benchmarks/RESULTS.md).
 CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)
 COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
 
 
-# What this process has compiled so far: train_programs_compiled, and JAX's cache_hits and cache_misses.
+# Counts of this process so far: train_programs_compiled, and cache_hits and cache_misses of JAX's compile cache.
 compile_counts: collections.Counter[str] = collections.Counter()
 
 
 def cache_dir(part: str = "") -> Path:
-    """The folder for what is kept between runs: $CTKERAS_CACHE_DIR, or ctkeras in the user's cache folder."""
+    """The folder of a cache shared by all runs: in $CTKERAS_CACHE_DIR, or else in ctkeras in the user's cache folder.
+
+    Args:
+        part: name of the cache; '' for the folder that holds them all.
+    """
     if root := os.environ.get("CTKERAS_CACHE_DIR"):
         return Path(root).expanduser().absolute() / part
     usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
@@ -37,7 +41,7 @@ def cache_dir(part: str = "") -> Path:
 
 
 def version(package: str) -> str:
-    """A package's installed version, '' when it isn't installed."""
+    """The installed version of a package; '' if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -45,9 +49,9 @@ def version(package: str) -> str:
 
 
 def configure() -> None:
-    """Readies the process for JAX: XLA flags, quiet TensorFlow, the compile cache. To be called before jax is imported.
+    """Prepares the process for JAX: sets XLA flags, silences TensorFlow and enables the compile cache.
 
-    CTKERAS_XLA_FLAGS=off leaves XLA_FLAGS as they are.
+    Call it before jax is imported. CTKERAS_XLA_FLAGS=off leaves XLA_FLAGS unchanged.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -58,41 +62,42 @@ def configure() -> None:
     with without("sklearn", "tensorflow"):
         import keras  # noqa: F401
 
-    # On CPU a program runs in the thread that calls it, once its arguments are there (heap.py is for that thread's memory).
+    # On CPU, run each program in the thread that calls it: heap.py reuses memory of that thread only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if "listening" not in compile_counts:  # once a process
+    if "listening" not in compile_counts:  # once per process
         compile_counts["listening"] = 1
         jax.monitoring.register_event_listener(_count_compilation)
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
         jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
-    # JAX's thresholds leave out small and quick programs, of which a start-up is full.
+    # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _count_compilation(event: str, **_: object) -> None:
-    """Counts JAX's look-ups in the compile cache."""
+    """Counts hits and misses in JAX's compile cache."""
     name = event.rpartition("/")[2]
     if name in ("cache_hits", "cache_misses"):
         compile_counts[name] += 1
 
 
 def with_cpu_flags(flags: str) -> str:
-    """The user's XLA flags and ours after them, where ours are verified and no GPU plugin is there to refuse them."""
+    """The user's XLA flags, followed by ours if this jaxlib was tested with them and no GPU plugin could reject them."""
     if version("jaxlib") not in VERIFIED_JAXLIB or any(
         importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)
     ):
         return flags
-    mine = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in flags]
-    return " ".join([flags, *mine]).strip()
+    missing = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in flags]
+    return " ".join([flags, *missing]).strip()
 
 
 @contextlib.contextmanager
 def without(*modules: str) -> Iterator[None]:
-    """Lets imports of modules fail meanwhile, where they are not imported yet; to make or load models in, not to run them.
+    """Makes imports of these modules fail inside the block, unless they are already imported.
 
-    Keras imports TensorFlow to ask whether a setting is of a type of its, and scikit-learn for wrappers: seconds for nothing.
+    It is for building and loading models, not for running them. Keras imports TensorFlow only to check the type of a
+    setting, and scikit-learn only for its wrappers, which would take seconds.
     """
     absent = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None makes an import raise ImportError
@@ -104,17 +109,17 @@ def without(*modules: str) -> Iterator[None]:
 
 
 def cpu_kernels() -> bool:
-    """Whether training on CPU uses kernels.py's layers: unless CTKERAS_CPU_KERNELS=off."""
+    """Whether the layers of kernels.py are used: on CPU, unless CTKERAS_CPU_KERNELS=off."""
     import jax
 
     return jax.default_backend() == "cpu" and kernels_wanted() != "off"
 
 
 def kernels_wanted() -> str:
-    """CTKERAS_CPU_KERNELS: on, xla (without oneDNN) or off.
+    """The value of CTKERAS_CPU_KERNELS: on (the default), xla (without oneDNN) or off.
 
     Raises:
-        UserError: it is something else.
+        UserError: it has another value.
     """
     wanted = os.environ.get("CTKERAS_CPU_KERNELS") or "on"
     if wanted not in ("on", "xla", "off"):
@@ -123,19 +128,19 @@ def kernels_wanted() -> str:
 
 
 def compiler_options() -> dict[str, str | bool]:
-    """Options that a program is compiled with: on CPU, those that make optimization barriers of kernels.py count.
+    """Compiler options for a program: on CPU, those that keep the optimization barriers of kernels.py.
 
-    XLA's CPU backend drops them before it fuses; without the pass that drops them they are kept, and cost nothing.
+    XLA's CPU backend removes them before it fuses. Without that pass they remain, at no cost.
     """
     verified = version("jaxlib") in VERIFIED_JAXLIB and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if verified and cpu_kernels() else {}
 
 
 def configure_tensorflow() -> None:
-    """Imports TensorFlow, which only feeds images here, without its start-up chatter and away from the GPU's memory.
+    """Imports TensorFlow without its start-up messages and hides the GPU from it: here it only feeds images.
 
     Raises:
-        ImportError: it isn't installed.
+        ImportError: it is not installed.
     """
     if "tensorflow" in sys.modules:
         return
@@ -143,13 +148,13 @@ def configure_tensorflow() -> None:
     with _quiet_native_code():
         import tensorflow as tf
 
-        with contextlib.suppress(RuntimeError):  # another library has used TensorFlow already
+        with contextlib.suppress(RuntimeError):  # another library has already used TensorFlow
             tf.config.set_visible_devices([], "GPU")
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def lend_importlib_resources() -> None:
-    """Lets TFDS have the standard library's module as the backport that it asks for without depending on it."""
+    """Provides the standard library's importlib.resources as the backport that TFDS imports without declaring it."""
     import importlib.resources.abc
 
     sys.modules.setdefault("importlib_resources", importlib.resources)
@@ -157,20 +162,20 @@ def lend_importlib_resources() -> None:
 
 @contextlib.contextmanager
 def _quiet_native_code() -> Iterator[None]:
-    """Drops what native code writes to standard error: TensorFlow's libraries heed no log level while they load."""
+    """Discards what native code writes to standard error: TensorFlow's libraries ignore the log level while they load."""
     sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(sink, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def memory_bytes() -> int:
-    """Peak memory in bytes: of the accelerator when there is one, else of this process."""
+    """Peak memory in bytes: of the accelerator if it reports it, or else of this process."""
     import resource
 
     import jax
@@ -184,7 +189,7 @@ def memory_bytes() -> int:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and moves it there when all went well; else `path` stays as it was."""
+    """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     try:
@@ -196,7 +201,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Holds a lock between processes; the system gives it up when a process dies."""
+    """Holds a lock that excludes other processes; the system releases it when the process dies."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,12 +211,12 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:
-    """Deletes the entries of a cache folder used longest ago until it holds at most `max_bytes`; never `keep`."""
+    """Deletes the least recently used entries of a cache folder until it holds at most `max_bytes`; never `keep`."""
     entries = []
     for entry in folder.iterdir():
-        if entry.suffix == ".lock":  # deleted while held, it would keep nobody out
+        if entry.suffix == ".lock":  # deleting a held lock would let others in
             continue
-        with contextlib.suppress(OSError):  # another process may be deleting too
+        with contextlib.suppress(OSError):  # another process may be deleting at the same time
             entries.append((entry.stat().st_mtime, entry, folder_bytes(entry)))
     total = sum(size for _, _, size in entries)
     for _, entry, size in sorted(entries, key=lambda item: item[0]):
@@ -223,14 +228,14 @@ def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:
 
 
 def folder_bytes(path: Path) -> int:
-    """Bytes of a file, or of all files under a folder."""
+    """Size in bytes of a file, or of all files under a folder."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def note(text: str) -> None:
-    """Tells the person waiting what is happening; standard error, so that standard output stays results alone."""
+    """Prints a line of progress to standard error, so that standard output holds only results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -251,7 +256,7 @@ def seconds_text(seconds: float) -> str:
 
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A line before a silent wait and one with its time after it, when it took over a second."""
+    """Prints a line before a long step, and its duration afterwards if it took more than a second."""
     note(f"{text} …")
     start = time.perf_counter()
     yield
@@ -260,14 +265,14 @@ def waiting(text: str) -> Iterator[None]:
 
 
 class Bar:
-    """One epoch's progress: a bar with ETA on a terminal, nothing otherwise (the epoch's line says it then)."""
+    """A progress bar with the time left, for one epoch; drawn only on a terminal (a log gets one line per epoch)."""
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.start = title, total, time.perf_counter()
         self.shown = sys.stderr.isatty()
 
     def update(self, done: int) -> None:
-        """Draws `done` of `total` steps."""
+        """Draws the bar after `done` of `total` steps."""
         if not self.shown:
             return
         width = 24  # characters; fits beside title and ETA in 80 columns
@@ -277,6 +282,6 @@ class Bar:
         print(f"\r{self.title} {bar} {done}/{self.total}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Clears the bar's line."""
+        """Clears the line of the bar."""
         if self.shown:
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""All of wandb: start a run, log an epoch, finish."""
+"""All use of wandb: start a run, log its epochs, finish it, and read sweeps."""
 
 import math
 import os
@@ -17,39 +17,38 @@ DEFAULT_PROJECT = "ctkeras"
 
 
 class Tracker:
-    """One W&B run. Every call passes through to wandb; disabled by wandb's own settings, it does nothing."""
+    """One W&B run. Calls are passed to wandb, which ignores them if its settings disable it."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
-        self.logged = (
-            int(run.starting_step) if run.resumed else None
-        )  # rows the server has; None when it can't be known
+        # Number of rows that the server has; None if it is unknown.
+        self.logged = int(run.starting_step) if run.resumed else None
 
     def catch_up(self, history: Sequence[dict[str, Any]]) -> None:
-        """Logs the epochs of a resumed run that the server has not got: a killed process takes its last rows with it."""
+        """Logs the epochs of a resumed run that the server lacks: a killed process may not have sent its last rows."""
         if self.logged is None:
             self.logged = len(history)
         for row in history:
             self.log(row)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Logs one epoch, once, under its bare names, which is what sweeps' metrics and hyperband read."""
+        """Logs one epoch, only once, under plain names, which the metric of a sweep and hyperband refer to."""
         if row["epoch"] > (self.logged or 0):
             self.run.log(row)
             self.logged = row["epoch"]
 
     def config(self) -> dict[str, Any]:
-        """The run's configuration as W&B holds it: a sweep's values, nested ones included."""
+        """The configuration of the run in W&B: the values of a sweep, including nested ones."""
         return dict(self.run.config)
 
     def set_config(self, values: dict[str, Any]) -> None:
-        """Records plain hyperparameters, so that dashboards can plot what a candidate held."""
-        held = self.config()
-        changed = {name: value for name, value in values.items() if held.get(name) != value or name not in held}
+        """Records hyperparameters under plain names, so that dashboards can plot those of nested candidates."""
+        recorded = self.config()
+        changed = {name: value for name, value in values.items() if name not in recorded or recorded[name] != value}
         self.run.config.update(changed, allow_val_change=True)
 
     def log_model(self, folder: Path, *, name: str, metadata: dict[str, Any]) -> None:
-        """Uploads model.keras and contract.json as the run's model artifact."""
+        """Uploads model.keras and contract.json as the model artifact of the run."""
         if self.run.disabled:
             return
         import wandb
@@ -62,12 +61,12 @@ class Tracker:
     def log_validation(
         self, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *, worst: Sequence[np.ndarray]
     ) -> None:
-        """Puts a per-class table, a confusion matrix and the worst errors into the summary; history stays a row an epoch.
+        """Adds a table per class, a confusion matrix and the worst errors to the summary; history keeps one row per epoch.
 
         Args:
             labels: int [N].
             probabilities: float [N, C].
-            class_names: C names.
+            class_names: C names in label order.
             worst: uint8 images [S, S] of the most confident errors, in the order of `worst_errors`.
         """
         if self.run.disabled:
@@ -83,7 +82,7 @@ class Tracker:
             rows.append([name, int(matrix[i].sum()), float(precision), float(recall)])
         table = [[name, *row] for name, row in zip(class_names, matrix.tolist(), strict=True)]
         captions = [
-            f"{class_names[labels[i]]} called {class_names[predicted[i]]} at {probabilities[i].max():.2f}"
+            f"{class_names[labels[i]]} predicted as {class_names[predicted[i]]} with {probabilities[i].max():.2f}"
             for i in worst_errors(labels, probabilities)[: len(worst)]
         ]
         self.run.summary.update(
@@ -95,14 +94,20 @@ class Tracker:
         )
 
     def finish(self, summary: dict[str, Any], *, exit_code: int = 0) -> None:
-        """Writes the summary's plain values and ends the run."""
+        """Writes numbers and texts of the summary and finishes the run."""
         plain = {key: value for key, value in summary.items() if isinstance(value, int | float | str)}
         self.run.summary.update(plain)
         self.run.finish(exit_code=exit_code)
 
 
 def create_sweep(sweep: dict[str, Any], *, project: str = "", entity: str = "") -> str:
-    """Registers a sweep; returns its ENTITY/PROJECT/SWEEP_ID."""
+    """Creates a sweep in W&B and returns its ENTITY/PROJECT/SWEEP_ID.
+
+    Args:
+        sweep: the content of a sweep file.
+        project: W&B project; '' for that of the sweep file, of $WANDB_PROJECT, or else ctkeras.
+        entity: W&B entity; '' for that of the sweep file, of $WANDB_ENTITY, or else the default one.
+    """
     import wandb
 
     project = project or sweep.get("project") or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
@@ -112,13 +117,13 @@ def create_sweep(sweep: dict[str, Any], *, project: str = "", entity: str = "") 
 
 
 def read_sweep(path: str) -> tuple[dict[str, Any], list[Result]]:
-    """A sweep's configuration and its finished runs that have a val_acc.
+    """The configuration of a sweep, and its finished runs that have a val_acc.
 
     Args:
         path: ENTITY/PROJECT/SWEEP_ID.
 
     Raises:
-        UserError: no such sweep, or W&B can't be reached.
+        UserError: there is no such sweep, or W&B cannot be reached.
     """
     sweep = _sweep(path)
     results = []
@@ -131,7 +136,7 @@ def read_sweep(path: str) -> tuple[dict[str, Any], list[Result]]:
 
 
 def _number(value: Any) -> float:
-    """A summary's number; W&B writes NaN and infinity as text."""
+    """A number of a summary, in which W&B writes NaN and infinity as text; NaN if it is missing."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -139,27 +144,34 @@ def _number(value: Any) -> float:
 
 
 def _sweep(path: str) -> Any:
-    """The public API's sweep."""
+    """The sweep in W&B's public API.
+
+    Raises:
+        UserError: there is no such sweep, or W&B cannot be reached.
+    """
     import wandb
 
     if path.count("/") != 2:
-        raise UserError(f"a sweep is named ENTITY/PROJECT/SWEEP_ID; got {path}")
+        raise UserError(f"a sweep must be given as ENTITY/PROJECT/SWEEP_ID; got {path}")
     try:
         return wandb.Api().sweep(path)
     except Exception as error:  # wandb raises ValueError, CommError and requests' errors alike
-        raise UserError(f"the sweep {path} can't be read: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"cannot read the sweep {path}: {' '.join(str(error).split())[:200]}") from error
 
 
 def download_model(path: str, run_name: str, folder: Path) -> Path:
-    """Downloads the model artifact of a sweep's run.
+    """Downloads the model artifact of a run of a sweep.
 
     Args:
         path: ENTITY/PROJECT/SWEEP_ID.
-        run_name: the run's id.
-        folder: where its files go.
+        run_name: id of the run.
+        folder: folder for its files.
+
+    Returns:
+        The folder that holds them.
 
     Raises:
-        UserError: the run logged no model.
+        UserError: the run did not log a model.
     """
     import wandb
 
@@ -167,17 +179,17 @@ def download_model(path: str, run_name: str, folder: Path) -> Path:
     run = wandb.Api().run(f"{entity}/{project}/{run_name}")
     models = [artifact for artifact in run.logged_artifacts() if artifact.type == "model"]
     if not models:
-        raise UserError(f"run {run_name} logged no model; was it started with --log_model false?")
+        raise UserError(f"run {run_name} did not log a model; check that it was started with log_model true")
     return Path(models[-1].download(root=str(folder)))
 
 
 def agent(path: str, function: Callable[[], None], *, count: int | None) -> None:
-    """Runs a sweep's runs in this process, one after the other, as `wandb agent` does in processes of their own.
+    """Runs the runs of a sweep one after another in this process; `wandb agent` starts a process for each.
 
     Args:
         path: ENTITY/PROJECT/SWEEP_ID.
-        function: trains one run, with wandb.config as the sweep sets it; an exception in it is W&B's wish to stop.
-        count: how many; None until the sweep ends.
+        function: trains one run with the values in wandb.config; W&B stops a run by an exception inside it.
+        count: number of runs; None for all until the sweep ends.
     """
     import wandb
 
@@ -194,15 +206,15 @@ def start(
     group: str = "",
     job_type: str = "",
 ) -> Tracker:
-    """Starts a W&B run: online, offline or disabled as wandb's own settings say, offline without credentials.
+    """Starts a W&B run: online, offline or disabled according to wandb's settings, and offline without credentials.
 
     Args:
-        config: hyperparameters; a sweep's own win.
-        run_id: also the run folder's name.
-        folder: wandb's local files go here, unless WANDB_DIR says otherwise; None leaves that to wandb.
-        resume: go on with the run of that id, if there is one.
-        group: what the run belongs to, as a study; '' for none.
-        job_type: its part there, as a phase; '' for none.
+        config: hyperparameters; values of a sweep override them.
+        run_id: id of the run, which is also the name of the run folder.
+        folder: folder for wandb's local files, unless WANDB_DIR is set; None for wandb's default.
+        resume: resume the run of that id, if there is one.
+        group: name of the group that the run belongs to, such as a study; '' for none.
+        job_type: role of the run in the group, such as a phase; '' for none.
     """
     import wandb
 
@@ -219,36 +231,40 @@ def start(
         dir=os.environ.get("WANDB_DIR") or (str(folder) if folder else None),
         mode=mode,
         resume="allow" if resume and not quiet else None,
-        # Quiet unless online: wandb's summary repeats ours, and its advice assumes a network.
+        # Silent unless online: wandb's summary repeats ours, and its advice assumes a network.
         settings=wandb.Settings(silent=quiet, console="off"),
     )
     return Tracker(run)
 
 
 def _mode() -> Literal["offline"] | None:
-    """None where wandb's settings decide; 'offline', said once, where it would ask for an account or fail without one."""
+    """None if wandb's settings decide; 'offline', with a note, if wandb would ask for an account or fail without one."""
     if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_DISABLED") or has_credentials():
         return None
-    runtime.note("W&B: no credentials, so this run is kept offline; `wandb login` and `wandb sync` upload it later.")
+    runtime.note(
+        "W&B: no credentials, so this run is recorded offline; upload it later with `wandb login` and `wandb sync`."
+    )
     return "offline"
 
 
 def has_credentials() -> bool:
-    """Whether wandb knows an API key or token, from the environment, its settings or netrc. Asks nobody, contacts nobody."""
+    """Whether wandb has an API key or token, from the environment, its settings or netrc. Neither prompts nor connects."""
     import wandb
 
-    return not is_offline() and bool(wandb.login(prompt=False, verify=False))  # offline, it would warn and say no
+    return not is_offline() and bool(
+        wandb.login(prompt=False, verify=False)
+    )  # offline, wandb.login would warn and return False
 
 
 def is_offline() -> bool:
-    """Whether wandb's settings, from the environment or its files, keep it from its server."""
+    """Whether wandb's settings, from the environment or its files, do not let it use its server."""
     import wandb
 
     return wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
 
 
 def lacking() -> str:
-    """What is needed before W&B's server can be asked, and how to get it; '' where nothing is."""
+    """What is missing for using W&B's server, and how to provide it; '' if nothing is."""
     if is_offline():
         return "W&B online: unset WANDB_MODE, or run wandb online"
     return "" if has_credentials() else "a W&B login: run wandb login, or set WANDB_API_KEY"
@@ -262,29 +278,29 @@ def teardown() -> None:
 
 
 def read_runs(path: str, *, histories: int = 50) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A sweep's configuration and all its runs, finished or not: name, state, config, metrics and history of each.
+    """The configuration of a sweep, and the name, state, config, metrics and history of all its runs, in any state.
 
     Args:
         path: ENTITY/PROJECT/SWEEP_ID.
-        histories: of how many runs to fetch the epochs, the best first; each takes a request.
+        histories: number of runs, the best first, to fetch the epochs of; each takes one request.
 
     Raises:
-        UserError: no such sweep, or W&B can't be reached.
+        UserError: there is no such sweep, or W&B cannot be reached.
     """
     sweep = _sweep(path)
     try:
         runs = sorted(sweep.runs, key=lambda run: -_or_lowest(_number(run.summary.get("val_acc"))))
         rows = []
         for number, run in enumerate(runs):
-            wanted = number < histories and math.isfinite(_number(run.summary.get("val_acc")))
-            history = run.history(samples=10_000, pandas=False, keys=list(EPOCH_METRICS)) if wanted else []
+            fetched = number < histories and math.isfinite(_number(run.summary.get("val_acc")))
+            history = run.history(samples=10_000, pandas=False, keys=list(EPOCH_METRICS)) if fetched else []
             facts = {"name": run.id, "state": run.state, "config": dict(run.config), "metrics": dict(run.summary)}
             rows.append(facts | {"history": list(history)})
     except Exception as error:  # as in _sweep
-        raise UserError(f"the runs of {path} can't be read: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"cannot read the runs of {path}: {' '.join(str(error).split())[:200]}") from error
     return dict(sweep.config), rows
 
 
 def _or_lowest(value: float) -> float:
-    """The value, below all others where it is NaN."""
+    """The value, or the lowest possible one if it is not finite."""
     return value if math.isfinite(value) else -math.inf

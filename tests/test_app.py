@@ -77,6 +77,7 @@ def test_a_files_mode_changes_nothing(answer):
         pytest.param(b"%PDF-1.7 ...", "no image format", id="a document"),
         pytest.param(png()[:200], "damaged", id="half an image"),
         pytest.param(b"\0" * (app.MAX_BYTES + 1), "at most 20 MB", id="too large"),
+        pytest.param(b"\0" * app.MAX_BYTES, "no image format", id="as large as allowed"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_content(answer, content, reason):
@@ -109,9 +110,12 @@ def test_a_port_that_is_taken_is_told():
         taken.bind((app.HOST, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"port {port} can't be used"):
+        with pytest.raises(UserError, match=f"cannot use port {port}"):
             app._free_port(port)
-    assert app._free_port(0) > 0
+    port = app._free_port(0)
+    with socket.socket() as free:
+        free.bind((app.HOST, port))  # it is free indeed
+    assert app._free_port(port) == port
 
 
 # The page itself

@@ -14,8 +14,9 @@ from conftest import write_images
 from PIL import Image
 from test_audit import as_jpeg, clean_set, write_set
 
-from ctkeras import audit, auditpage, auditsummary, cli, decoded, images, runtime, sources, training
+from ctkeras import audit, auditpage, auditsummary, cli, decoded, images, runtime, sources
 from ctkeras.config import RunConfig
+from ctkeras.training.inputs import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +146,7 @@ def test_prepare_caches_all_that_training_reads_and_decodes_each_image_once(tmp_
     assert code == 0
     assert sorted(decodings) == sorted(["audit", *(entry.file for entry in source.entries)])
     decodings.clear()
-    data = training.load_data(source, RunConfig(data=source.path))
+    data = load_data(source, RunConfig(data=source.path))
     assert data.train.images.shape[1:] == (224, 224)
     assert len(data.train.files) == 5  # and one left out
     decoded.load_split(source, "test", 224)

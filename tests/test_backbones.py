@@ -293,3 +293,33 @@ def test_the_fingerprint_tells_weights_apart():
     assert backbones.fingerprint(variables[::-1]) != known
     variables[1].assign([1, 1, 1 + 1e-6])
     assert backbones.fingerprint(variables) != known
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_each_row_normalises_as_its_library_preprocesses(name):
+    row, pixels = backbones.BACKBONES[name], images()
+    scale, offset = row.normalisation
+    expected = APPLICATIONS[name][1](pixels.copy())
+    if name.startswith("efficientnet"):  # it does so inside the model
+        expected = (pixels / 255 - UPSTREAM_NORMALIZATION["mean"]) / UPSTREAM_NORMALIZATION["variance"]
+    if name.startswith("mobilenet_v3"):  # as does its Rescaling layer
+        expected = pixels / 127.5 - 1
+    if row.first_conv_bgr:
+        expected = expected[..., ::-1]
+    np.testing.assert_allclose(pixels * scale + offset, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_timms_networks_are_normalised_as_imagenet_is(name):
+    scale, offset = backbones.BACKBONES[name].normalisation
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(images() * scale + offset, (images() / 255 - mean) / deviation, atol=1e-4)
+    assert backbones.BACKBONES[name].upstream_name == f"{name}.a1_in1k"
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 20), ("resnet34", 36)])
+def test_timms_networks_have_their_depth_and_width(name, count):
+    network = backbones.build(name, SIZE)
+    convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert len(convolutions) == count  # those of torchvision, with the three of the shortcuts
+    assert network.output.shape == (None, 1, 1, 512)

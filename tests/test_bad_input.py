@@ -299,13 +299,13 @@ MISTAKES = {
     "misspelt model": (train("--model_name", "resnet19"), "did you mean resnet18?"),
     "unknown optimizer": (train("--optimizer", "lion"), "adam, adamw, sgd"),
     "neither true nor false": (train("--pretrained", "maybe"), "true or false"),
-    "YAML missing": (train("--config", lambda at: at.missing), "can't be read"),
-    "YAML a folder": (train("--config", lambda at: at.good), "can't be read"),
+    "YAML missing": (train("--config", lambda at: at.missing), "cannot read"),
+    "YAML a folder": (train("--config", lambda at: at.good), "cannot read"),
     "YAML broken": (with_yaml("broken"), "broken.yaml is not YAML"),
     "YAML a list": (with_yaml("list"), "must hold a mapping"),
     "YAML of unknown names": (with_yaml("unknown"), "learning_rate"),
     "YAML of a wrong value": (with_yaml("value"), "value.yaml, line 1: lr must be a number, 0 < lr; got 'fast'"),
-    "YAML of a name twice": (with_yaml("twice"), "twice.yaml, line 3: lr is given twice"),
+    "YAML of a name twice": (with_yaml("twice"), "twice.yaml, line 3: lr occurs twice"),
     "YAML no text": (with_yaml("bytes"), "bytes.yaml"),
     "YAML nested": (with_yaml("nested"), "lr must be a number"),
     "YAML with a day that is none": (with_yaml("no day"), "no day.yaml"),
@@ -351,31 +351,31 @@ MISTAKES = {
     "evaluate another program's config": (evaluated("foreign_config"), "learning_rate"),
     "evaluate without metrics": (evaluated("no_metrics"), "metrics.json can't be read"),
     "evaluate damaged metrics": (evaluated("damaged_metrics"), "metrics.json is not JSON"),
-    "evaluate without a model": (evaluated("no_model"), "model.keras is not there"),
-    "evaluate half a model": (evaluated("half_model"), "is no model this can open"),
-    "evaluate a text": (evaluated("text_model"), "is no model this can open"),
+    "evaluate without a model": (evaluated("no_model"), "model.keras does not exist"),
+    "evaluate half a model": (evaluated("half_model"), "model.keras is not a Keras model"),
+    "evaluate a text": (evaluated("text_model"), "model.keras is not a Keras model"),
     "evaluate another contract": (evaluated("other_classes"), "knows the classes a, b"),
     "predict nothing": (lambda at: ["predict"], "MODEL"),
     "predict no image": (lambda at: ("predict", at.models / "good.keras"), "PATHS"),
-    "predict by what is missing": (predicted("missing.keras"), "missing.keras is not there"),
-    "predict by too long a name": (predicted("x" * 300), "is not there"),
-    "predict by a folder": (lambda at: ("predict", at.good, at.image), "model.keras is not there"),
-    "predict by a text": (lambda at: ("predict", at.text, at.image), "notes.txt is no model this can open"),
-    "predict by a text of that name": (predicted("text.keras"), "text.keras is no model this can open"),
-    "predict by an image": (lambda at: ("predict", at.image, at.image), "0.png is no model this can open"),
-    "predict by nothing": (predicted("empty.keras"), "empty.keras is no model this can open"),
-    "predict by half a model": (predicted("half.keras"), "half.keras is no model this can open"),
-    "predict by a flipped byte": (predicted("flipped.keras"), "flipped.keras is no model this can open"),
-    "predict by another zip": (predicted("zip.keras"), "zip.keras is no model this can open"),
-    "predict by code": (predicted("lambda.keras"), "lambda.keras is no model this can open"),
+    "predict by what is missing": (predicted("missing.keras"), "missing.keras does not exist"),
+    "predict by too long a name": (predicted("x" * 300), "does not exist"),
+    "predict by a folder": (lambda at: ("predict", at.good, at.image), "model.keras does not exist"),
+    "predict by a text": (lambda at: ("predict", at.text, at.image), "notes.txt is not a Keras model"),
+    "predict by a text of that name": (predicted("text.keras"), "text.keras is not a Keras model"),
+    "predict by an image": (lambda at: ("predict", at.image, at.image), "0.png is not a Keras model"),
+    "predict by nothing": (predicted("empty.keras"), "empty.keras is not a Keras model"),
+    "predict by half a model": (predicted("half.keras"), "half.keras is not a Keras model"),
+    "predict by a flipped byte": (predicted("flipped.keras"), "flipped.keras cannot be opened as a Keras model"),
+    "predict by another zip": (predicted("zip.keras"), "zip.keras cannot be opened as a Keras model"),
+    "predict by code": (predicted("lambda.keras"), "lambda.keras cannot be opened as a Keras model"),
     "predict by a model of gray": (predicted("gray.keras"), "square RGB images"),
     "predict by a model of oblongs": (predicted("oblong.keras"), "square RGB images"),
     "predict by a model of any size": (predicted("any_size.keras"), "square RGB images"),
     "predict by a model of vectors": (predicted("vector.keras"), "vector.keras"),
     "predict by a model of two": (predicted("two_outputs.keras"), "two_outputs.keras"),
     "predict by a segmentation": (predicted("segmentation.keras"), "segmentation.keras"),
-    "predict a missing image": (lambda at: ("predict", at.models / "good.keras", at.missing), "missing is not there"),
-    "predict too long a name": (lambda at: ("predict", at.models / "good.keras", "x" * 300), "is not there"),
+    "predict a missing image": (lambda at: ("predict", at.models / "good.keras", at.missing), "missing does not exist"),
+    "predict too long a name": (lambda at: ("predict", at.models / "good.keras", "x" * 300), "does not exist"),
     "predict a folder of nothing": (lambda at: ("predict", at.models / "good.keras", at.empty), "no images in"),
     "predict by none at once": (predicted("good.keras", "--batch_size", "0"), "--batch_size"),
     "weights_dir missing": (with_weights("missing"), "missing is not a folder"),
@@ -396,9 +396,9 @@ MISTAKES = {
     **{k: v for verb in ("predict", "explain") for name in CONTRACTS for k, v in by_contract(verb, name).items()},
     "predict by a contract of three": (lambda at: ("predict", at.runs / "three_classes", at.image), "names 3"),
     "evaluate beside spoilt predictions": (evaluated("spoilt_predictions"), "predictions.csv"),
-    "weights a text": (with_weights("text_weights"), "holds no weights of mobilenet_v2"),
-    "weights of another model": (with_weights("other_weights"), "holds no weights of mobilenet_v2"),
-    "timm folder of other files": (with_weights("timm_bad", "resnet18"), "holds no weights of resnet18"),
+    "weights a text": (with_weights("text_weights"), "does not hold weights of mobilenet_v2"),
+    "weights of another model": (with_weights("other_weights"), "does not hold weights of mobilenet_v2"),
+    "timm folder of other files": (with_weights("timm_bad", "resnet18"), "does not hold weights of resnet18"),
     "resume a text as checkpoint": (resumed("text_checkpoint"), "checkpoint.npz is damaged"),
     "resume another checkpoint": (resumed("foreign_checkpoint"), "checkpoint.npz is damaged"),
     "resume on other images": (resumed("other_data"), "was started on other images"),
@@ -441,7 +441,7 @@ def test_an_option_without_effect_is_told_in_a_line_and_no_more(place, capfd):
     for more, told in (
         (("--weights_dir", "w", "--pretrained", "false"), [idle]),
         (("--weights_dir", "w"), []),
-        (("--head_epochs", "2"), ["head_epochs has no effect because the head alone is trained"]),
+        (("--head_epochs", "2"), ["head_epochs has no effect because only the head is trained"]),
     ):
         code, _, lines = run(("train", *nowhere, *more), capfd)
         assert (code, lines[:-1]) == (2, told)
@@ -520,7 +520,7 @@ def test_a_failure_that_is_no_mistake_is_one_line_and_1(place, capfd, monkeypatc
     monkeypatch.setattr(sources, "open_source", fail)
     code, out, lines = run(("data", "prepare", "--data", "phantom"), capfd)
     assert (code, out) == (1, "")
-    assert lines == ["Error: RuntimeError: first line second line. --debug shows where."]
+    assert lines == ["Error: RuntimeError: first line second line. Run it with --debug to see where."]
 
 
 @pytest.mark.slow
@@ -529,7 +529,7 @@ def test_a_process_of_its_own_says_no_more(place):
     arguments = ["predict", str(place.models / "lambda.keras"), str(place.image)]
     done = subprocess.run([sys.executable, "-m", "ctkeras", *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"Error: .*lambda\.keras is no model this can open .*\n", done.stderr)
+    assert re.fullmatch(r"Error: .*lambda\.keras cannot be opened as a Keras model .*\n", done.stderr)
 
 
 @pytest.fixture

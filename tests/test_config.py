@@ -1,7 +1,9 @@
 """Every hyperparameter's type, bounds and text forms, taken from FIELDS so that a new one is covered by being declared."""
 
+import doctest
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,8 @@ IDLE = [
     ({"head_epochs": 3, "unfreeze_from": "stage4"}, set()),
     ({"head_epochs": 30, "unfreeze_from": "stage4"}, {"unfreeze_from"}),
     ({"head_epochs": 3, "freeze_backbone": False}, set()),
+    ({"head_epochs": 29, "unfreeze_from": "stage4"}, set()),
+    ({"head_epochs": 29, "freeze_backbone": False}, set()),
     ({"head_epochs": 30, "freeze_backbone": False}, {"freeze_backbone"}),
     ({"unfreeze_from": "stage4", "freeze_backbone": False}, {"unfreeze_from"}),
     ({"freeze_batch_norm": False}, {"freeze_batch_norm"}),
@@ -177,6 +181,8 @@ IDLE = [
     ({"augmentation": 0}, set()),
     ({"augmentation": 0.5, "feature_cache": False}, set()),
     ({"augmentation": 0.5, "freeze_backbone": False}, set()),
+    ({"augmentation": 0.5, "unfreeze_from": "stage4"}, {"augmentation"}),
+    ({"augmentation": 0.5, "feature_views": 2}, set()),
     ({"early_stopping": 30}, {"early_stopping"}),
     ({"early_stopping": 29}, set()),
 ]
@@ -282,7 +288,7 @@ def test_a_name_given_twice_is_told_with_its_second_line(tmp_path, name):
     path = tmp_path / "twice.yaml"
     other = "lr" if name != "lr" else "seed"
     path.write_text(f"{name}: 1\n{other}: 1\n\n{name}: 1\n")
-    with pytest.raises(UserError, match=rf"twice\.yaml, line 4: {name} is given twice"):
+    with pytest.raises(UserError, match=rf"twice\.yaml, line 4: {name} occurs twice"):
         load_yaml(path)
 
 
@@ -320,7 +326,7 @@ def test_a_misspelt_choice_brings_the_right_one(name):
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_an_unreadable_yaml_file_is_named(tmp_path, name):
-    with pytest.raises(UserError, match="can't be read") as caught:
+    with pytest.raises(UserError, match="cannot read") as caught:
         load_yaml(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
@@ -336,3 +342,41 @@ def test_the_reference_table_has_every_hyperparameter_once():
 
 def test_epoch_metrics_are_no_hyperparameters_but_lr():
     assert set(config.EPOCH_METRICS) & set(FIELDS) == {"lr"}
+
+
+@pytest.mark.parametrize(
+    ("given", "deciding"),
+    [
+        ({"weights_dir": "w", "pretrained": False}, ("weights_dir", "pretrained")),
+        ({"head_epochs": 3}, ("head_epochs", "freeze_backbone", "unfreeze_from")),
+        ({"augmentation": 0.5}, ("augmentation", "freeze_backbone", "feature_cache", "feature_views")),
+        ({"early_stopping": 30}, ("early_stopping", "max_epochs")),
+    ],
+)
+def test_nothing_is_said_of_what_a_search_has_yet_to_decide(given, deciding):
+    made = RunConfig(**given)
+    assert config.without_effect(made, given, searched=set(FIELDS) - set(deciding))
+    for name in deciding:
+        assert config.without_effect(made, given, searched={name}) == []
+
+
+@pytest.mark.parametrize("letter", "/\\#?%:")
+def test_a_projects_name_is_one_that_wandb_takes(letter):
+    assert RunConfig(project="chest-ct_2.1").project == "chest-ct_2.1"
+    with pytest.raises(UserError, match=f"without {re.escape(letter)}; got"):
+        RunConfig(project=f"a{letter}b")
+
+
+@pytest.mark.parametrize(
+    ("given", "cut"),
+    [({}, "head"), ({"unfreeze_from": "stage3"}, "stage3"), ({"freeze_backbone": False}, "input")],
+)
+def test_where_training_begins(given, cut):
+    assert RunConfig(**given).cut == cut
+    assert RunConfig(**{"unfreeze_from": "stage2", **given, "freeze_backbone": False}).cut == "input"
+
+
+def test_the_example_of_a_config_runs_as_written():
+    test = doctest.DocTestParser().get_doctest(RunConfig.__doc__, {"RunConfig": RunConfig}, "RunConfig", None, 0)
+    assert len(test.examples) == 1
+    assert doctest.DocTestRunner().run(test).failed == 0

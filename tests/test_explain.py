@@ -98,13 +98,14 @@ def test_gradients_are_finite_differences():
     np.testing.assert_allclose(explain.heat_maps(network, pixels(1), [1])[0], expected, rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("closing", ["softmax", "activation", "fused"])
+@pytest.mark.parametrize("closing", ["softmax", "activation", "fused", "sigmoid"])
 def test_however_the_model_ends_the_logit_is_explained_and_not_the_probability(closing):
     plain = tiny(keras.layers.Dense(3))
     last = {
         "softmax": (keras.layers.Dense(3), keras.layers.Softmax()),
         "activation": (keras.layers.Dense(3), keras.layers.Activation("softmax")),
         "fused": (keras.layers.Dense(3, activation="softmax"),),
+        "sigmoid": (keras.layers.Dense(3), keras.layers.Activation("sigmoid")),
     }[closing]
     # So sure that every probability is 0 or 1, where its slope would vanish.
     network = tiny(*last, scale=1000)
@@ -282,7 +283,7 @@ def test_a_map_of_one_place_is_said_to_point_nowhere(tmp_path, capfd):
     Image.fromarray(pixels(1)[0]).save(tmp_path / "1.png")
     code, _, err = run(capfd, tmp_path, tmp_path / "1.png", "--out", tmp_path / "out")
     assert code == 0
-    assert "points nowhere" in err
+    assert "only one place" in err
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_a_map_of_one_place_is_said_to_point_nowhere(tmp_path, capfd):
         (("--class", "Large"), "its classes are adeno, large, normal; did you mean large?"),
         (("--out", "model.keras"), "is a file"),
         (("--batch_size", "0"), "--batch_size"),
-        (("nowhere.png",), "nowhere.png is not there"),
+        (("nowhere.png",), "nowhere.png does not exist"),
     ],
 )
 def test_mistakes_are_one_line(place, capfd, monkeypatch, more, message):

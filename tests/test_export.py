@@ -1,10 +1,12 @@
 """The exported file: the trained model's probabilities, from core Keras alone, on any backend; and prediction from it."""
 
+import doctest
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import keras
@@ -282,7 +284,7 @@ def test_a_failing_proof_keeps_the_file_from_before(trained, folder, monkeypatch
         return loaded
 
     monkeypatch.setattr(keras.saving, "load_model", forgetful)
-    with pytest.raises(RuntimeError, match="lost weights"):
+    with pytest.raises(RuntimeError, match="different weights"):
         write(trained, folder)
     assert (folder / "model.keras").read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["contract.json", "model.keras"]
@@ -337,8 +339,8 @@ def test_predict_keeps_the_order_pads_the_last_batch_and_names_what_it_cannot_re
     broken.write_bytes(files[0].read_bytes()[:60])
     gone = tmp_path / "gone.png"
     given = [files[3], broken, files[0], files[4], gone, files[1], files[2]]
-    shapes, answers = [], export._answers
-    monkeypatch.setattr(export, "_answers", lambda m, batch: shapes.append(batch.shape) or answers(m, batch))
+    shapes, answers = [], export._probabilities
+    monkeypatch.setattr(export, "_probabilities", lambda m, batch: shapes.append(batch.shape) or answers(m, batch))
     rows = list(export.predict(opened, given, batch_size=batch_size))
     assert [row[0] for row in rows] == given
     for (file, answer, reason), index in zip(rows, (3, None, 0, 4, None, 1, 2), strict=True):
@@ -394,3 +396,115 @@ def test_check_contract_refuses_what_does_not_fit(trained, folder):
     (folder / "contract.json").unlink()
     with pytest.raises(UserError, match=r"contract\.json"):
         export.check_contract(folder)
+
+
+@pytest.fixture
+def loaded(trained, folder):
+    write(trained, folder)
+    return export.load(folder)
+
+
+def test_load_opens_a_run_folder_or_its_file_with_the_contract(loaded, folder):
+    assert loaded.class_names == list(CLASS_NAMES)
+    assert loaded.contract == json.loads((folder / "contract.json").read_text())
+    again = export.load(str(folder / "model.keras"))
+    assert (again.class_names, again.contract) == (loaded.class_names, loaded.contract)
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        export.load(folder / "nowhere")
+    (folder / "contract.json").unlink()
+    without = export.load(folder)
+    assert (without.class_names, without.contract) == (["class_0", "class_1", "class_2"], {})
+
+
+def test_a_table_of_files_is_what_predict_gives(loaded, tmp_path):
+    files, _ = write_files(tmp_path, 3)
+    expected = np.stack([row for _, row, _ in export.predict(loaded.model, files)])
+    for inputs in (tmp_path, str(tmp_path), files, [str(file) for file in files]):
+        table = loaded.predict(inputs)
+        assert table.images == [str(file) for file in files]
+        np.testing.assert_allclose(table.probabilities, expected, atol=1e-6)
+    assert loaded(files[1]).images == [str(files[1])]
+    assert len(table) == 3
+    np.testing.assert_array_equal(table["large"], table.probabilities[:, 1])
+    assert table.predicted == [CLASS_NAMES[label] for label in expected.argmax(-1)]
+    rows = table.rows()
+    assert [list(row) for row in rows] == [["image", "predicted", *CLASS_NAMES]] * 3
+    assert rows[2]["adeno"] == pytest.approx(float(expected[2, 0]))
+    with pytest.raises(KeyError, match="adeno, large, normal"):
+        table["small"]
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_arrays_are_prepared_as_files_are(loaded, tmp_path, batch_size):
+    files, _ = write_files(tmp_path, 3)
+    gray = np.stack([np.asarray(Image.open(file)) for file in files])
+    expected = loaded.predict(files).probabilities
+    for pixels in (gray, gray.astype(np.float32), gray.astype(np.int64), gray[..., None].repeat(3, -1)):
+        table = loaded.predict(pixels, batch_size=batch_size)
+        np.testing.assert_allclose(table.probabilities, expected, atol=1e-6)
+    assert table.images == ["0", "1", "2"]
+    colours = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), dtype=np.uint8)
+    Image.fromarray(colours[0]).save(tmp_path / "colours.png")
+    as_file = loaded.predict(tmp_path / "colours.png").probabilities
+    np.testing.assert_allclose(loaded.predict(colours).probabilities, as_file, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.zeros((8, 9), np.uint8), r"\[B, H, W\]"),
+        (np.zeros((8, 9, 3), np.uint8), r"image\[None\]"),
+        (np.zeros((2, 8, 9, 4), np.uint8), r"\[2, 8, 9, 4\]"),
+        (np.zeros((0, 8, 9), np.uint8), r"\[0, 8, 9\]"),
+        (np.full((1, 8, 9), -1.0), "got -1 to -1"),
+        (np.full((1, 8, 9), 255.5), "got 255.5"),
+        (np.full((1, 8, 9), np.nan), "nan"),
+        (np.full((1, 8, 9), 1.0), "multiply by 255"),
+    ],
+)
+def test_arrays_that_are_not_of_images_are_refused(pixels, reason):
+    with pytest.raises(UserError, match=reason):
+        export._gray(pixels)
+
+
+def test_arrays_at_the_ends_of_the_range_are_taken():
+    for value in (0, 255):
+        assert (export._gray(np.full((1, 8, 9), value, np.float32)) == value).all()
+    assert (export._gray(np.full((1, 8, 9), 1, np.int32)) == 1).all()
+    assert (export._gray(np.full((1, 8, 9), 1.5)) == 2).all()  # rounded, not cut off
+
+
+def test_a_file_that_cannot_be_read_is_an_error(loaded, tmp_path):
+    files, _ = write_files(tmp_path, 2)
+    files[1].write_bytes(files[1].read_bytes()[:60])
+    with pytest.raises(UserError, match=r"1\.png"):
+        loaded.predict(files)
+
+
+def test_outputs_that_are_not_probabilities_are_refused(trained):
+    with pytest.raises(UserError, match="lacks a softmax"):
+        export._probabilities(trained, np.full((1, SIZE, SIZE, 3), 9, np.float32))
+
+
+def test_a_folders_images_are_found_whatever_their_case_and_format(tmp_path):
+    for name in ("a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp", "f.txt", "g.dcm"):
+        (tmp_path / name).write_bytes(b"")
+    assert [file.name for file in export.image_files([tmp_path])] == ["a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp"]
+    assert export.image_files([tmp_path / "f.txt"]) == [tmp_path / "f.txt"]  # a file named is tried
+
+
+def test_the_example_of_load_runs_as_written(trained, tmp_path, monkeypatch):
+    (tmp_path / "runs/example").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    write(trained, tmp_path / "runs/example")
+    write_files(tmp_path / "images", 2)
+    monkeypatch.chdir(tmp_path)
+    (test,) = doctest.DocTestFinder().find(export.load, "load", globs={"ctkeras": SimpleNamespace(load=export.load)})
+    assert len(test.examples) == 3
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_a_graph_proved_by_other_versions_is_proved_anew(trained, folder, monkeypatch):
+    write(trained, folder)
+    monkeypatch.setattr(export.runtime, "version", lambda package: "0.0.1")
+    assert not export.is_proved(trained)

@@ -202,7 +202,7 @@ def test_bfloat16_computes_in_bfloat16_with_float32_weights(stock):
         keras.layers.SeparableConv2D(4, 1),
         keras.layers.Conv2DTranspose(4, 1),
         keras.layers.BatchNormalization(axis=1),
-        keras.layers.MaxPooling2D(16),
+        keras.layers.MaxPooling2D(16),  # 256 places
         keras.layers.AveragePooling2D(2),
         keras.layers.Activation("relu"),
     ],
@@ -219,12 +219,15 @@ def test_layers_that_the_kernels_do_not_cover_stay_as_they_are(layer):
         keras.layers.Conv2D(4, 3),
         keras.layers.BatchNormalization(),
         keras.layers.MaxPooling2D(3),
+        keras.layers.MaxPooling2D((15, 17)),  # 255 places, as many as 8 bits count
+        keras.layers.BatchNormalization(axis=3),
         keras.layers.Activation("silu"),
         keras.layers.ReLU(),
     ],
 )
 def test_core_undoes_the_replacement(layer):
     replaced = kernels.for_cpu(layer).from_config(layer.get_config())
+    assert (type(replaced) in kernels.REPLACES) == (type(layer) is not keras.layers.ReLU)
     assert kernels.core(replaced) is type(layer)
     assert kernels.core(replaced).from_config(replaced.get_config()).get_config() == layer.get_config()
 
@@ -296,3 +299,31 @@ def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
         # Rounding may turn a relu at its edge, seen to move a gradient by 0.01. The second term is for shifts before a
         # BatchNorm, whose gradient is zero but for rounding.
         assert np.linalg.norm(np.subtract(one, other)) <= 0.03 * np.linalg.norm(one) + 1e-5 * scale
+
+
+def test_the_variance_of_a_constant_is_not_negative():
+    """By its formula, the mean square less the squared mean, rounding may take it below 0."""
+    inputs = np.full((4, 5, 7, 3), [0.1, 1000.1, -77.7], np.float32)
+    outputs, mean, variance = kernels._normalise(inputs, np.ones(3, np.float32), np.zeros(3, np.float32), 1e-3)
+    assert (np.asarray(variance) >= 0).all() and (np.asarray(variance) < 1).all()
+    np.testing.assert_allclose(mean, inputs[0, 0, 0], rtol=1e-5)
+    assert np.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize("rows", [(1, 1, 1), (2, 7, 14), (3, 5, 11), (1, 13, 17)])
+def test_sums_over_any_number_of_pixels(rows):
+    term = np.random.default_rng(0).standard_normal((*rows, 4)).astype(np.float32)
+    one, other = kernels._sums((term, term * term))
+    np.testing.assert_allclose(one, term.sum((0, 1, 2)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(other, (term * term).sum((0, 1, 2)), rtol=1e-4)
+
+
+def test_without_onednn_inputs_and_gradients_of_a_convolution_are_computed_once(monkeypatch):
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    stock = keras.layers.Conv2D(FILTERS, 3, padding="same")
+    layer = kernels.for_cpu(stock).from_config(stock.get_config())
+    layer.build((BATCH, 8, 8, CHANNELS))
+    inputs = np.zeros((BATCH, 8, 8, CHANNELS), np.float32)
+    assert str(jax.make_jaxpr(lambda x: layer(x))(inputs)).count("optimization_barrier") == 1
+    gradient = jax.make_jaxpr(jax.grad(lambda x: layer(x).sum()))(inputs)
+    assert str(gradient).count("optimization_barrier") >= 2

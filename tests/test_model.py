@@ -340,3 +340,33 @@ def test_a_network_too_small_for_a_stage_says_so():
     small = keras.Model(image, keras.layers.Conv2D(2, 3, strides=2)(image), name="small")
     with pytest.raises(UserError, match="small has no such stage"):
         model._stage_input(small, "stage4")
+
+
+def test_a_stage_begins_at_the_last_of_the_narrowest_tensors_of_its_size():
+    """Sides are rounded up: 9 px, 5 px at half, 3 px at a quarter."""
+    image = keras.Input((9, 9, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(image)
+    first = keras.layers.Conv2D(4, 1)(x)
+    second = keras.layers.ReLU()(first)
+    wide = keras.layers.Conv2D(6, 1)(second)
+    third = keras.layers.Conv2D(5, 3, strides=2, padding="same")(wide)
+    network = keras.Model(image, keras.layers.Conv2D(7, 1, strides=2)(third))
+    assert model._stage_input(network, "stage1") is second
+    assert model._stage_input(network, "stage2") is third
+
+
+def test_a_stage_does_not_begin_inside_a_block():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, strides=2, padding="same")(image)
+    inside = keras.layers.Conv2D(2, 1)(x)
+    met = keras.layers.Add()([keras.layers.Conv2D(6, 1)(inside), x])
+    out = keras.layers.Conv2D(7, 3, strides=2, padding="same")(met)
+    assert model._stage_input(keras.Model(image, out), "stage1") is met
+
+
+def test_a_seed_gives_the_same_values_in_every_version():
+    built = fresh(seed=3)
+    head = np.array(built.model.get_layer("logits").kernel)
+    conv = np.array(built.model.get_layer("conv").kernel)
+    np.testing.assert_allclose(head[0], [-0.248566, 0.563518, -0.715676], rtol=1e-4)
+    np.testing.assert_allclose(conv[0, 0, 0, :3], [0.164332, 0.008621, -0.178508], rtol=1e-4)

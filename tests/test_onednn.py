@@ -173,3 +173,56 @@ def test_without_the_library_xla_computes(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", missing)
     monkeypatch.setattr(onednn, "_library", onednn._library.__wrapped__)  # as it was before it was found
     assert not onednn.available.__wrapped__()
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("taps", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("size", [1, 5, 8, 9])
+def test_same_padding_is_tensorflows(size, taps, stride):
+    (expected,) = lax.padtype_to_pads((size,), (taps,), (stride,), "SAME")
+    assert onednn.pads(size, taps, stride=stride, padding="same") == expected
+    assert onednn.pads(size, taps, stride=stride, padding="valid") == (0, 0)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (onednn.runtime, "version", lambda package: "0.0.1"),
+        (onednn.jax, "default_backend", lambda: "gpu"),
+        (onednn.jax, "local_device_count", lambda: 2),
+        (onednn, "_library", lambda: None),
+    ],
+    ids=["another jaxlib", "a GPU", "two devices", "no library"],
+)
+def test_onednn_is_used_only_where_it_was_tested(monkeypatch, place, name, value):
+    assert onednn.available.__wrapped__()
+    monkeypatch.setattr(place, name, value)
+    assert not onednn.available.__wrapped__()
+
+
+def test_a_workspace_is_aligned_reused_and_grown(monkeypatch):
+    monkeypatch.setattr(onednn, "_workspaces", [])
+    addresses = [onednn._workspace(size) for size in (1000, 10, 1000)]
+    assert addresses[0] % 64 == 0
+    assert len(set(addresses)) == 1
+    assert len(onednn._workspaces[0]) == 1000 + 64
+    assert onednn._workspace(5000) % 64 == 0
+    start = ctypes.addressof(onednn._workspaces[0])
+    assert start <= onednn._workspace(5000) and onednn._workspace(5000) + 5000 <= start + len(onednn._workspaces[0])
+
+
+@needs_onednn
+def test_the_wait_policy_is_set_only_while_the_library_loads(monkeypatch):
+    during = []
+    load = ctypes.CDLL
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: during.append(os.environ["OMP_WAIT_POLICY"]) or load(path))
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)
+    path = onednn._library()._name
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    onednn._loaded(path)
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    onednn._loaded(path)
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    assert during == ["passive", "active"]

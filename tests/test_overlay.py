@@ -21,6 +21,18 @@ def test_palette_grows_lighter_evenly():
     assert steps.max() < 2.5 * steps.mean()
 
 
+def test_the_palette_runs_from_black_to_pale_yellow():
+    np.testing.assert_array_equal(
+        overlay.colours(np.array([0.0, 0.2, 1.0])), [(0, 0, 0), (62, 22, 96), (252, 230, 150)]
+    )
+
+
+def test_the_maximum_heat_covers_seven_tenths_of_the_image():
+    gray = np.full((4, 4), 100, np.uint8)
+    covered = overlay.overlay(gray, np.full((2, 2), 5.0))
+    np.testing.assert_array_equal(covered[0, 0], np.rint(0.3 * 100 + 0.7 * np.array([252, 230, 150])))
+
+
 def test_no_heat_leaves_the_image_as_it_is():
     gray = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
     np.testing.assert_array_equal(overlay.overlay(gray, np.zeros((3, 4))), gray[..., None].repeat(3, -1))

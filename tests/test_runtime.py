@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ctkeras import runtime
+from ctkeras.config import UserError
 
 OURS = runtime.CPU_FLAGS[0]
 
@@ -358,3 +359,81 @@ def test_descriptors_do_not_leak():
         with contextlib.suppress(ValueError), runtime._quiet_native_code():
             raise ValueError
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_on_cpu_a_program_runs_in_the_calling_thread():
+    import jax
+
+    assert jax.config.values["jax_cpu_enable_async_dispatch"] is False
+
+
+def test_hits_and_misses_of_the_compile_cache_are_counted(monkeypatch):
+    monkeypatch.setattr(runtime, "compile_counts", runtime.collections.Counter())
+    for name in ("cache_hits", "cache_misses", "cache_hits", "compile_requests_use_cache"):
+        runtime._count_compilation(f"/jax/compilation_cache/{name}")
+    assert runtime.compile_counts == {"cache_hits": 2, "cache_misses": 1}
+
+
+def test_configuring_twice_counts_once():
+    import jax
+
+    runtime.configure()
+    before = runtime.compile_counts["cache_hits"]
+    jax.monitoring.record_event("/jax/compilation_cache/cache_hits")
+    assert runtime.compile_counts["cache_hits"] == before + 1
+
+
+def test_without_hides_what_is_not_imported_yet_and_only_meanwhile():
+    sys.modules.pop("wave", None)
+    with runtime.without("wave", "io"):
+        assert importlib.import_module("io") is io
+        with pytest.raises(ImportError):
+            importlib.import_module("wave")
+    assert importlib.import_module("wave").__name__ == "wave"
+    assert sys.modules["io"] is io
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, "on"), ("", "on"), ("on", "on"), ("xla", "xla"), ("off", "off")]
+)
+def test_cpu_layers_are_used_unless_switched_off(monkeypatch, value, expected):
+    import jax
+
+    monkeypatch.delenv("CTKERAS_CPU_KERNELS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CTKERAS_CPU_KERNELS", value)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert runtime.kernels_wanted() == expected
+    assert runtime.cpu_kernels() == (expected != "off")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not runtime.cpu_kernels()
+
+
+def test_another_value_of_the_switch_is_refused(monkeypatch):
+    monkeypatch.setenv("CTKERAS_CPU_KERNELS", "no")
+    with pytest.raises(UserError, match="must be on, xla or off; got 'no'"):
+        runtime.kernels_wanted()
+
+
+def test_barriers_are_kept_only_where_that_was_tested(monkeypatch, verified):
+    import jax
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.delenv("CTKERAS_CPU_KERNELS", raising=False)
+    monkeypatch.delenv("CTKERAS_XLA_FLAGS", raising=False)
+    assert runtime.compiler_options() == {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    for name in ("CTKERAS_CPU_KERNELS", "CTKERAS_XLA_FLAGS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "off")
+            assert runtime.compiler_options() == {}
+    monkeypatch.setattr(runtime, "version", lambda package: "0.0.1")
+    assert runtime.compiler_options() == {}
+
+
+def test_the_bar_shows_the_time_left(monkeypatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(runtime.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    bar = runtime.Bar("epoch 1/2", 6)
+    bar.update(2)  # 10 s for 2 steps: 20 s for the other 4
+    assert ", 20 s left" in sys.stderr.getvalue()

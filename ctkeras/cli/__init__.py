@@ -1,4 +1,4 @@
-"""The command line: each verb parses, calls one function and prints. Heavy imports stay inside the verbs."""
+"""The command line: each verb parses its arguments, calls one function and prints. Heavy imports are inside the verbs."""
 
 import os
 import sys
@@ -18,7 +18,11 @@ from ctkeras.config import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 2 for a mistake of the user's, 1 for a failure, one line for either."""
+    """Runs the command line and exits with 2 after a user's mistake and 1 after a failure, each printed in one line.
+
+    Args:
+        arguments: the words after `ctkeras`; None for those of the process.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     code = 0
@@ -37,10 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run() -> None:
-    """The `ctkeras` command: main, and an end to the process that skips the interpreter's own.
+    """The `ctkeras` command: calls main, then ends the process without the interpreter's own shutdown.
 
-    One in twelve runs aborted there (seen with jaxlib 0.10.2 on Python 3.11): a native thread that wants the interpreter's
-    lock while it shuts down is unwound through C++ that forbids it. By then every file is written and W&B has finished.
+    That shutdown aborted one run in twelve (jaxlib 0.10.2, Python 3.11): a native thread that waits for the interpreter's
+    lock is unwound through C++ code that forbids it. By then all files are written and W&B has finished.
     """
     code = 1
     try:
@@ -57,7 +61,7 @@ def run() -> None:
 
 
 def _explain(error: BaseException) -> int:
-    """Says in one line what went wrong; returns the exit code."""
+    """Prints an error in one line and returns the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.ClickException | UserError):
@@ -68,12 +72,12 @@ def _explain(error: BaseException) -> int:
         click.echo("Interrupted.", err=True)
         return 130
     failure = type(error).__name__ == "TrainingFailed"
-    text = str(error) if failure else f"{type(error).__name__}: {error}. --debug shows where."
+    text = str(error) if failure else f"{type(error).__name__}: {error}. Run it with --debug to see where."
     click.echo(f"Error: {' '.join(text.split())}", err=True)
     return 1
 
 
-@click.group(epilog="--debug with any verb shows the traceback of an error.")
+@click.group(epilog="Add --debug to any command to see the traceback of an error.")
 @click.version_option(__version__, prog_name="ctkeras")
 def cli() -> None:
     """Honest hyperparameter studies for chest-CT classification, on Keras 3 and JAX."""
@@ -81,7 +85,7 @@ def cli() -> None:
 
 @cli.command()
 def doctor() -> None:
-    """Show versions, devices, caches, data and W&B's state."""
+    """Show versions, devices, caches and settings."""
     from ctkeras import health
 
     for name, value in health.report():

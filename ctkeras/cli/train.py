@@ -1,45 +1,53 @@
-"""The `train` verb, for a person and for an agent: every hyperparameter is an option of its own name."""
+"""The `train` verb, for a user and for W&B's agent: each hyperparameter is an option of the same name."""
 
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ctkeras.config import FIELDS, RunConfig, UserError, check_name, describe, load_yaml, without_effect
 
+if TYPE_CHECKING:
+    from ctkeras.training.train import RunResult
+
 
 def config_options(command: Callable) -> Callable:
-    """Adds an option for each hyperparameter, under its own name; values are checked by RunConfig, not by click."""
+    """Adds an option for each hyperparameter, under its name; RunConfig checks the values, not click."""
     for name, field in reversed(FIELDS.items()):
         shown = f"{str(field.default).lower() if field.type is bool else field.default}"
         about = f"{field.metadata['help']} [{describe(name).removeprefix('one of ')}]"
         about += f" (default {shown})" if shown else ""
         command = click.option(f"--{name}", name, metavar="VALUE", default=None, help=about)(command)
-    return click.option("--config", "config_file", metavar="FILE.yaml", help="hyperparameters; flags win")(command)
+    return click.option(
+        "--config",
+        "config_file",
+        metavar="FILE.yaml",
+        help="file of hyperparameters; options on the command line override it",
+    )(command)
 
 
 def read_config(config_file: str | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters given, a file's below the flags'."""
+    """The given hyperparameters; options override those of the file."""
     values = load_yaml(config_file) if config_file else {}
     return values | {name: value for name, value in flags.items() if value is not None}
 
 
 def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> None:
-    """Says which of the hyperparameters given change nothing.
+    """Prints which of the given hyperparameters have no effect.
 
     Args:
-        given: by name.
-        sweep: whose runs they are for, if they are; what it searches is undecided.
+        given: values by name.
+        sweep: the sweep that they are for, if any; the values that it searches are not known yet.
     """
     from ctkeras import sweepfile
 
     searched = set(sweepfile.searched(sweep)) - set(given) if sweep else set()
     try:
         config = RunConfig.from_mapping({**(sweepfile.fixed(sweep) if sweep else {}), **given})
-    except UserError:  # of a sweep's runs only some are refused, or all; the search says so
+    except UserError:  # some or all runs of the sweep are invalid; the search reports that
         return
     for line in without_effect(config, given, searched=searched):
         click.echo(line, err=True)
@@ -48,7 +56,7 @@ def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> Non
 @click.command(context_settings={"ignore_unknown_options": True})
 @config_options
 @click.argument("extra", nargs=-1, type=click.UNPROCESSED)
-@click.option("--resume", metavar="RUN_FOLDER", help="go on with a run where its last epoch ended")
+@click.option("--resume", metavar="RUN_FOLDER", help="resume a stopped run after its last finished epoch")
 def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], **flags: Any) -> None:
     """Train one classifier and export its best epoch."""
     from ctkeras import trial
@@ -60,7 +68,7 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
         return
     _refuse(extra)
     if resume and values:
-        raise UserError(f"--resume goes on with the run's own configuration; leave out {', '.join(values)}")
+        raise UserError(f"--resume uses the configuration of the run; leave out {', '.join(values)}")
     if resume:
         _resume(Path(resume))
         return
@@ -75,7 +83,7 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
 
 
 def _train_for_sweep(values: dict[str, Any]) -> None:
-    """Trains what W&B's sweep says; arguments beside the hyperparameters are the agent's, and in wandb.config anyway."""
+    """Trains one run of a W&B sweep. Other arguments come from the agent and are also in wandb.config."""
     from ctkeras import trial
     from ctkeras.training import stopping
 
@@ -87,17 +95,17 @@ def _train_for_sweep(values: dict[str, Any]) -> None:
 
 
 def _refuse(extra: tuple[str, ...]) -> None:
-    """Refuses arguments that are no hyperparameters, but for W&B's own."""
+    """Rejects arguments that are not hyperparameters, except W&B's own."""
     for word in extra:
         name = word.partition("=")[0]
         if not name.startswith("--"):
-            raise UserError(f"{word!r} was not expected; hyperparameters are given as --name value")
+            raise UserError(f"unexpected argument {word!r}; hyperparameters are given as --name value")
         if not name.startswith("--_"):
             check_name(name[2:])
 
 
 def _resume(folder: Path) -> None:
-    """Goes on with a run, or says that it has ended."""
+    """Resumes a run, or prints its result if it has finished."""
     from ctkeras.runs import folder as runfolder
     from ctkeras.training import stopping
     from ctkeras.training.train import RunResult
@@ -107,7 +115,7 @@ def _resume(folder: Path) -> None:
     if (folder / "metrics.json").exists():
         metrics = runfolder.read_metrics(folder)
         if metrics.get("stopped_by") in runfolder.FINISHED:
-            click.echo(f"{folder} has finished ({metrics['stopped_by']}); nothing to resume.", err=True)
+            click.echo(f"{folder} has finished ({metrics['stopped_by']}); there is nothing to resume.", err=True)
             _print_result(RunResult(folder, metrics))
             return
     stop = stopping.Stop()
@@ -116,23 +124,25 @@ def _resume(folder: Path) -> None:
 
 
 def _leave() -> None:
-    """Exits although the main thread still computes: the run has been ended well by another."""
+    """Exits while the main thread still computes: another thread has already ended the run properly."""
     sys.stdout.flush()
     os._exit(0)
 
 
 def _require_jax() -> None:
-    """ctkeras trains on JAX alone; the exported model runs anywhere."""
+    """Checks that Keras runs on JAX: ctkeras trains only there, while the exported model runs on any backend."""
     if os.environ.get("KERAS_BACKEND") != "jax":
-        raise UserError(f"KERAS_BACKEND is {os.environ.get('KERAS_BACKEND')}; ctkeras trains on jax: unset it")
+        raise UserError(
+            f"KERAS_BACKEND is {os.environ.get('KERAS_BACKEND')!r}; ctkeras trains on jax: set it to jax, or unset it"
+        )
 
 
-def _print_result(result: Any) -> None:
-    """The result in two lines, the second the model's path alone."""
+def _print_result(result: "RunResult") -> None:
+    """Prints the result in two lines; the second is only the path of the model."""
     metrics = result.metrics
     if not metrics.get("best_epoch") or metrics.get("val_acc") is None:
         click.echo(
-            f"Stopped by {metrics['stopped_by']} before the first epoch had ended, so there is no model. {result.folder}"
+            f"Stopped by {metrics['stopped_by']} before the end of the first epoch, so there is no model. {result.folder}"
         )
         return
     click.echo(
