@@ -11,9 +11,8 @@ import traceback
 import urllib.parse
 
 from . import schedule
-from .executor import UnknownError
-from .graphql import answer
-from .parser import GraphQLError
+from .executor import GraphQLError, UnknownError
+from .operations import answer
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"  # the client wants 40 characters
 

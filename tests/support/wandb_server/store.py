@@ -9,8 +9,8 @@ import yaml
 
 from . import sampler
 from .artifacts import Artifacts
+from .executor import GraphQLError
 from .identity import global_id, now
-from .parser import GraphQLError
 
 ENTITY = "tester"
 DEFAULT_PROJECT = "uncategorized"
