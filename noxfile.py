@@ -1,4 +1,4 @@
-"""Checks and the demo, each in an environment of its own: `nox -s tests`, `nox -s demo`, `nox -l` for all."""
+"""Checks and the demo, each in its own environment: `nox -s tests`, `nox -s demo`, `nox -l` for all."""
 
 import pathlib
 import shutil
@@ -17,22 +17,32 @@ def groups(*names: str) -> list[str]:
 
 
 def install(session: nox.Session, *requirements: str) -> None:
-    """Installs the package and more, at the pinned versions that continuous integration uses."""
+    """Installs the package and further requirements, at the versions pinned for continuous integration."""
     session.install("-c", CONSTRAINTS, "-e", ".", *requirements)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The quick tests, under ten minutes on two cores."""
+    """The quick tests: at most 4 minutes on two quiet cores. Prints the ten slowest."""
     install(session, *groups("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--durations=10", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The quick tests with coverage, including the processes that they start; fails under the floor in pyproject.toml."""
+    install(session, *groups("test", "coverage"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """The slow tests and those that need PyTorch, other Keras backends or servers."""
+    """The slow tests, and those that need PyTorch, other Keras backends or servers. Prints the ten slowest."""
     install(session, *groups("test", "integration"))
-    session.run("pytest", "-m", "slow or integration", *session.posargs)
+    session.run("pytest", "--durations=10", "-m", "slow or integration", *session.posargs)
 
 
 @nox.session
@@ -52,9 +62,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """A small study on generated images: three phases, final model, report. No account, no download; a few minutes.
+    """A small study on generated images: three phases, a final model, a report. No account, no download; a few minutes.
 
-    The last line is the report's path.
+    The last line is the path of the report.
     """
     install(session)
     work = pathlib.Path("runs", "demo")
@@ -67,7 +77,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measures against PyTorch + timm, in an environment of its own; prints the tables of benchmarks/RESULTS.md."""
+    """Compares speed with PyTorch and timm, which get their own environment; prints the tables of benchmarks/RESULTS.md."""
     install(session)
     other = pathlib.Path(session.cache_dir, "bench-pytorch")
     python = str(other / "bin" / "python")

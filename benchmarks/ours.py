@@ -1,4 +1,4 @@
-"""The measured side that is ctkeras: answers each line of standard input, a number of repeats, with seconds as JSON."""
+"""Measures ctkeras. Each line of standard input is a number of repeats; the answer is their seconds, as JSON."""
 
 import json
 import resource
@@ -21,8 +21,8 @@ CLASSES = 4
 
 
 def step(name: str, batch: int, size: int, *, frozen: bool):
-    """A function that runs one optimizer step on images, and returns when it is done."""
-    with runtime.without("tensorflow", "tensorflow_text"):  # as a run builds it
+    """A function that runs one optimizer step and returns the number of images."""
+    with runtime.without("tensorflow", "tensorflow_text"):  # as a run does it
         built = model.build(name, size, classes=CLASSES)
     model.initialise(built, seed=0, dropout=0.3)
     programs = programs_at(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
@@ -30,12 +30,12 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
     images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.float32)
     labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch)]
     fed = programs.place_batch(pipeline.Batch(images, labels, np.ones(batch, np.float32)))
-    kept = programs.place(programs.frozen_variables())
+    frozen_variables = programs.place(programs.frozen_variables())
     numbers = Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
     state = [programs.start()]
 
     def run() -> int:
-        state[0] = programs.train_step(state[0], kept, fed, numbers)
+        state[0] = programs.train_step(state[0], frozen_variables, fed, numbers)
         jax.block_until_ready(state[0].totals)
         return batch
 
@@ -43,7 +43,7 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
 
 
 def feed(batch: int, size: int):
-    """A function that reads one epoch of cached, augmented images; returns how many."""
+    """A function that reads one epoch of cached, augmented images and returns their number."""
     rng = np.random.default_rng(0)
     count = 640
     labels = rng.integers(0, CLASSES, count).astype(np.int32)

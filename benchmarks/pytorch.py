@@ -1,4 +1,4 @@
-"""The measured side that a user would run instead: PyTorch and timm, channels last. Needs neither ctkeras nor JAX."""
+"""Measures PyTorch and timm, channels last, as ours.py measures ctkeras. Needs neither ctkeras nor JAX."""
 
 import json
 import os
@@ -10,11 +10,14 @@ import timm
 import torch
 
 CLASSES = 4
-NAMES = {"mobilenet_v2": "mobilenetv2_100", "mobilenet_v3_large": "mobilenetv3_large_100"}  # where timm's differ
+NAMES = {
+    "mobilenet_v2": "mobilenetv2_100",
+    "mobilenet_v3_large": "mobilenetv3_large_100",
+}  # where timm has another name
 
 
 def step(name: str, batch: int, size: int, *, frozen: bool):
-    """A function that runs one optimizer step on images, and returns when it is done."""
+    """A function that runs one optimizer step and returns the number of images."""
     network = timm.create_model(NAMES.get(name, name), num_classes=CLASSES).to(memory_format=torch.channels_last)
     network.train()
     if frozen:
@@ -40,7 +43,7 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
 
 
 class Cached(torch.utils.data.Dataset):
-    """Decoded images in memory, augmented with albumentations as ctkeras augments: rotation, shift, zoom, contrast."""
+    """Decoded images in memory, with ctkeras's augmentations from albumentations: rotation, shift, zoom, contrast."""
 
     def __init__(self, count: int, size: int) -> None:
         import albumentations
@@ -65,7 +68,7 @@ class Cached(torch.utils.data.Dataset):
 
 
 def feed(batch: int, size: int):
-    """A function that reads one epoch of cached, augmented images with two workers; returns how many."""
+    """A function that reads one epoch of cached, augmented images with two workers and returns their number."""
     loader = torch.utils.data.DataLoader(
         Cached(640, size), batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
     )

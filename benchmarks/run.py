@@ -1,7 +1,7 @@
 """Prints the tables of RESULTS.md: `nox -s bench`, or python benchmarks/run.py --torch-python PYTHON [PARTS…].
 
-Everything compared is alternated in one run, a few repeats each way, so that a machine's moods hit both sides. Parts: steps,
-input, trial, phase1 (default: all). It takes about half an hour on two cores.
+The two sides alternate, so that other load on the machine affects both. Parts: steps, input, trial, phase1 (default: all). It
+takes about half an hour on two cores.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Side:
             raise SystemExit(f"{' '.join(command)} did not start")
 
     def measure(self, repeats: int = 1) -> None:
-        """Lets it run, and keeps what it says."""
+        """Runs some repeats and adds their seconds."""
         self.process.stdin.write(f"{repeats}\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -50,7 +50,7 @@ class Side:
 
 
 def compared(torch_python: str, *words: str) -> tuple[Side, Side]:
-    """Both sides after ROUNDS alternated measurements."""
+    """Both sides after ROUNDS alternating measurements."""
     sides = Side(sys.executable, "ours.py", *words), Side(torch_python, "pytorch.py", *words)
     for _ in range(ROUNDS):
         for side in sides:
@@ -66,7 +66,7 @@ def spread(values: list[float]) -> str:
 
 
 def steps(torch_python: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """The step of each backbone; returns the medians of both sides."""
+    """Prints the step of each backbone; returns the medians of both sides."""
     print(f"\n### One training step, batch {BATCH} at {SIZE} px, float32, seconds\n")
     print(
         "| backbone | trained | ctkeras | PyTorch + timm | ratio | peak memory, ratio |\n| --- | --- | --- | --- | --- | --- |"
@@ -77,17 +77,17 @@ def steps(torch_python: str) -> dict[tuple[str, str], tuple[float, float]]:
             ours, theirs = compared(torch_python, "step", name, str(BATCH), str(SIZE), trained)
             medians[name, trained] = statistics.median(ours.seconds), statistics.median(theirs.seconds)
             ratio = medians[name, trained][0] / medians[name, trained][1]
-            what = "everything" if trained == "all" else "head, backbone run each time"
+            what = "everything" if trained == "all" else "head; the backbone runs in each step"
             row = f"| {name} | {what} | {spread(ours.seconds)} | {spread(theirs.seconds)} | {ratio:.2f} |"
             print(f"{row} {ours.peak / theirs.peak:.2f} |", flush=True)
     return medians
 
 
 def feeding(torch_python: str) -> None:
-    """Images a second of the training input."""
+    """Prints images per second of the training input."""
     ours, theirs = compared(torch_python, "input", str(BATCH), str(SIZE))
     rates = [sorted(side.images / s for s in side.seconds) for side in (ours, theirs)]
-    print(f"\n### Cached, augmented input at {SIZE} px, images a second\n")
+    print(f"\n### Cached, augmented input at {SIZE} px, images per second\n")
     print("| ctkeras (tf.data, keras-cv) | PyTorch (2 workers, albumentations) | ratio |\n| --- | --- | --- |")
     print(
         f"| {spread(rates[0])} | {spread(rates[1])} | {statistics.median(rates[0]) / statistics.median(rates[1]):.2f} |"
@@ -107,7 +107,7 @@ def run_train(folder: pathlib.Path, env: dict[str, str], *flags: str) -> tuple[f
 
 
 def trial() -> None:
-    """Where a trial's seconds go, in a first process, in a second one, and in a warm worker."""
+    """Prints the seconds of a trial by stage: in a first process, in a second one, and in a warm worker."""
     print(f"\n### Seconds of a {EPOCHS}-epoch trial of frozen MobileNetV2 on phantom:1000, random weights\n")
     parts = ("start-up", "data", "model", "features", "compile", "epochs", "export")
     print("| | whole process | " + " | ".join(parts) + " |\n| --- |" + " --- |" * (len(parts) + 1))
@@ -115,20 +115,19 @@ def trial() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         env = {"CTKERAS_CACHE_DIR": str(folder / "cache"), "WANDB_MODE": "disabled"}
-        for what in ("nothing kept", "all kept"):
+        for what in ("empty cache", "full cache"):
             print(trial_row(what, *run_train(folder, env, *flags)), flush=True)
         code = (
-            "import sys; from ctkeras.training.train import train; from ctkeras.config import RunConfig\n"
-            "import time\n"
+            "import sys, time, ctkeras\n"
             "for lr in (0.01, 0.02):\n"
             "    values = dict(word[2:].split('=') for word in sys.argv[1:])\n"
-            "    start = time.perf_counter(); result = train(RunConfig.from_mapping(values | {'lr': lr}))\n"
+            "    start = time.perf_counter(); result = ctkeras.train(ctkeras.RunConfig.from_mapping(values | {'lr': lr}))\n"
             "    print(time.perf_counter() - start, result.folder)"
         )
         words = [*flags, f"--output_dir={folder / 'warm'}"]
         env_now = os.environ | env
-        said = subprocess.run([sys.executable, "-c", code, *words], env=env_now, capture_output=True, text=True)
-        seconds, place = said.stdout.splitlines()[-1].split(maxsplit=1)
+        done = subprocess.run([sys.executable, "-c", code, *words], env=env_now, capture_output=True, text=True)
+        seconds, place = done.stdout.splitlines()[-1].split(maxsplit=1)
         print(
             trial_row(
                 "second in a warm worker", float(seconds), json.loads(pathlib.Path(place, "metrics.json").read_text())
@@ -137,7 +136,7 @@ def trial() -> None:
 
 
 def trial_row(what: str, seconds: float, metrics: dict) -> str:
-    """One row of the trial table; compiling is told apart from the parts it happens in."""
+    """One row of the trial table; compiling is subtracted from the stages in which it happens."""
     named = {part: metrics[f"seconds_{part}"] for part in ("data", "model", "features", "epochs", "export")}
     named["compile"] = metrics["seconds_compile"]
     named["epochs"] = max(0.0, named["epochs"] - named["compile"])
@@ -147,7 +146,7 @@ def trial_row(what: str, seconds: float, metrics: dict) -> str:
 
 
 def phase1(medians: dict[tuple[str, str], tuple[float, float]]) -> None:
-    """Programs compiled over a 45-trial phase 1 with tiny images, twice; and an estimate of the real one."""
+    """Prints the programs compiled in a 45-trial phase 1 with tiny images, twice, and an estimate of the real one."""
     import yaml
 
     sweep = yaml.safe_load((HERE.parent / "sweep_yaml" / "phase1.yaml").read_text())
@@ -168,15 +167,15 @@ def phase1(medians: dict[tuple[str, str], tuple[float, float]]) -> None:
             if done.returncode:
                 raise SystemExit(done.stderr[-2000:])
             minutes = (time.perf_counter() - start) / 60
-            found = [json.loads(path.read_text()) for path in out.glob("*/metrics.json")]
-            compiled = sum(metrics["train_programs_compiled"] for metrics in found)
-            print(f"| {what}: {len(found)} trials | {compiled} | {minutes:.1f} |", flush=True)
+            trials = [json.loads(path.read_text()) for path in out.glob("*/metrics.json")]
+            compiled = sum(metrics["train_programs_compiled"] for metrics in trials)
+            print(f"| {what}: {len(trials)} trials | {compiled} | {minutes:.1f} |", flush=True)
     if medians:
         estimate(medians)
 
 
 def estimate(medians: dict[tuple[str, str], tuple[float, float]]) -> None:
-    """Hours of the real phase 1, from the measured steps alone: 45 trials, half of them frozen, no early stop."""
+    """Prints the hours of the real phase 1, from the measured steps only: 45 trials, half of them frozen, no early stopping."""
     steps_a_run = EPOCHS * IMAGES // BATCH
     chosen = ("resnet18", "resnet34", "efficientnet_b0")
     full = [sum(medians[name, "all"][side] for name in chosen) / len(chosen) for side in (0, 1)]
@@ -184,19 +183,21 @@ def estimate(medians: dict[tuple[str, str], tuple[float, float]]) -> None:
     theirs = 22.5 * steps_a_run * (full[1] + frozen[1]) / 3600
     once = len(chosen) * IMAGES / BATCH * frozen[0]  # features of each backbone, once
     ours = (22.5 * steps_a_run * full[0] + once) / 3600
-    print(f"\nThe real phase 1 ({SIZE} px, {EPOCHS} epochs, no early stop), estimated from the steps above: ", end="")
+    print(
+        f"\nThe real phase 1 ({SIZE} px, {EPOCHS} epochs, no early stopping), estimated from the steps above: ", end=""
+    )
     print(f"ctkeras {ours:.0f} hours, PyTorch + timm {theirs:.0f} hours.")
 
 
 def main() -> None:
-    """Measures what was asked for."""
+    """Measures the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", required=True, help="an interpreter with torch, timm and albumentations")
     parser.add_argument("parts", nargs="*", default=["steps", "input", "trial", "phase1"])
     options = parser.parse_args()
     names = ("ctkeras", "jax", "keras", "onednn-cpu-gomp", "tensorflow")
-    found = {dist.name: dist.version for dist in importlib.metadata.distributions()}
-    versions = ", ".join(f"{name} {found[name]}" for name in names if name in found)
+    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
     asked = (
         "import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in ('torch', 'timm', 'albumentations')))"
     )

@@ -1,4 +1,4 @@
-"""What every test file shares: a cache and a home of their own, no W&B, and small data sets."""
+"""Shared by all tests: a temporary cache, no W&B, and small data sets."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ _SESSION = tempfile.TemporaryDirectory(prefix="ctkeras-tests-")
 os.environ["CTKERAS_CACHE_DIR"] = os.path.join(_SESSION.name, "cache")
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["KERAS_BACKEND"] = "jax"
-REAL_DATA = os.environ.pop("CTKERAS_DATA", "")  # tests name their data; none may fall back to this by chance
+REAL_DATA = os.environ.pop("CTKERAS_DATA", "")  # tests name their data; none may use this by accident
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -22,12 +22,12 @@ runtime.configure()
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """A split/class/image folder: two classes, told apart by which half is bright; 8, 4 and 4 images a class."""
+    """A split/class/image folder: two classes that differ by their bright half; 8, 4 and 4 images per class."""
     return write_images(tmp_path / "images", classes=("left", "right"), counts={"train": 8, "valid": 4, "test": 4})
 
 
 def write_images(root: pathlib.Path, *, classes: tuple[str, ...], counts: dict[str, int], size: int = 40):
-    """Writes gray PNGs under root/split/class/; each class is bright in another band, on noise."""
+    """Writes gray PNGs under root/split/class/; each class has its own bright band, on noise."""
     rng = np.random.default_rng(0)
     for split, count in counts.items():
         for label, name in enumerate(classes):
@@ -42,7 +42,7 @@ def write_images(root: pathlib.Path, *, classes: tuple[str, ...], counts: dict[s
 
 @pytest.fixture(scope="session")
 def real_data():
-    """The public chest-CT zip, named by CTKERAS_DATA; tests on it are skipped where it isn't."""
+    """The public chest-CT zip, named by CTKERAS_DATA; tests that need it are skipped without it."""
     if not REAL_DATA or not pathlib.Path(REAL_DATA).exists():
         pytest.skip("CTKERAS_DATA names no data set")
     return REAL_DATA

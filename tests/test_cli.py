@@ -95,9 +95,9 @@ def test_debug_is_taken_anywhere_and_prints_the_traceback(capsys):
 
 
 def test_a_finished_run_is_not_resumed(capsys, tmp_path, monkeypatch):
+    from ctkeras.config import RunConfig
     from ctkeras.runs import folder as runfolder
     from ctkeras.training import train as training
-    from ctkeras.config import RunConfig
 
     runfolder.write_json(tmp_path / "config.json", RunConfig().to_dict())
     runfolder.write_json(tmp_path / "metrics.json", DONE | {"stopped_by": sorted(runfolder.FINISHED)[0]})

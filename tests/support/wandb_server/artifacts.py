@@ -5,8 +5,8 @@ import dataclasses
 import hashlib
 import json
 
+from .executor import GraphQLError
 from .identity import global_id, now
-from .parser import GraphQLError
 
 
 @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""What the tests of the local engine share: a tiny sweep, a search that trains nothing, and the command in a process."""
+"""Shared by tests of the local engine: a tiny sweep, a search that trains nothing, and the command in a process."""
 
 import contextlib
 import csv
@@ -37,7 +37,7 @@ SAME = ("val_acc", "val_loss", "train_acc", "train_loss", "best_epoch", "epochs"
 
 
 def sweep(*, method="bayes", run_cap=6, hyperband=True, **parameters):
-    """A sweep's content; parameters are specifications, or values that stay the same."""
+    """A sweep's content; parameters are specifications, or constant values."""
     named = {name: value if isinstance(value, dict) else {"value": value} for name, value in parameters.items()}
     constant = {name: {"value": value} for name, value in CONSTANT.items()}
     content = {
@@ -56,7 +56,7 @@ def planned(folder, content=None, **options):
 
 
 def opened(folder, planned_search, *, url=None, me=None):
-    """The trials of a search, as another process than this one when `me` is given."""
+    """The trials of a search; with `me`, as that process sees them."""
     trials = Trials(storage.open_storage(storage.address(url or "", str(folder))), planned_search)
     if me is not None:
         trials.me = trials.watch.me = me
@@ -76,14 +76,14 @@ def somebody(*, alive=False, elsewhere=False):
 
 
 def row(job, epoch):
-    """An epoch of a run that trains nothing: its numbers follow from its hyperparameters alone."""
+    """An epoch of a run that trains nothing: its numbers depend only on its hyperparameters."""
     quality = 1 - abs(job.config["lr"] - 0.01) - job.config["dropout"] / 10
     names = EPOCH_METRICS
     return dict.fromkeys(names, 0.5) | {"epoch": epoch, "val_acc": round(quality * epoch / (epoch + 1), 6)}
 
 
 def pretend(trials, job, *, before=lambda: None):
-    """Trains nothing, but leaves and reports what a run would; `before` is called where a process may die."""
+    """Trains nothing, but writes and reports what a run would; `before` is called at each point where a process may die."""
     asks, stopped_by, rows = trials.asks(job), "max_epochs", []
     path = job.folder / "history.csv"
     if path.exists():
@@ -112,7 +112,7 @@ def pretend(trials, job, *, before=lambda: None):
 
 
 def told(folder, *, url=""):
-    """What a storage holds of its only study, less times, owners and places."""
+    """The content of a storage's only study, without times, owners and places."""
     study = optuna.load_study(study_name=None, storage=url or f"sqlite:///{folder}/study.db")
     hidden = ("owner", "beat", "folder", "seconds", "crash", "run")
     facts = []
@@ -124,7 +124,7 @@ def told(folder, *, url=""):
 
 
 def left(folder):
-    """What the run folders under a folder hold, less times and what a compile cost."""
+    """The content of the run folders under a folder, without times and what depends on compiling."""
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*/history.csv")):
         with open(path, newline="") as file:
@@ -136,7 +136,7 @@ def left(folder):
 
 
 class Command:
-    """`python -m ctkeras` in a folder of its own, offline at W&B."""
+    """`python -m ctkeras` in its own folder, with W&B offline."""
 
     def __init__(self, folder: pathlib.Path, **env: str) -> None:
         self.folder = folder
@@ -173,24 +173,24 @@ class Command:
 
 
 def epochs_of(folder):
-    """How many epochs all runs under a folder have written."""
+    """The number of epochs that all runs under a folder have written."""
     rows = 0
     for path in pathlib.Path(folder).glob("runs/**/history.csv"):
-        with contextlib.suppress(OSError):  # replaced just now
+        with contextlib.suppress(OSError):  # it is being replaced
             rows += len(path.read_text().splitlines()) - 1
     return rows
 
 
 def kill_again_and_again(command, words, rng, *, epochs, kills=20):
-    """Kills a command, whole, at random moments; then lets it end. Returns how often it was killed.
+    """Kills a command and its workers at random moments, then lets it finish. Returns how often it was killed.
 
-    Some moments lie in its first seconds, the others a random number of epochs further on, whatever else the machine does.
+    Some moments are in its first seconds, the others a random number of epochs later, however busy the machine is.
 
     Args:
         command: a Command.
         words: its arguments.
-        rng: draws the moments.
-        epochs: how many there are in all.
+        rng: a random.Random that draws the moments.
+        epochs: of the whole command.
         kills: at most this many.
     """
     for done in range(kills):

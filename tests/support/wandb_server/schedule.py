@@ -35,7 +35,7 @@ def _find_crashed(store, agent, live):
     for name in agent.runs:
         run = store.runs[name]
         if run.state == "running" and name not in live:
-            # Its process is gone and never said that it was complete.
+            # Its process exited without posting that it was complete.
             run.state = "crashed"
 
 

@@ -1,4 +1,4 @@
-"""Run folders made without training, as realistic as numbers can be: a search over architectures with hyperband's stops."""
+"""Run folders made without training, with realistic numbers: a search over architectures that hyperband stops early."""
 
 import csv
 import json

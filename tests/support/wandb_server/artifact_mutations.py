@@ -75,7 +75,7 @@ def _upload_view(artifacts, file):
     return {
         "name": file["name"],
         "storagePath": hex_digest(file["md5"]),
-        # No address for what is here already: the client then sends nothing.
+        # No address for a file that the server has: the client then sends nothing.
         "uploadUrl": None if known else artifacts.content_url(file["md5"]),
         "uploadHeaders": [],
         "uploadMultipartUrls": None,

@@ -11,15 +11,14 @@ import traceback
 import urllib.parse
 
 from . import schedule
-from .executor import UnknownError
-from .graphql import answer
-from .parser import GraphQLError
+from .executor import GraphQLError, UnknownError
+from .operations import answer
 
-API_KEY = "0123456789abcdef" * 2 + "01234567"  # the client wants 40 characters
+API_KEY = "0123456789abcdef" * 2 + "01234567"  # the client requires 40 characters
 
 
 class HTTPServer(http.server.ThreadingHTTPServer):
-    """Listens on a free loopback port, one thread a connection.
+    """Listens on a free loopback port, one thread per connection.
 
     Args:
         owner: WandbServer.
@@ -32,7 +31,7 @@ class HTTPServer(http.server.ThreadingHTTPServer):
         self.owner = owner
 
     def handle_error(self, request, client_address):
-        # A client that was killed resets its connection; that is no news.
+        # A client that was killed resets its connection; this is expected.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -64,7 +63,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         owner.requests.append(f"{self.command} {self.path} {operation[1] if operation else ''}".strip())
         fault = owner.take_fault(f"{self.path} {query}")
         if fault and fault["status"]:
-            return self._send(fault["status"], {"error": "ordered by the test"})
+            return self._send(fault["status"], {"error": "requested by the test"})
         if not fault or fault["handled"]:
             status, answered = self._try(act, body)
         if fault:
@@ -75,7 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             return act(body)
         except Exception:
-            # A fault of this server must fail the test and not make the client retry for minutes.
+            # An error in this server must fail the test, not make the client retry for minutes.
             self.server.owner.unknown.append(traceback.format_exc())
             return 400, {"error": "the test server failed"}
 

@@ -1,4 +1,4 @@
-"""What the server remembers of sweeps, agents and runs. Artifacts have a file of their own."""
+"""The server's state: sweeps, agents and runs. Artifacts are in artifacts.py."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import yaml
 
 from . import sampler
 from .artifacts import Artifacts
+from .executor import GraphQLError
 from .identity import global_id, now
-from .parser import GraphQLError
 
 ENTITY = "tester"
 DEFAULT_PROJECT = "uncategorized"
@@ -210,7 +210,7 @@ class Store:
             run.exitcode = body.get("exitcode")
             run.state = "failed" if run.exitcode else "finished"
         else:
-            # A resumed run talks again after it was done.
+            # A resumed run posts again after it finished.
             run.state, run.exitcode = "running", None
 
 

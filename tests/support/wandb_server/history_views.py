@@ -29,7 +29,7 @@ def history_fields(run):
         return [json.dumps(row) for row in _thin(inside, samples)]
 
     def sampled(specs):
-        # One spec may stand for a list of one, as GraphQL has it.
+        # GraphQL lets one value replace a list of one.
         specs = [specs] if isinstance(specs, str) else specs
         return [_sample(rows, json.loads(spec)) for spec in specs]
 

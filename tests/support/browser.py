@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its debugging pipe: no driver and no package beside the browser itself."""
+"""Headless Chromium, driven over its debugging pipe: needs only the browser, no driver and no package."""
 
 import base64
 import contextlib
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-# The browser reads commands from 3 and writes answers to 4. Put there by another process: forking under JAX may hang.
+# The browser reads commands from descriptor 3 and answers on 4. Another process sets them up: forking under JAX may hang.
 START = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
@@ -22,7 +22,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def program():
-    """The browser's path, None where there is none."""
+    """The browser's path, or None."""
     return next((found for name in PROGRAMS if (found := shutil.which(name))), None)
 
 
@@ -56,7 +56,7 @@ class Page:
         while b"\0" not in self.buffer:
             part = os.read(self.read, 1 << 20)
             if not part:
-                raise RuntimeError("the browser has gone")
+                raise RuntimeError("the browser has exited")
             self.buffer += part
         text, _, self.buffer = self.buffer.partition(b"\0")
         message = json.loads(text)
@@ -74,7 +74,7 @@ class Page:
         return message
 
     def open(self, place, *, width=1280, height=900, dark=False, media=""):
-        """Opens a file, or an address of this machine."""
+        """Opens a file or an address on this machine."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
@@ -111,7 +111,7 @@ class Page:
 
 @contextlib.contextmanager
 def chromium():
-    """An open page of a browser without a profile, which is gone afterwards."""
+    """An open page of a browser with a temporary profile."""
     to_read, to_write = os.pipe(), os.pipe()
     ends = to_read[0], to_write[1]
     start = [sys.executable, "-S", "-c", START, *map(str, ends), program()]

@@ -5,13 +5,12 @@ import json
 from . import schedule
 from .artifact_mutations import artifact_mutations
 from .artifact_views import artifact_view, project_info
-from .executor import UnknownError, execute
+from .executor import GraphQLError, execute
 from .identity import global_id
-from .parser import GraphQLError, parse
 from .store import DEFAULT_PROJECT, ENTITY, Agent
 from .views import file_url, project_view, run_view, sweep_view
 
-# The features of the real server that are here too. Any other makes the client take an older way.
+# Features of the real server that this one has. Without a feature the client uses an older protocol.
 FEATURES = ("FILESTREAM_GZIP", "MARK_RUN_FILES_UPLOADED")
 
 
@@ -29,12 +28,8 @@ def answer(store, request):
         UnknownError: the server has no answer for it.
         GraphQLError: an operation refused.
     """
-    try:
-        document = parse(request["query"])
-    except GraphQLError as error:
-        raise UnknownError(str(error)) from error
     root = {"__typename": "Query", **_queries(store), **_mutations(store)}
-    return execute(document, request.get("variables"), root)
+    return execute(request["query"], request.get("variables"), root)
 
 
 def _queries(store):
@@ -55,7 +50,7 @@ def _queries(store):
         "model": project,
         "artifact": lambda id: artifact_view(store.artifacts, store.artifacts.by_id(id)),
         "clientIDMapping": lambda clientID: {"serverID": store.artifacts.by_id(clientID).id},
-        # Introspection: a type that the schema doesn't have, which makes the client not use it.
+        # Introspection: the client does not use a type that the schema lacks.
         "__type": lambda name: None,
     }
 
@@ -136,8 +131,8 @@ def _heartbeat(store, input):
     return {"agent": {"id": agent.id}, "commands": json.dumps(schedule.heartbeat(store, agent, live))}
 
 
-# The input's name → the run's attribute, where a null means to keep what is there.
-_KEPT = {
+# The input's name → the run's attribute, where a null leaves it unchanged.
+_ATTRIBUTES = {
     "groupName": "group",
     "jobType": "job_type",
     "displayName": "display_name",
@@ -157,7 +152,7 @@ def _upsert_bucket(store, input):
         run, inserted = store.run_by_id(input["id"]), False
     else:
         run, inserted = _named_run(store, input)
-    for name, attribute in _KEPT.items():
+    for name, attribute in _ATTRIBUTES.items():
         if input.get(name) is not None:
             setattr(run, attribute, input[name])
     if input.get("config") is not None:
