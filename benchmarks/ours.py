@@ -7,29 +7,32 @@ import time
 
 import numpy as np
 
-from ctkeras import runtime
-
-runtime.configure()
-
-import jax  # noqa: E402
-
-from ctkeras import decoded, model, pipeline  # noqa: E402
+from ctkeras.data import (
+    batches,  # noqa: E402
+    decoded,  # noqa: E402
+)
+from ctkeras.models import classifier  # noqa: E402
+from ctkeras.runtime import process  # noqa: E402
 from ctkeras.training.programs import programs_at  # noqa: E402
 from ctkeras.training.steps import Hyper  # noqa: E402
+
+process.configure()
+
+import jax  # noqa: E402
 
 CLASSES = 4
 
 
 def step(name: str, batch: int, size: int, *, frozen: bool):
     """A function that runs one optimizer step and returns the number of images."""
-    with runtime.without("tensorflow", "tensorflow_text"):  # as a run does it
-        built = model.build(name, size, classes=CLASSES)
-    model.initialise(built, seed=0, dropout=0.3)
+    with process.without("tensorflow", "tensorflow_text"):  # as a run does it
+        built = classifier.build(name, size, classes=CLASSES)
+    classifier.initialise(built, seed=0, dropout=0.3)
     programs = programs_at(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, size, size, 3)).astype(np.float32)
     labels = np.eye(CLASSES, dtype=np.float32)[rng.integers(0, CLASSES, batch)]
-    fed = programs.place_batch(pipeline.Batch(images, labels, np.ones(batch, np.float32)))
+    fed = programs.place_batch(batches.Batch(images, labels, np.ones(batch, np.float32)))
     frozen_variables = programs.place(programs.frozen_variables())
     numbers = Hyper(*(np.float32(value) for value in (1e-3, 1e-4, 0.0)))
     state = [programs.start()]
@@ -49,12 +52,12 @@ def feed(batch: int, size: int):
     labels = rng.integers(0, CLASSES, count).astype(np.int32)
     pixels = rng.integers(0, 256, (count, size, size)).astype(np.uint8)
     split = decoded.Split(pixels, labels, tuple(map(str, range(count))), tuple("abcd"))
-    recipe = pipeline.Recipe(batch, seed=0, class_weighting="loss", augmentation=1.0)
+    recipe = batches.Recipe(batch, seed=0, class_weighting="loss", augmentation=1.0)
     epoch = [0]
 
     def run() -> int:
         epoch[0] += 1
-        return sum(len(fed.labels) for fed in pipeline.train_batches(split, recipe, epoch[0]))
+        return sum(len(fed.labels) for fed in batches.train_batches(split, recipe, epoch[0]))
 
     return run
 

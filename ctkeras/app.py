@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras import export, images, runtime
-from ctkeras.config import UserError
+from ctkeras.data import images
+from ctkeras.errors import UserError
+from ctkeras.models import export, predict
+from ctkeras.runtime import console
 
 if TYPE_CHECKING:
     import keras
@@ -40,8 +42,8 @@ def serve(path: Path, *, port: int) -> None:
     """
     gradio = _gradio()
     port = _free_port(port)
-    with runtime.waiting(f"Opening {path}"):
-        model, names = export.open_named(path)
+    with console.waiting(f"Opening {path}"):
+        model, names = predict.open_named(path)
         answer = Answer(model, names)
     # So that uploads are also deleted when the process is asked to end.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -66,11 +68,11 @@ def serve(path: Path, *, port: int) -> None:
         except OSError as error:
             raise UserError(f"cannot serve the page on port {port} ({error}); pass another --port") from error
         print(f"http://{HOST}:{port}", flush=True)
-        runtime.note("Open this address in a browser. Ctrl-C stops the page.")
+        console.note("Open this address in a browser. Ctrl-C stops the page.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            runtime.note("Stopped.")
+            console.note("Stopped.")
         finally:
             page.close(verbose=False)
 
@@ -79,10 +81,10 @@ class Answer:
     """A model that classifies one image at a time; compiled when it is created."""
 
     def __init__(self, model: "keras.Model", names: list[str]) -> None:
-        from ctkeras import explain
+        from ctkeras.evaluation import gradcam
 
         self.names, self.size = names, int(model.input.shape[1])
-        self.explain = explain.explainer(model)
+        self.explain = gradcam.explainer(model)
         self.explain(np.zeros((1, self.size, self.size, 3), np.float32), np.array([-1]))
 
     def __call__(self, content: bytes, *, name: str) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
@@ -98,16 +100,16 @@ class Answer:
         Raises:
             UserError: it is not an image, is damaged or is too large.
         """
-        from ctkeras import overlay
+        from ctkeras.evaluation import heatmap
 
         if len(content) > MAX_BYTES:
             raise UserError(f"{name} has {len(content) / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are allowed")
         gray = images.decode_gray(content, name=name)
         pixels = images.as_rgb(images.resize(gray, self.size))[None].astype(np.float32)
         heat, probabilities = self.explain(pixels, np.array([-1]))
-        shown = overlay.fitted(gray)
+        shown = heatmap.fitted(gray)
         by_name = {name: float(value) for name, value in zip(self.names, probabilities[0], strict=True)}
-        return by_name, images.as_rgb(shown), overlay.overlay(shown, heat[0])
+        return by_name, images.as_rgb(shown), heatmap.overlay(shown, heat[0])
 
 
 def build(gradio: ModuleType, answer: Answer, *, use: str) -> Any:

@@ -1,13 +1,14 @@
 """Each hyperparameter, declared once: name, type, default, range and help. The CLI, W&B and YAML files read them here."""
 
 import dataclasses
-import difflib
 import math
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
+from ctkeras.errors import UserError, did_you_mean
+
+PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 # What a run logs to W&B and to history.csv, one row per epoch.
 EPOCH_METRICS = (
     "epoch",
@@ -19,7 +20,6 @@ EPOCH_METRICS = (
     "epoch_seconds",
     "memory_bytes",
 )
-
 MODEL_NAMES = (
     "resnet18",
     "resnet34",
@@ -29,14 +29,8 @@ MODEL_NAMES = (
     "mobilenet_v2",
     "mobilenet_v3_large",
 )
-
-
 # Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
 CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
-
-
-class UserError(ValueError):
-    """A mistake that the user can correct: the CLI prints the message on one line and exits with 2."""
 
 
 def _param(
@@ -182,12 +176,6 @@ def parse_value(name: str, value: Any) -> Any:
     return converted
 
 
-def did_you_mean(word: Any, known: Collection[str]) -> str:
-    """The end of an error message, '; did you mean …?'; '' if no known word is similar."""
-    similar = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean {similar[0]}?" if similar else ""
-
-
 def _converted(value: Any, kind: Any) -> Any:
     """The value as `kind`, or None if it cannot be converted."""
     if kind is str:
@@ -237,77 +225,6 @@ def describe(name: str) -> str:
     bounds.append(name)
     bounds += [f"{sign} {meta[key]:.10g}" for key, sign in (("high", "<="), ("below", "<")) if meta[key] is not None]
     return f"{word}, {' '.join(bounds)}" if len(bounds) > 1 else word
-
-
-@dataclasses.dataclass(frozen=True)
-class Yaml:
-    """The content of a YAML file, and the line (from 1) of each key by its path."""
-
-    content: Any
-    lines: dict[tuple[str, ...], int]
-    repeated: tuple[tuple[str, ...], ...]  # keys that occur twice; YAML silently uses the last
-
-
-def read_yaml(path: str | Path) -> Yaml:
-    """Reads a YAML file.
-
-    Raises:
-        UserError: the file cannot be read or is not YAML.
-    """
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # an impossible date raises ValueError
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    lines: dict[tuple[str, ...], int] = {}
-    repeated: list[tuple[str, ...]] = []
-    _locate(root, (), lines, repeated, set())
-    return Yaml(content, lines, tuple(repeated))
-
-
-def _locate(node: Any, path: tuple[str, ...], lines: dict, repeated: list, seen: set[int]) -> None:
-    """Records the line of every key below a YAML node. An alias may contain itself, so each node is visited once."""
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if node.id == "mapping":
-        for key, value in node.value:
-            place = (*path, str(key.value))
-            if place in lines:
-                repeated.append(place)
-            lines[place] = key.start_mark.line + 1
-            _locate(value, place, lines, repeated, seen)
-    elif node.id == "sequence":
-        for number, item in enumerate(node.value):
-            _locate(item, (*path, str(number)), lines, repeated, seen)
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads hyperparameters from a YAML file, for --config.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML or does not hold a mapping; or, with its line, a name is unknown or
-            occurs twice, or a value is out of range.
-    """
-    read = read_yaml(path)
-    values = {} if read.content is None else read.content
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path} must hold a mapping of hyperparameters, such as 'lr: 0.001'")
-    for name, *below in read.repeated:
-        if not below:
-            raise UserError(f"{path}, line {read.lines[name,]}: {name} occurs twice; remove one of the two")
-    for name, value in values.items():
-        try:
-            check_name(name)
-            parse_value(name, value)
-        except UserError as error:
-            line = read.lines.get((name,))  # None if it was merged in by <<
-            raise UserError(f"{path}, {f'line {line}: ' if line else ''}{error}") from error
-    return values
 
 
 def without_effect(config: RunConfig, given: Collection[str], *, searched: Collection[str] = ()) -> list[str]:

@@ -15,9 +15,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from ctkeras import runtime  # noqa: E402
+from ctkeras.runtime import process  # noqa: E402
 
-runtime.configure()
+process.configure()
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctkeras import app, export, phantom
-from ctkeras.config import UserError
+from ctkeras import app
+from ctkeras.data import phantom
+from ctkeras.errors import UserError
+from ctkeras.models import export, predict
 
 NAMES = ["adenocarcinoma", "large_cell", "normal", "squamous_cell"]
 USE = "Research <b>only</b>. [Not](http://x) for diagnosis."
@@ -43,7 +45,7 @@ def run_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answer(run_folder):
-    return app.Answer(*export.open_model(run_folder))
+    return app.Answer(*predict.open_model(run_folder))
 
 
 def png(mode="L", size=(128, 128)):
@@ -54,8 +56,8 @@ def png(mode="L", size=(128, 128)):
 
 def test_it_answers_what_prediction_answers(answer, run_folder, tmp_path):
     (tmp_path / "slice.png").write_bytes(png(size=(100, 60)))
-    model, names = export.open_model(run_folder)
-    ((_, expected, _),) = export.predict(model, [tmp_path / "slice.png"])
+    model, names = predict.open_model(run_folder)
+    ((_, expected, _),) = predict.predict(model, [tmp_path / "slice.png"])
     chances, image, heat = answer(png(size=(100, 60)), name="slice.png")
     assert list(chances) == names == NAMES
     assert list(chances.values()) == pytest.approx(expected.tolist(), abs=1e-5)
@@ -99,7 +101,7 @@ def command(*words, code="", **env):
 
 
 def test_without_the_extra_there_is_one_line_and_exit_code_2(run_folder):
-    code = f"import sys; sys.modules['gradio'] = None; from ctkeras.cli import main; main(['app', {str(run_folder)!r}])"
+    code = f"import sys; sys.modules['gradio'] = None; from ctkeras.cli.main import main; main(['app', {str(run_folder)!r}])"
     done = command(code=code)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Error: the page needs Gradio: python -m pip install 'ctkeras[app]'\n"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from ctkeras import config
-from ctkeras.config import FIELDS, RunConfig, UserError, load_yaml, parse_value, reference_table
+from ctkeras.cli.options import load_yaml
+from ctkeras.config import FIELDS, RunConfig, parse_value, reference_table
+from ctkeras.errors import UserError
 
 NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
 WHOLE = [name for name in NUMBERS if FIELDS[name].type is int]

@@ -3,13 +3,16 @@
 import jax
 import pytest
 
-from ctkeras import __version__, health, onednn, runtime, tracking
+from ctkeras import __version__, doctor
+from ctkeras.cpu import onednn
+from ctkeras.runtime import files, versions, xla
+from ctkeras.tracking import run
 
 
 @pytest.fixture
 def lines(monkeypatch, image_folder):
     monkeypatch.setenv("CTKERAS_DATA", str(image_folder))
-    return dict(health.report())
+    return dict(doctor.report())
 
 
 def test_every_part_has_a_line(lines, image_folder):
@@ -17,7 +20,7 @@ def test_every_part_has_a_line(lines, image_folder):
     assert lines["jax"] == jax.__version__
     assert lines["keras backend"] == "jax"
     assert "(cpu)" in lines["jax devices"] or "(gpu)" in lines["jax devices"]
-    assert lines["cache jax"].endswith(f"MB in {runtime.cache_dir('jax')}")
+    assert lines["cache jax"].endswith(f"MB in {files.cache_dir('jax')}")
     assert lines["data"] == f"{image_folder}: 32 images, folder, left, right"
     assert lines["tensorflow sees GPU"].startswith("no")
     assert lines["W&B"].startswith("WANDB_MODE=disabled; https://api.wandb.ai")
@@ -27,7 +30,7 @@ def test_the_size_of_a_cache_is_in_megabytes(monkeypatch, tmp_path):
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
     (tmp_path / "features").mkdir()
     (tmp_path / "features/a").write_bytes(bytes(3 * 2**20))
-    lines = dict(health.report())
+    lines = dict(doctor.report())
     assert lines["cache features"] == f"3 MB in {tmp_path / 'features'}"
     assert lines["cache looks"].startswith("0 MB")
 
@@ -45,21 +48,21 @@ def test_the_size_of_a_cache_is_in_megabytes(monkeypatch, tmp_path):
 def test_what_computes_convolutions_is_named(monkeypatch, backend, available, wanted, jaxlib, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(onednn, "available", lambda: available)
-    monkeypatch.setattr(runtime, "kernels_wanted", lambda: wanted)
-    monkeypatch.setattr(runtime, "version", lambda package: runtime.VERIFIED_JAXLIB[0] if jaxlib else "0.0.1")
-    assert expected in health._convolutions()
+    monkeypatch.setattr(xla, "kernels_wanted", lambda: wanted)
+    monkeypatch.setattr(versions, "version", lambda package: xla.VERIFIED_JAXLIB[0] if jaxlib else "0.0.1")
+    assert expected in doctor._convolutions()
 
 
 def test_data_that_is_missing_is_named(monkeypatch):
     monkeypatch.delenv("CTKERAS_DATA", raising=False)
-    assert health._data() == "CTKERAS_DATA is not set"
+    assert doctor._data() == "CTKERAS_DATA is not set"
     monkeypatch.setenv("CTKERAS_DATA", "nowhere")
-    assert health._data().startswith("CTKERAS_DATA: nowhere")
+    assert doctor._data().startswith("CTKERAS_DATA: nowhere")
 
 
 def test_how_a_run_would_be_tracked(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "https://w.example")
     for credentials, start in ((True, "logged in; https://w.example"), (False, "no credentials: runs are recorded")):
-        monkeypatch.setattr(tracking, "has_credentials", lambda known=credentials: known)
-        assert health._wandb().startswith(start)
+        monkeypatch.setattr(run, "has_credentials", lambda known=credentials: known)
+        assert doctor._wandb().startswith(start)

@@ -15,7 +15,8 @@ import tomllib
 import click
 import pytest
 
-from ctkeras import config, phantom
+from ctkeras import config
+from ctkeras.data import phantom
 
 ROOT = next(folder for folder in pathlib.Path(__file__).parents if (folder / "pyproject.toml").exists())
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,7 +59,7 @@ def verb_of(words):
     Raises:
         click.UsageError: no such verb.
     """
-    from ctkeras.cli import cli
+    from ctkeras.cli.main import cli
 
     command, words = cli, list(words)
     while isinstance(command, click.Group):
@@ -114,7 +115,7 @@ def sessions():
 
 
 def test_every_verb_is_on_a_page():
-    from ctkeras.cli import cli
+    from ctkeras.cli.main import cli
 
     shown = {line.removeprefix("python -m ctkeras ") for name in NAMES for line in commands(name)}
     for verb in verbs(cli):

@@ -33,15 +33,16 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 
     Training, evaluation and reports then start without decoding any image.
     """
-    from ctkeras import audit, auditsummary, decoded, sources
+    from ctkeras.audit import audit, summary
+    from ctkeras.data import decoded, layout, sources
 
     start = time.perf_counter()
     source = sources.open_source(_data_set(spec))
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
-        for split in sources.SPLITS:
+        for split in layout.SPLITS:
             decoded.load_split(source, split, size)
-    for line in auditsummary.lines(auditsummary.summary(audit.load(source))):
+    for line in summary.lines(summary.summary(audit.load(source))):
         click.echo(line)
     click.echo(f"Cached in {time.perf_counter() - start:.1f} s, fingerprint {source.fingerprint[:16]}:")
     for size in sizes:
@@ -59,17 +60,21 @@ def check(spec: str | None, as_json: bool, html: str | None) -> int:
 
     Also shows how well the files reveal their class without their pixels. Exits with 1 if an image appears in two splits.
     """
-    from ctkeras import audit, auditpage, auditsummary, sources
+    from ctkeras.audit import audit
+    from ctkeras.audit.summary import lines
+    from ctkeras.audit.summary import summary as summary_summary
+    from ctkeras.data import sources
+    from ctkeras.report import audit_page
 
     source = sources.open_source(_data_set(spec))
     audited = audit.check(source)
-    summary: dict[str, Any] = auditsummary.summary(audited)
+    summary: dict[str, Any] = summary_summary(audited)
     path = Path(html) if html else audit.folder(source) / "check.html"
-    auditpage.write(source, audited, summary, path)
+    audit_page.write(source, audited, summary, path)
     if as_json:
         click.echo(json.dumps({**summary, "page": str(path)}))
     else:
-        for line in auditsummary.lines(summary):
+        for line in lines(summary):
             click.echo(line)
         click.echo(f"Pairs side by side: {path}")
     return 1 if summary["leaks"] else 0
@@ -82,6 +87,6 @@ def _data_set(spec: str | None) -> str:
 
 def _echo_entry(content: str, folder: Path) -> None:
     """Prints one entry of the cache: what it holds, its size and its folder."""
-    from ctkeras import runtime
+    from ctkeras.runtime import files
 
-    click.echo(f"  {content:<27} {runtime.folder_bytes(folder) / 1e6:>7,.1f} MB  {folder}")
+    click.echo(f"  {content:<27} {files.folder_bytes(folder) / 1e6:>7,.1f} MB  {folder}")

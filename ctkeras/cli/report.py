@@ -14,15 +14,16 @@ SWEEP = re.compile(r"[^/\\.~][^/\\]*/[^/\\]+/[^/\\]+")  # ENTITY/PROJECT/SWEEP_I
 @click.option("--data", default="", help="the data set, if it is no longer where the runs found it")
 def report(place: str, out: Path | None, data: str) -> None:
     """Write one HTML page about a run, a folder of runs, a study or a W&B sweep; the last line printed is its path."""
-    from ctkeras import report, tracking
-    from ctkeras.config import UserError
+    from ctkeras.errors import UserError
+    from ctkeras.report.report import write_report, write_sweep_report
+    from ctkeras.tracking import run
 
     if Path(place).exists() or not SWEEP.fullmatch(place):
-        click.echo(str(report.write_report(Path(place), out, data=data)))
+        click.echo(str(write_report(Path(place), out, data=data)))
         return
-    if lacking := tracking.lacking():
+    if lacking := run.lacking():
         raise UserError(f"{place} is not a folder, and to read it as a W&B sweep, ctkeras needs {lacking}")
-    click.echo(str(report.write_sweep_report(place, out, data=data)))
+    click.echo(str(write_sweep_report(place, out, data=data)))
 
 
 @click.command()
@@ -30,6 +31,6 @@ def report(place: str, out: Path | None, data: str) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0 picks a free port")
 def app(model: Path, port: int) -> None:
     """Open a page on this machine to try a model on your images. Not for diagnosis."""
-    from ctkeras import app
+    from ctkeras.app import serve
 
-    app.serve(model, port=port)
+    serve(model, port=port)

@@ -20,9 +20,9 @@ DATA_HELP = "the data set, if it is no longer where the run found it"
 @click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
 def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
     """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
-    from ctkeras import scoring
+    from ctkeras.evaluation.evaluate import evaluate_run
 
-    metrics = scoring.evaluate_run(run_folder, split, data=spec, again=again)
+    metrics = evaluate_run(run_folder, split, data=spec, again=again)
     before = {"valid": "not in train", "test": "not in train or valid"}.get(split, "")
     ways = {"": "all images", "clean_": before, "distinct_": "each image once"}
     ways = {prefix: title for prefix, title in ways.items() if f"{prefix}n" in metrics}
@@ -54,8 +54,8 @@ def _with_bounds(metrics: dict[str, Any], name: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: bool) -> None:
     """Test whether two runs' accuracies differ by more than noise, from their predictions.csv."""
-    from ctkeras import comparison
-    from ctkeras.report.verdict import LEVEL
+    from ctkeras.evaluation import comparison
+    from ctkeras.evaluation.comparison import LEVEL
 
     numbers = comparison.compare(run_a, run_b, split, data=spec)
     if as_json:
@@ -82,13 +82,14 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
 def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int) -> int:
     """Classify image files and folders with an exported model. Not for diagnosis."""
-    from ctkeras import export
+    from ctkeras.models.predict import image_files, open_named
+    from ctkeras.models.predict import predict as predict_predict
 
-    files = export.image_files(paths)
-    opened, names = export.open_named(model)
+    files = image_files(paths)
+    opened, names = open_named(model)
     failed = 0
     width = max(len(str(file)) for file in files)
-    for file, chances, reason in export.predict(opened, files, batch_size=batch_size):
+    for file, chances, reason in predict_predict(opened, files, batch_size=batch_size):
         if chances is None:
             failed += 1
             click.echo(f"Skipped: {reason}", err=True)
@@ -116,16 +117,18 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
     """Show which parts of an image a model's answer rests on (Grad-CAM). Not for diagnosis."""
-    from ctkeras import explain as gradcam
-    from ctkeras import export
-    from ctkeras.config import UserError, did_you_mean
-    from ctkeras.runs import folder as runfolder
+    from ctkeras.errors import UserError, did_you_mean
+    from ctkeras.evaluation import gradcam
+    from ctkeras.models import predict
+    from ctkeras.runs import folder
 
-    files = export.image_files(paths)
-    runfolder.require_folder(out, "--out")
-    opened, names = export.open_named(model)
+    files = predict.image_files(paths)
+    folder.require_folder(out, "--out")
+    opened, names = predict.open_named(model)
     if wanted is not None and wanted not in names:
-        raise UserError(f"the model has no class {wanted}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}")
+        raise UserError(
+            f"the model has no class {wanted}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
+        )
     label = None if wanted is None else names.index(wanted)
     failed = 0
     pictures = gradcam.picture_paths(files, out)

@@ -8,9 +8,16 @@ from typing import Any
 
 import click
 
-from ctkeras.cli.sweep import address_of, engine_options, load_sound, require_login
-from ctkeras.cli.train import config_options, read_config, tell_idle
-from ctkeras.config import UserError
+from ctkeras.cli.options import (
+    address_of,
+    config_options,
+    engine_options,
+    load_sound,
+    read_config,
+    require_login,
+    tell_idle,
+)
+from ctkeras.errors import UserError
 
 
 @click.command()
@@ -51,18 +58,22 @@ def study(
     Run the same command again to resume. Hyperparameters given as options are the same in all trials. The last line of the
     output is the report's path.
     """
-    from ctkeras import phases, report, runtime, sweepfile
-    from ctkeras import study as studies
-    from ctkeras.storage import masked
-    from ctkeras.workers import Pool
+    from ctkeras.report import report
+    from ctkeras.runtime import console
+    from ctkeras.search.pool import Pool
+    from ctkeras.search.storage import masked
+    from ctkeras.study import engines
+    from ctkeras.study.study import plan, verdict
+    from ctkeras.study.study import run as study_run
+    from ctkeras.sweep import phases
 
     if engine == "wandb":
         require_login()
     options = read_config(config_file, flags)
-    content = sweepfile.PHASE1
+    content = phases.PHASE1
     if file is not None:
         content = load_sound(file, engine="local", count=next(iter(_numbers(trials)), None))
-    planned = studies.plan(
+    planned = plan(
         content,
         options,
         models=[name for name in models.split(",") if name],
@@ -75,22 +86,22 @@ def study(
     )
     tell_idle(options, planned.content)
     pool = Pool(workers, patience=patience)
-    run: phases.Engine
+    run: engines.Engine
     if engine == "wandb":
-        run = functools.partial(phases.wandb, project=str(options.get("project") or ""), entity=entity)
+        run = functools.partial(engines.wandb, project=str(options.get("project") or ""), entity=entity)
     else:
         url = address_of(storage, str(planned.output_dir))
-        run = functools.partial(phases.local, url=url, pool=pool)
+        run = functools.partial(engines.local, url=url, pool=pool)
     try:
-        outcome = studies.run(planned, run)
+        outcome = study_run(planned, run)
     finally:
         pool.end()
     if outcome is None:
         click.echo("Stopped; run the same command to resume.", err=True)
         return 130
-    for line in studies.verdict(outcome):
+    for line in verdict(outcome):
         click.echo(line)
-    with runtime.waiting("Writing the report"):
+    with console.waiting("Writing the report"):
         path = report.write_report(outcome.folder, data=str(options.get("data") or ""))
     click.echo(str(path))
     return 0
@@ -110,6 +121,6 @@ def _numbers(text: str) -> list[int]:
 
 def _command() -> str:
     """The command to reproduce this study, without a password."""
-    from ctkeras.storage import masked
+    from ctkeras.search.storage import masked
 
     return masked(shlex.join(["python", "-m", "ctkeras", *sys.argv[1:]]))

@@ -2,14 +2,21 @@
 
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ctkeras.cli.train import config_options, read_config, tell_idle
-from ctkeras.config import UserError
+from ctkeras.cli.options import (
+    address_of,
+    config_options,
+    engine_options,
+    load_sound,
+    read_config,
+    require_login,
+    tell_idle,
+)
+from ctkeras.errors import UserError
 
 WATCH_SECONDS = 3.0  # between refreshes
 
@@ -33,47 +40,28 @@ def check(file: Path, engine: str) -> int:
 
     By default a file is sound only if every engine accepts it: `sweep run FILE` and `sweep create FILE` then both do.
     """
-    from ctkeras import sweepcheck, sweepfile
+    from ctkeras.sweep.check import ENGINES
+    from ctkeras.sweep.check import check as check_check
+    from ctkeras.sweep.file import load
 
-    findings = sweepcheck.check(sweepfile.load(file), engine=None if engine == "any" else engine)
+    findings = check_check(load(file), engine=None if engine == "any" else engine)
     for finding in findings:
         click.echo(f"{file}, {finding}", err=True)
     refusing = {finding.engine for finding in findings if finding.error}
     if not refusing:
-        click.echo(f"{file} is sound{'' if engine == 'any' else f' for {sweepcheck.ENGINES[engine]}'}.")
+        click.echo(f"{file} is sound{'' if engine == 'any' else f' for {ENGINES[engine]}'}.")
         return 0
     if "" not in refusing and engine == "any":
-        accepting = " and ".join(words for name, words in sweepcheck.ENGINES.items() if name not in refusing)
+        accepting = " and ".join(words for name, words in ENGINES.items() if name not in refusing)
         click.echo(f"{file} is refused by {_engines(refusing)}, and sound for {accepting or 'no engine'}.", err=True)
     return 2
 
 
 def _engines(names: set[str]) -> str:
     """Engines in words."""
-    from ctkeras import sweepcheck
+    from ctkeras.sweep import check
 
-    return " and ".join(sweepcheck.ENGINES[name] for name in sorted(names))
-
-
-def load_sound(file: Path, *, engine: str | None, count: int | None = None) -> dict[str, Any]:
-    """A sweep file's content; its warnings are printed.
-
-    Args:
-        file: the sweep file.
-        engine: see sweepcheck.check.
-        count: of trials, at most; a sweep without run_cap gets it as one.
-
-    Raises:
-        UserError: it cannot be read, or an engine refuses it.
-    """
-    from ctkeras import sweepcheck, sweepfile
-
-    loaded = sweepfile.load(file)
-    if count is not None:
-        loaded = sweepfile.capped(loaded, count)
-    for finding in sweepcheck.require_sound(loaded, engine=engine):
-        click.echo(f"{file}, {finding}", err=True)
-    return loaded.content
+    return " and ".join(check.ENGINES[name] for name in sorted(names))
 
 
 @sweep.command()
@@ -82,54 +70,11 @@ def load_sound(file: Path, *, engine: str | None, count: int | None = None) -> d
 @click.option("--entity", default="", help="W&B team or user (default: yours)")
 def create(file: Path, project: str, entity: str) -> None:
     """Check a sweep file and register it at W&B; the last line is ENTITY/PROJECT/SWEEP_ID."""
-    from ctkeras import tracking
+    from ctkeras.tracking import sweeps
 
     content = load_sound(file, engine="wandb")
     require_login()
-    click.echo(tracking.create_sweep(content, project=project, entity=entity))
-
-
-def engine_options(command: Callable) -> Callable:
-    """Adds the options of the local engine to a command."""
-    options = (
-        click.option(
-            "--workers", type=click.IntRange(1), default=1, show_default=True, help="worker processes on this machine"
-        ),
-        click.option(
-            "--storage",
-            default="",
-            envvar="CTKERAS_STORAGE",
-            help="FILE, or postgresql://USER@HOST/DB to share the trials between machines (default: study.db in output_dir)",
-        ),
-        click.option(
-            "--search_seed", type=click.IntRange(0), default=0, show_default=True, help="seed of the search itself"
-        ),
-        click.option(
-            "--patience",
-            type=click.FloatRange(1),
-            default=300,
-            show_default=True,
-            help="seconds after which a worker is replaced that neither reports nor computes",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def address_of(storage: str, output_dir: str) -> Any:
-    """The storage's address; the folder of a file exists or can be created.
-
-    Raises:
-        UserError: it is neither a file nor an address, or the file's folder cannot be created.
-    """
-    from ctkeras.runs import folder as runfolder
-    from ctkeras.storage import address
-
-    url = address(storage, output_dir)
-    if storage and url.drivername == "sqlite":
-        runfolder.require_folder(Path(str(url.database)).parent, "--storage", announce=True)
-    return url
+    click.echo(sweeps.create_sweep(content, project=project, entity=entity))
 
 
 @sweep.command()
@@ -156,17 +101,17 @@ def run(
 
     Hyperparameters given as options are the same in all trials. The last line is the path of the best model.
     """
-    from ctkeras import search
-    from ctkeras.workers import Pool
+    from ctkeras.search import local, plan
+    from ctkeras.search.pool import Pool
 
     content = load_sound(file, engine="local", count=count)
     options = read_config(config_file, flags)
-    planned = search.plan(content, options, title=file.stem, seed=search_seed)
+    planned = plan.plan(content, options, title=file.stem, seed=search_seed)
     tell_idle(options, planned.content)
     url = address_of(storage, planned.places.get("output_dir", "runs"))
     pool = Pool(workers, patience=patience)
     try:
-        outcome = search.run(planned, url=url, pool=pool)
+        outcome = local.run(planned, url=url, pool=pool)
     finally:
         pool.end()
     return _print_outcome(outcome, planned)
@@ -174,7 +119,7 @@ def run(
 
 def _print_outcome(outcome: Any, planned: Any) -> int:
     """Prints how a search ended; the last line is the path of the best model. Returns the exit code."""
-    from ctkeras import status
+    from ctkeras.search import status
 
     if outcome.stopped_by:
         click.echo(f"Stopped by {outcome.stopped_by}; the same command resumes the search.", err=True)
@@ -202,8 +147,8 @@ def status_(storage: str, study: str, watch: bool) -> None:
     """Show the trials in a storage: a file such as runs/study.db, or an address."""
     import time
 
-    from ctkeras import status
-    from ctkeras.storage import address, open_storage
+    from ctkeras.search import status
+    from ctkeras.search.storage import address, open_storage
 
     opened = open_storage(address(storage, ""), create=False)
     try:
@@ -227,20 +172,21 @@ def status_(storage: str, study: str, watch: bool) -> None:
 @click.option("--data", default=None, help="the data set on this machine (default: $CTKERAS_DATA, or the sweep's)")
 def agent(path: str, count: int | None, data: str | None) -> None:
     """Run a W&B sweep's runs in one warm process, which imports and compiles once."""
-    from ctkeras import tracking, trial
+    from ctkeras.search.agent import stoppable
+    from ctkeras.tracking import sweeps
 
     require_login()
-    _require_runs(path, tracking.read_sweep(path)[0])
+    _require_runs(path, sweeps.read_sweep(path)[0])
     if data:
         os.environ["CTKERAS_DATA"] = data
-    tracking.agent(path, functools.partial(trial.stoppable, {}), count=count)
+    sweeps.agent(path, functools.partial(stoppable, {}), count=count)
 
 
 def _require_runs(path: str, content: dict[str, Any]) -> None:
     """Refuses a sweep at W&B whose runs would be refused; its other keys are W&B's, which has accepted them."""
-    from ctkeras import sweepcheck, sweepfile
+    from ctkeras.sweep import check, file
 
-    findings = sweepcheck.check(sweepfile.SweepFile(path, content, {}), engine="wandb")
+    findings = check.check(file.SweepFile(path, content, {}), engine="wandb")
     for finding in findings:
         if finding.error and finding.key.startswith("parameters"):
             raise UserError(f"the sweep {path}, {finding}; create it again from a sound file")
@@ -255,17 +201,19 @@ def _require_runs(path: str, content: dict[str, Any]) -> None:
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
     """Write the sweep file of the next phase from a sweep's results; its header has the reasons."""
-    from ctkeras import runtime, sweepfile, tracking
-    from ctkeras.runs import folder as runfolder
+    from ctkeras.runs import folder
+    from ctkeras.runtime import files
+    from ctkeras.sweep import file, phases
+    from ctkeras.tracking import sweeps
 
     require_login()
-    previous, results = tracking.read_sweep(path)
-    content, reasons = sweepfile.next_phase(previous, results, phase, wide=wide)
+    previous, results = sweeps.read_sweep(path)
+    content, reasons = phases.next_phase(previous, results, phase, wide=wide)
     target = out or Path(f"phase{phase}.yaml")
-    runfolder.require_folder(target.parent, "--out", announce=True)
+    folder.require_folder(target.parent, "--out", announce=True)
     header = [f"Phase {phase}, from the results of {path}:", *reasons, f"python -m ctkeras sweep create {target}"]
-    with runtime.atomic(target) as partial:
-        partial.write_text(sweepfile.dump(content, header), encoding="utf-8")
+    with files.atomic(target) as partial:
+        partial.write_text(file.dump(content, header), encoding="utf-8")
     for line in reasons:
         click.echo(line, err=True)
     click.echo(str(target))
@@ -277,31 +225,24 @@ def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="folder for the model (default: best-<run>)")
 def best(path: str, download: bool, out: Path | None) -> None:
     """Show a sweep's best run by val_acc, ties broken by val_loss."""
-    from ctkeras import sweepfile, tracking
+    from ctkeras.models import predict
     from ctkeras.runs.result import best_first
+    from ctkeras.runtime import process
+    from ctkeras.sweep import file
+    from ctkeras.tracking import sweeps
 
     require_login()
-    _, results = tracking.read_sweep(path)
+    _, results = sweeps.read_sweep(path)
     if not results:
         raise UserError(f"{path} has no finished run with a val_acc yet")
     top = best_first(results)[0]
     click.echo(
         f"run {top.name}  val_acc {top.val_acc:.4f}  val_loss {top.val_loss:.4f}  of {len(results)} finished runs"
     )
-    for name, value in sweepfile.plain(top.config).items():
+    for name, value in file.plain(top.config).items():
         click.echo(f"  {name}: {value}")
     if download:
-        from ctkeras import export, runtime
-
-        folder = tracking.download_model(path, top.name, out or Path(f"best-{top.name}"))
-        runtime.configure()
-        export.check_contract(folder)
+        folder = sweeps.download_model(path, top.name, out or Path(f"best-{top.name}"))
+        process.configure()
+        predict.check_contract(folder)
         click.echo(str(folder / "model.keras"))
-
-
-def require_login() -> None:
-    """Raises UserError where W&B's server cannot be used."""
-    from ctkeras import tracking
-
-    if lacking := tracking.lacking():
-        raise UserError(f"this needs {lacking}")

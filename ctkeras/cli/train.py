@@ -2,55 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ctkeras.config import FIELDS, RunConfig, UserError, check_name, describe, load_yaml, without_effect
+from ctkeras.cli.options import config_options, read_config, tell_idle
+from ctkeras.config import RunConfig, check_name
+from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
     from ctkeras.training.train import RunResult
-
-
-def config_options(command: Callable) -> Callable:
-    """Adds an option for each hyperparameter, under its name; RunConfig checks the values, not click."""
-    for name, field in reversed(FIELDS.items()):
-        shown = f"{str(field.default).lower() if field.type is bool else field.default}"
-        about = f"{field.metadata['help']} [{describe(name).removeprefix('one of ')}]"
-        about += f" (default {shown})" if shown else ""
-        command = click.option(f"--{name}", name, metavar="VALUE", default=None, help=about)(command)
-    return click.option(
-        "--config",
-        "config_file",
-        metavar="FILE.yaml",
-        help="file of hyperparameters; options on the command line override it",
-    )(command)
-
-
-def read_config(config_file: str | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The given hyperparameters; options override those of the file."""
-    values = load_yaml(config_file) if config_file else {}
-    return values | {name: value for name, value in flags.items() if value is not None}
-
-
-def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> None:
-    """Prints which of the given hyperparameters have no effect.
-
-    Args:
-        given: values by name.
-        sweep: the sweep that they are for, if any; the values that it searches are not known yet.
-    """
-    from ctkeras import sweepfile
-
-    searched = set(sweepfile.searched(sweep)) - set(given) if sweep else set()
-    try:
-        config = RunConfig.from_mapping({**(sweepfile.fixed(sweep) if sweep else {}), **given})
-    except UserError:  # some or all runs of the sweep are invalid; the search reports that
-        return
-    for line in without_effect(config, given, searched=searched):
-        click.echo(line, err=True)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -59,11 +21,13 @@ def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> Non
 @click.option("--resume", metavar="RUN_FOLDER", help="resume a stopped run after its last finished epoch")
 def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], **flags: Any) -> None:
     """Train one classifier and export its best epoch."""
-    from ctkeras import trial
+    from ctkeras.search import agent
+    from ctkeras.training import stopping
+    from ctkeras.training.train import train as train_train
 
     values = read_config(config_file, flags)
     _require_jax()
-    if trial.in_sweep():
+    if agent.in_sweep():
         _train_for_sweep(values)
         return
     _refuse(extra)
@@ -74,22 +38,20 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
         return
     config = RunConfig.from_mapping(values)
     tell_idle(values)
-    from ctkeras.training import stopping
-    from ctkeras.training.train import train as train_run
 
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(train_run(config, stop=stop, leave=_leave))
+        _print_result(train_train(config, stop=stop, leave=_leave))
 
 
 def _train_for_sweep(values: dict[str, Any]) -> None:
     """Trains one run of a W&B sweep. Other arguments come from the agent and are also in wandb.config."""
-    from ctkeras import trial
+    from ctkeras.search import agent
     from ctkeras.training import stopping
 
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        result = trial.run_trial(values, stop=stop, leave=_leave)
+        result = agent.run_trial(values, stop=stop, leave=_leave)
     if result is not None:
         _print_result(result)
 
@@ -106,21 +68,20 @@ def _refuse(extra: tuple[str, ...]) -> None:
 
 def _resume(folder: Path) -> None:
     """Resumes a run, or prints its result if it has finished."""
-    from ctkeras.runs import folder as runfolder
+    from ctkeras.runs.folder import FINISHED, read_config, read_metrics
     from ctkeras.training import stopping
-    from ctkeras.training.train import RunResult
-    from ctkeras.training.train import train as train_run
+    from ctkeras.training.train import RunResult, train
 
-    config = runfolder.read_config(folder)
+    config = read_config(folder)
     if (folder / "metrics.json").exists():
-        metrics = runfolder.read_metrics(folder)
-        if metrics.get("stopped_by") in runfolder.FINISHED:
+        metrics = read_metrics(folder)
+        if metrics.get("stopped_by") in FINISHED:
             click.echo(f"{folder} has finished ({metrics['stopped_by']}); there is nothing to resume.", err=True)
             _print_result(RunResult(folder, metrics))
             return
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(train_run(config, resume=folder, stop=stop, leave=_leave))
+        _print_result(train(config, resume=folder, stop=stop, leave=_leave))
 
 
 def _leave() -> None:

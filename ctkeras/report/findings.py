@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runtime
-from ctkeras.config import UserError
+from ctkeras.errors import UserError
+from ctkeras.evaluation.comparison import Comparison, Interval, accuracy_interval, against
+from ctkeras.report.noise import right_answers
 from ctkeras.report.results import Results, Run, best_by_architecture
-from ctkeras.report.verdict import Comparison, Interval, accuracy_interval, against, right_answers
-from ctkeras.runs import folder as runfolder
+from ctkeras.runs import folder
+from ctkeras.runtime import console
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: it holds arrays
@@ -75,9 +76,9 @@ def find(results: Results, *, data: str = "") -> Findings:
     test: dict[str, Any] = {}
     if chosen.folder is not None and (chosen.folder / "metrics_test.json").exists():
         try:
-            test = runfolder.read_json(chosen.folder / "metrics_test.json")
+            test = folder.read_json(chosen.folder / "metrics_test.json")
         except UserError as error:
-            runtime.note(f"Note: {error}; the report has no test numbers.")
+            console.note(f"Note: {error}; the report has no test numbers.")
     source, audited, why = _data(data or chosen.config["data"], str(chosen.metrics.get("data_fingerprint", "")))
     return Findings(_led_by(results, chosen), chosen, test, source, audited, why)
 
@@ -99,7 +100,8 @@ def _final(results: Results) -> Run | None:
 
 def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
     """The data set that runs were trained on and its audit, or why it cannot be read."""
-    from ctkeras import audit, sources
+    from ctkeras.audit import audit
+    from ctkeras.data import sources
 
     if not spec:
         return None, None, "the runs don't say where their images are; pass --data"

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras import runtime
-from ctkeras.config import FIELDS, UserError, parse_value
-from ctkeras.runs import folder as runfolder
+from ctkeras.config import FIELDS, PLACES, parse_value
+from ctkeras.errors import UserError
+from ctkeras.runs.folder import read_config_values, read_json, read_metrics
 from ctkeras.runs.history import by_epoch, read_history
-from ctkeras.sweepfile import PLACES
+from ctkeras.runtime import console
 
 _DEPTH = 3  # levels of folders that are searched for runs: study, phase, run
 _NUMBERS: tuple[str, ...] = ("val_acc", "val_loss", "train_acc", "train_loss", "best_epoch", "epochs", "params_total")
@@ -77,13 +77,13 @@ def read(folder: Path) -> Results:
         try:
             runs.append(run := read_run(place, name))
             if run.damage:
-                runtime.note(f"{name}: the report has no learning curves for it; {run.damage}")
+                console.note(f"{name}: the report has no learning curves for it; {run.damage}")
         except UserError as error:
             skipped.append((name, str(error)))
     study: dict[str, Any] = {}
     if (folder / "study.json").exists():
         try:
-            study = runfolder.read_json(folder / "study.json")
+            study = read_json(folder / "study.json")
         except UserError as error:
             skipped.append(("study.json", str(error)))
     if not runs:
@@ -127,10 +127,10 @@ def read_run(folder: Path, name: str) -> Run:
     Raises:
         UserError: what is missing or damaged.
     """
-    config = _config(runfolder.read_config_values(folder))
+    config = _config(read_config_values(folder))
     if not (folder / "metrics.json").exists():
         raise UserError("it has not finished: it has no metrics.json yet")
-    metrics = _metrics(runfolder.read_metrics(folder))
+    metrics = _metrics(read_metrics(folder))
     try:
         return Run(name, folder, config, metrics, read_history(folder))
     except UserError as error:  # the rest of the run can be shown without its curves

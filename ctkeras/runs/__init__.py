@@ -1,1 +1,1 @@
-"""The files of a run folder: each has one writer and one reader here. Imports nothing of ctkeras but config and runtime."""
+"""The run folder, through which all verbs speak: one reader and one writer per file. May import: runtime and config."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras.config import UserError
-from ctkeras.runtime import atomic
+from ctkeras.errors import UserError
+from ctkeras.runtime.files import atomic
 
 CHECKPOINT = "checkpoint.npz"
 

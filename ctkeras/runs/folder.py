@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ctkeras import __version__
-from ctkeras.config import RunConfig, UserError
-from ctkeras.runtime import atomic, note
+from ctkeras.config import RunConfig
+from ctkeras.errors import UserError
+from ctkeras.runtime.console import note
+from ctkeras.runtime.files import atomic
 
 FORMAT = 1  # of run folders, in config.json and metrics.json; 0 is that of folders from before it was written down
 FINISHED = ("max_epochs", "early_stopping", "hyperband")  # a run stopped by anything else can be resumed

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras.config import EPOCH_METRICS, UserError
+from ctkeras.config import EPOCH_METRICS
+from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_csv, write_csv
 
 

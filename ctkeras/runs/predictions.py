@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ctkeras.config import UserError
+from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_csv, write_csv
 
 

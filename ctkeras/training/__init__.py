@@ -1,1 +1,1 @@
-"""One run, from hyperparameters to run folder. Imports config, runtime, runs, data, models, tracking and metrics; no search."""
+"""Training: a config becomes a run folder. May import: evaluation, models, audit, tracking, data, cpu, runs and config."""

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras import __version__, evaluation, runtime, tracking
-from ctkeras.config import UserError
+from ctkeras import __version__
+from ctkeras.errors import UserError
+from ctkeras.evaluation.metrics import softmax
 from ctkeras.runs.checkpoint import drop_checkpoint
 from ctkeras.runs.folder import FINISHED, write_metrics
 from ctkeras.runs.predictions import prediction_rows, worst_errors, write_predictions
+from ctkeras.runtime import console, process, versions
+from ctkeras.tracking.run import Tracker
 from ctkeras.training.stopping import Stop
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "nu
 class Ending:
     """Ends a run once: from the training thread, or from the watcher's when a stop cannot wait for a step to end."""
 
-    def __init__(self, folder: Path, tracker: tracking.Tracker | None, stop: Stop) -> None:
+    def __init__(self, folder: Path, tracker: Tracker | None, stop: Stop) -> None:
         self.folder, self.tracker, self.stop = folder, tracker, stop
         self.run: Loop | None = None
         self.metrics: dict[str, Any] | None = None
@@ -93,9 +96,9 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float])
         **{f"seconds_{part}": seconds for part, seconds in spent.items()},
         "seconds_export": time.perf_counter() - begun,
         **run.data.cleaned,
-        "memory_bytes": runtime.memory_bytes(),
+        "memory_bytes": process.memory_bytes(),
         "data_fingerprint": run.data.fingerprint,
-        "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {runtime.version(p)}" for p in VERSIONED)]),
+        "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {versions.version(p)}" for p in VERSIONED)]),
     }
     write_metrics(folder, metrics)
     if stopped_by in FINISHED:
@@ -107,9 +110,9 @@ def _export(run: "Loop", folder: Path) -> None:
     """Writes the best epoch's model and its answers on validation."""
     from ctkeras.training.loop import export_best
 
-    with runtime.waiting(f"Exporting epoch {run.progress.best_epoch}, the best, and checking the file"):
+    with console.waiting(f"Exporting epoch {run.progress.best_epoch}, the best, and checking the file"):
         export_best(run, folder)
-    valid, probabilities = run.data.valid, evaluation.softmax(run.best_logits)
+    valid, probabilities = run.data.valid, softmax(run.best_logits)
     rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split="valid")
     write_predictions(folder, rows, split="valid")
 
@@ -133,12 +136,12 @@ def _numbers(run: "Loop", stopped_by: str) -> dict[str, Any]:
 def _counts(run: "Loop") -> dict[str, int]:
     """What this process has compiled for the run: train programs, and hits and misses of JAX's cache."""
     names = ("train_programs_compiled", "cache_hits", "cache_misses")
-    return {name: runtime.compile_counts[name] - run.compiled.get(name, 0) for name in names}
+    return {name: process.compile_counts[name] - run.compiled.get(name, 0) for name in names}
 
 
-def _show(run: "Loop", tracker: tracking.Tracker, folder: Path) -> None:
+def _show(run: "Loop", tracker: Tracker, folder: Path) -> None:
     """Gives W&B the views it cannot make of numbers: the model, and tables and worst errors on validation."""
-    valid, probabilities = run.data.valid, evaluation.softmax(run.best_logits)
+    valid, probabilities = run.data.valid, softmax(run.best_logits)
     worst = [np.array(valid.images[i]) for i in worst_errors(valid.labels, probabilities)[:WORST_SHOWN]]
     tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst)
     if run.config.log_model:

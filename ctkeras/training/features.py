@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctkeras import pipeline, runtime
-from ctkeras.decoded import Split
-from ctkeras.pipeline import Batch, Recipe
+from ctkeras.data import batches
+from ctkeras.data.batches import Batch, Recipe
+from ctkeras.data.decoded import Split
+from ctkeras.runtime import console, files
+from ctkeras.runtime.versions import version
 from ctkeras.training.programs import Programs
 
 CACHE_BYTES = 10 * 2**30  # a view of 1,000 images takes 5 MB at 1,280 features
@@ -40,8 +42,8 @@ def load(
         V memory-mapped arrays, float32 [N, D], or [N, h, w, D] before a stage.
     """
     pixels = hashlib.sha256(np.ascontiguousarray(split.images).data).hexdigest()
-    versions = [runtime.version(package) for package in ("keras", "jaxlib", "keras-cv")]
-    folder = runtime.cache_dir("features")
+    versions = [version(package) for package in ("keras", "jaxlib", "keras-cv")]
+    folder = files.cache_dir("features")
     loaded = []
     for view in range(views):
         seen = augmentation if view else 0.0
@@ -49,12 +51,12 @@ def load(
         path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
         if not path.exists():
             text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"
-            with runtime.waiting(text), runtime.lock(path.with_suffix(".lock")):
+            with console.waiting(text), files.lock(path.with_suffix(".lock")):
                 if not path.exists():
                     features = _compute(programs, split, view=view, augmentation=seen)
-                    with runtime.atomic(path) as partial, open(partial, "wb") as file:
+                    with files.atomic(path) as partial, open(partial, "wb") as file:
                         np.save(file, features)
-            runtime.bound(folder, CACHE_BYTES, keep=path)
+            files.bound(folder, CACHE_BYTES, keep=path)
         loaded.append(np.load(path, mmap_mode="r"))
         os.utime(path)  # the cache deletes first what was used longest ago
     return loaded
@@ -66,10 +68,10 @@ def _compute(programs: Programs, split: Split, *, view: int, augmentation: float
     if view and augmentation:  # each place has draws of its own
         first = which = np.arange(len(split.files))
     alone = dataclasses.replace(split, images=split.images[first], files=tuple(split.files[i] for i in first))
-    bar = runtime.Bar("features", -(-len(first) // BATCH))
+    bar = console.Bar("features", -(-len(first) // BATCH))
     outputs: list[np.ndarray] = []
     pending = None
-    for batch in pipeline.view_batches(alone, view=view, augmentation=augmentation, batch_size=BATCH):
+    for batch in batches.view_batches(alone, view=view, augmentation=augmentation, batch_size=BATCH):
         begun = programs.prefix_step(batch.astype(np.float32))
         if pending is not None:
             outputs.append(np.asarray(pending))
@@ -100,9 +102,9 @@ def train_batches(
     """
     classes = len(split.class_names)
     rng = np.random.default_rng([recipe.seed, epoch, 3])
-    weights = pipeline.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
+    weights = batches.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
     one_hot = np.eye(classes, dtype=np.float32)
-    for indices in pipeline.epoch_order(split.labels, recipe, epoch):
+    for indices in batches.epoch_order(split.labels, recipe, epoch):
         inputs = _gather(features, rng.integers(len(features), size=len(indices)), indices)
         labels = one_hot[split.labels[indices]]
         if recipe.mixup_alpha:
@@ -142,4 +144,4 @@ def eval_batches(features: Sequence[np.ndarray], split: Split, batch_size: int) 
     ones = np.ones(len(one_hot), np.float32)
     for start in range(0, len(one_hot), batch_size):
         parts = (array[start : start + batch_size] for array in (features[0], one_hot, ones))
-        yield Batch(*(pipeline.padded(part, batch_size) for part in parts))
+        yield Batch(*(batches.padded(part, batch_size) for part in parts))

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras import audit, decoded, pipeline, runtime, sources
+from ctkeras.audit import audit
 from ctkeras.config import RunConfig
+from ctkeras.data import decoded, sources
+from ctkeras.data.batches import Batch, Recipe, eval_batches, train_batches
+from ctkeras.runtime import console
 
 if TYPE_CHECKING:
     from ctkeras.training.programs import Programs
@@ -36,7 +39,7 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
     train, valid = (decoded.load_split(source, split, config.image_size) for split in ("train", "valid"))
     train, cleaned = audit.clean(train, source, leaks=config.leaks)
     if left_out := cleaned.train_images_dropped + cleaned.conflicts_dropped:
-        runtime.note(
+        console.note(
             f"Training on {cleaned.train_images} images: {left_out} are left out because they also appear in valid or "
             "test, or have two labels (ctkeras data check lists them; --leaks keep trains on them)."
         )
@@ -47,8 +50,8 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
 class Feed:
     """The batches of one phase of training."""
 
-    train: Callable[[int], Iterator[pipeline.Batch]]  # of an epoch, from 0
-    valid: Callable[[], Iterator[pipeline.Batch]]
+    train: Callable[[int], Iterator[Batch]]  # of an epoch, from 0
+    valid: Callable[[], Iterator[Batch]]
 
 
 def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str) -> Feed:
@@ -63,8 +66,8 @@ def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str
     if not programs.parts.on_features:
         size = data.valid.images.size * 4 * 3  # bytes as float32 in three channels
         return Feed(
-            lambda epoch: pipeline.train_batches(data.train, _recipe(config), epoch),
-            _resident(programs, lambda: pipeline.eval_batches(data.valid, config.batch_size), size),
+            lambda epoch: train_batches(data.train, _recipe(config), epoch),
+            _resident(programs, lambda: eval_batches(data.valid, config.batch_size), size),
         )
     return _feature_feed(programs, config, data, weights=weights)
 
@@ -88,23 +91,19 @@ def _feature_feed(programs: "Programs", config: RunConfig, data: Data, *, weight
     )
 
 
-def _recipe(config: RunConfig) -> pipeline.Recipe:
-    return pipeline.Recipe(
-        config.batch_size, config.seed, config.class_weighting, config.mixup_alpha, config.augmentation
-    )
+def _recipe(config: RunConfig) -> Recipe:
+    return Recipe(config.batch_size, config.seed, config.class_weighting, config.mixup_alpha, config.augmentation)
 
 
-def _resident(
-    programs: "Programs", make: Callable[[], Iterator[pipeline.Batch]], size: int
-) -> Callable[[], Iterator[pipeline.Batch]]:
+def _resident(programs: "Programs", make: Callable[[], Iterator[Batch]], size: int) -> Callable[[], Iterator[Batch]]:
     """Validation's batches, the same in every epoch: on an accelerator they stay there when they are small."""
     import jax
 
     if jax.default_backend() == "cpu" or size > RESIDENT_BYTES:
         return make
-    placed: list[pipeline.Batch] = []
+    placed: list[Batch] = []
 
-    def batches() -> Iterator[pipeline.Batch]:
+    def batches() -> Iterator[Batch]:
         if not placed:
             placed.extend(programs.place_batch(batch) for batch in make())
         return iter(placed)

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ctkeras import evaluation, export, kernels, model, pipeline, runtime
 from ctkeras.config import RunConfig
+from ctkeras.cpu import layers
+from ctkeras.data import batches
+from ctkeras.evaluation import metrics
+from ctkeras.models import classifier, export
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
+from ctkeras.runtime import console, process
 from ctkeras.training.inputs import Data, Feed, feed_of
 from ctkeras.training.programs import Programs, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau, learning_rate
@@ -47,7 +51,7 @@ class Loop:
 
     config: RunConfig
     data: Data
-    built: model.Classifier
+    built: classifier.Classifier
     progress: Progress
     programs: Programs
     state: State
@@ -92,7 +96,7 @@ def run_epochs(
             progress.seconds = ending.seconds()
             save(run, ending.folder)
         log(row)
-        runtime.note(_line(row, config.max_epochs, better))
+        console.note(_line(row, config.max_epochs, better))
         if after_epoch is not None:
             after_epoch(row)
         if better and not proved:
@@ -115,14 +119,14 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
     """
     config, programs, epoch = run.config, run.programs, run.progress.epoch
     begun, compiled = time.perf_counter(), programs.compile_seconds
-    steps = pipeline.steps_per_epoch(len(run.data.train.files), config.batch_size)
+    steps = batches.steps_per_epoch(len(run.data.train.files), config.batch_size)
     run.state = run.state._replace(totals=programs.place(new_totals()))
     frozen = programs.place(programs.frozen_variables())
-    bar = runtime.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps)
+    bar = console.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps)
     pending: list[Any] = []
     lr = 0.0
     if epoch == 0 and not programs.compiled:
-        runtime.note("Compiling the training step (cached for later runs) …")
+        console.note("Compiling the training step (cached for later runs) …")
     for i, batch in enumerate(run.feed.train(epoch)):
         if stop.reason:
             bar.close()
@@ -145,7 +149,7 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
         "val_loss": val_loss,
         "lr": lr,
         "epoch_seconds": time.perf_counter() - begun,
-        "memory_bytes": runtime.memory_bytes(),
+        "memory_bytes": process.memory_bytes(),
     }
 
 
@@ -164,8 +168,8 @@ def validate(run: Loop) -> tuple[float, float]:
     frozen = programs.place(programs.frozen_variables())
     outputs = [programs.eval_step(run.state, frozen, programs.place_batch(batch)) for batch in run.feed.valid()]
     run.logits = np.concatenate([np.asarray(output) for output in outputs])[: len(labels)]
-    probabilities = evaluation.softmax(run.logits)
-    return evaluation.accuracy(labels, probabilities), evaluation.cross_entropy(labels, probabilities)
+    probabilities = metrics.softmax(run.logits)
+    return metrics.accuracy(labels, probabilities), metrics.cross_entropy(labels, probabilities)
 
 
 def not_finite(run: Loop, row: dict[str, Any]) -> str:
@@ -206,7 +210,7 @@ def export_best(run: Loop, folder: Path) -> None:
     for weight, value in zip(_changing_weights(run), run.best, strict=True):
         weight.assign(value)
     names = run.data.train.class_names
-    export.export(run.built.model, folder, class_names=names, model_name=run.config.model_name, kind=kernels.core)
+    export.export(run.built.model, folder, class_names=names, model_name=run.config.model_name, kind=layers.core)
 
 
 def _changing_weights(run: Loop) -> list[Any]:
@@ -217,7 +221,7 @@ def _changing_weights(run: Loop) -> list[Any]:
 def _prove_early(run: Loop, ending: "Ending") -> None:
     """Exports once, after the first epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
     if not export.is_proved(run.built.model):
-        with runtime.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
+        with console.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
             export_best(run, ending.folder)
 
 
@@ -234,7 +238,7 @@ def unfreeze(run: Loop) -> None:
     run.state = run.programs.start()
     run.weights = frozen_fingerprint(run.programs)
     run.feed = feed_of(run.programs, run.config, run.data, weights=run.weights)
-    runtime.note(f"The head is trained; now training from {run.config.cut} on.")
+    console.note(f"The head is trained; now training from {run.config.cut} on.")
 
 
 def _line(row: dict[str, Any], epochs: int, better: bool) -> str:

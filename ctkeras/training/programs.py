@@ -11,10 +11,16 @@ import jax
 import keras
 import numpy as np
 
-from ctkeras import backbones, heap, model, onednn, runtime
 from ctkeras.config import RunConfig
-from ctkeras.pipeline import Batch
-from ctkeras.training.steps import Hyper, Parts, State, eval_step, new_totals, prefix_step, train_step
+from ctkeras.cpu import memory, onednn
+from ctkeras.data.batches import Batch
+from ctkeras.models.classifier import Classifier, build
+from ctkeras.models.weights import fingerprint
+from ctkeras.runtime import process, xla
+from ctkeras.training.steps import Hyper, Parts, State, new_totals
+from ctkeras.training.steps import eval_step as steps_eval_step
+from ctkeras.training.steps import prefix_step as steps_prefix_step
+from ctkeras.training.steps import train_step as steps_train_step
 
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
 # be copied to where the heap keeps the program's own memory (heap.py).
@@ -34,9 +40,9 @@ class Structure(NamedTuple):
 
 
 @functools.lru_cache(maxsize=6)  # a phase-1 sweep has three backbones, frozen or not
-def classifier(structure: Structure) -> model.Classifier:
+def classifier(structure: Structure) -> Classifier:
     """Builds a structure's model, once per process."""
-    return model.build(
+    return build(
         structure.model_name,
         structure.image_size,
         classes=structure.classes,
@@ -95,31 +101,33 @@ class Programs:
 
     def train_step(self, state: State, frozen: list[Any], batch: Batch, hyper: Hyper) -> State:
         """steps.train_step, compiled; `state` is used up."""
-        return self._call(train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
+        return self._call(steps_train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
 
     def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
         """steps.eval_step, compiled: logits float32 [B, C]."""
         values = (state.trainable, state.non_trainable)
-        return self._call(eval_step, values, frozen, batch.inputs, sized_by=batch)
+        return self._call(steps_eval_step, values, frozen, batch.inputs, sized_by=batch)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
         """steps.prefix_step, compiled: the features of a batch of images."""
         variables = [variable.value for variable in self.parts.prefix.variables]
-        return self._call(prefix_step, variables, self.place(inputs), sized_by=(inputs,))
+        return self._call(steps_prefix_step, variables, self.place(inputs), sized_by=(inputs,))
 
     def _call(self, step: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
         """Runs a step, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""
         key = (step.__name__, *((array.shape, array.dtype) for array in sized_by))
         if key not in self.compiled:
             start = time.perf_counter()
-            self.compiled[key] = _compile(functools.partial(step, self.parts), args, donate, counted=step is train_step)
+            self.compiled[key] = _compile(
+                functools.partial(step, self.parts), args, donate, counted=step is steps_train_step
+            )
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]
-        if size < heap.MMAP_THRESHOLD:
+        if size < memory.MMAP_THRESHOLD:
             outputs = program(*args)
         else:
             jax.block_until_ready(args)  # otherwise it would run after this returns, outside of `kept`
-            with heap.kept(size):
+            with memory.kept(size):
                 outputs = jax.block_until_ready(program(*args))
         onednn.check()
         return outputs
@@ -140,16 +148,16 @@ def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: b
     distribution = keras.distribution.distribution()
     placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
     lowered = jax.jit(step, donate_argnums=donate, **placed).lower(*args)
-    hits = runtime.compile_counts["cache_hits"]
-    program = lowered.compile(runtime.compiler_options())
-    if counted and runtime.compile_counts["cache_hits"] == hits:
-        runtime.compile_counts["train_programs_compiled"] += 1
+    hits = process.compile_counts["cache_hits"]
+    program = lowered.compile(xla.compiler_options())
+    if counted and process.compile_counts["cache_hits"] == hits:
+        process.compile_counts["train_programs_compiled"] += 1
     analysis = program.memory_analysis() if jax.default_backend() == "cpu" else None
-    heap.release()  # compiling leaves hundreds of megabytes behind
+    memory.release()  # compiling leaves hundreds of megabytes behind
     return program, analysis.temp_size_in_bytes if analysis else 0
 
 
-def programs_at(built: model.Classifier, *, cut: str, on_features: bool, optimizer: str) -> Programs:
+def programs_at(built: Classifier, *, cut: str, on_features: bool, optimizer: str) -> Programs:
     """The programs of a classifier, created once and stored with it.
 
     Args:
@@ -164,7 +172,7 @@ def programs_at(built: model.Classifier, *, cut: str, on_features: bool, optimiz
     return built.programs[key]
 
 
-def _parts(built: model.Classifier, cut: str, on_features: bool, optimizer: str) -> Parts:
+def _parts(built: Classifier, cut: str, on_features: bool, optimizer: str) -> Parts:
     prefix, suffix = built.split(cut)
     sgd = functools.partial(keras.optimizers.SGD, momentum=MOMENTUM)
     adam = functools.partial(keras.optimizers.Adam, epsilon=1e-8)  # PyTorch's epsilon; Keras' default is 1e-7
@@ -173,7 +181,7 @@ def _parts(built: model.Classifier, cut: str, on_features: bool, optimizer: str)
     return Parts(prefix, suffix, instance, optimizer == "adamw", on_features)
 
 
-def phase_programs(built: model.Classifier, config: RunConfig, cut: str) -> Programs:
+def phase_programs(built: Classifier, config: RunConfig, cut: str) -> Programs:
     """The programs of one phase of a run, which trains from `cut` on."""
     on_features = cut != "input" and config.feature_cache
     return programs_at(built, cut=cut, on_features=on_features, optimizer=config.optimizer)
@@ -181,7 +189,7 @@ def phase_programs(built: model.Classifier, config: RunConfig, cut: str) -> Prog
 
 def frozen_fingerprint(made: Programs) -> str:
     """The fingerprint of the frozen weights; '' when nothing is frozen."""
-    return backbones.fingerprint(made.parts.prefix.variables) if made.parts.prefix is not None else ""
+    return fingerprint(made.parts.prefix.variables) if made.parts.prefix is not None else ""
 
 
 def _copies(variables: list[Any]) -> list[np.ndarray]:

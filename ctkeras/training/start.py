@@ -6,17 +6,20 @@ import jax
 import keras
 import numpy as np
 
-from ctkeras import model, runtime
-from ctkeras.config import RunConfig, UserError
+from ctkeras.config import RunConfig
+from ctkeras.errors import UserError
+from ctkeras.models import classifier
 from ctkeras.runs.checkpoint import load_checkpoint
+from ctkeras.runtime import console, process
 from ctkeras.training.inputs import Data, feed_of
 from ctkeras.training.loop import Loop, Progress, cut_at
-from ctkeras.training.programs import Structure, classifier, frozen_fingerprint, phase_programs
+from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs
+from ctkeras.training.programs import classifier as programs_classifier
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State, new_totals
 
 
-def build(config: RunConfig, *, classes: int, weights: Path | None) -> model.Classifier:
+def build(config: RunConfig, *, classes: int, weights: Path | None) -> classifier.Classifier:
     """Builds a run's model, or reuses the one built in this process; its weights are those the run starts with.
 
     Args:
@@ -36,13 +39,13 @@ def build(config: RunConfig, *, classes: int, weights: Path | None) -> model.Cla
         weights=weights,
         freeze_batch_norm=config.freeze_batch_norm and config.pretrained and config.cut != "head",
     )
-    with runtime.waiting(f"Building {config.model_name}"), runtime.without("tensorflow", "tensorflow_text"):
-        built = classifier(structure)
-        model.initialise(built, seed=config.seed, dropout=config.dropout)
+    with console.waiting(f"Building {config.model_name}"), process.without("tensorflow", "tensorflow_text"):
+        built = programs_classifier(structure)
+        classifier.initialise(built, seed=config.seed, dropout=config.dropout)
     return built
 
 
-def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Path) -> Loop:
+def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder: Path) -> Loop:
     """Puts a run at its start, or where its checkpoint left it.
 
     Args:
@@ -54,7 +57,7 @@ def begin(config: RunConfig, data: Data, built: model.Classifier, *, folder: Pat
     Raises:
         UserError: the checkpoint belongs to other data or other weights.
     """
-    compiled = dict(runtime.compile_counts)
+    compiled = dict(process.compile_counts)
     checkpoint = load_checkpoint(folder)
     facts = dict(checkpoint.facts) if checkpoint else {}
     cut = facts.get("cut", cut_at(config, 0))
@@ -80,7 +83,7 @@ def _distribute(batch_size: int) -> None:
     devices = jax.local_device_count()
     if devices > 1 and batch_size % devices == 0:
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
-        runtime.note(f"Spreading each batch over {devices} devices.")
+        console.note(f"Spreading each batch over {devices} devices.")
     elif devices > 1:
         keras.distribution.set_distribution(None)
-        runtime.note(f"Using one of {devices} devices, because they do not divide batch_size {batch_size}.")
+        console.note(f"Using one of {devices} devices, because they do not divide batch_size {batch_size}.")

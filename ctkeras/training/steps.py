@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ctkeras.pipeline import Batch
+from ctkeras.data.batches import Batch
 
 
 class Hyper(NamedTuple):

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from ctkeras import runtime
+from ctkeras.runtime import console
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 4.0  # seconds for the training thread to finish a step; ending takes up to 10 more, and W&B kills after 30
@@ -54,7 +54,7 @@ def on_signals(stop: Stop) -> Iterator[None]:
             if number == b"\0":
                 return
             name = signal.Signals(number[0]).name
-            runtime.note(f"\n{name}: stopping soon; the best epoch so far, if one has ended, is exported.")
+            console.note(f"\n{name}: stopping soon; the best epoch so far, if one has ended, is exported.")
             stop.ask(name.lower())
 
     listener = threading.Thread(target=listen, daemon=True, name="signals")

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctkeras import heap, runtime, sources, tracking
-from ctkeras.config import RunConfig, UserError
+from ctkeras.config import RunConfig
+from ctkeras.cpu import memory
+from ctkeras.data import sources
+from ctkeras.errors import UserError
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, new_id, write_config
+from ctkeras.runtime import console, process
+from ctkeras.tracking.run import Tracker
 from ctkeras.training.ending import Ending
 from ctkeras.training.inputs import Data, load_data
 from ctkeras.training.stopping import Stop, watch
@@ -35,7 +39,7 @@ def train(
     resume: Path | None = None,
     stop: Stop | None = None,
     run_id: str = "",
-    tracker: tracking.Tracker | None = None,
+    tracker: Tracker | None = None,
     leave: Callable[[], None] | None = None,
     after_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> RunResult:
@@ -65,7 +69,7 @@ def train(
         raise
     finally:
         ending.stop.end()
-        heap.release()
+        memory.release()
 
 
 def _train(
@@ -75,12 +79,12 @@ def _train(
     source = sources.open_source(config.data) if data is None else None  # before keras is imported: within a second
     if (place := Path(config.output_dir)).exists() and not place.is_dir():
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
-    runtime.configure()
-    from ctkeras import backbones
+    process.configure()
+    from ctkeras.models.weights import find_weights
     from ctkeras.training import loop, start
 
     ending.passed("imports")
-    weights = backbones.find_weights(config.model_name, config.weights_dir) if config.pretrained else None
+    weights = find_weights(config.model_name, config.weights_dir) if config.pretrained else None
     if source is not None:
         data = load_data(source, config)
         ending.passed("data")
@@ -92,7 +96,7 @@ def _train(
     make_folder(folder)
     write_config(folder, config)
     resumed = (folder / CHECKPOINT).exists()
-    tracker = ending.tracker or tracking.start(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
+    tracker = ending.tracker or start(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
     run = start.begin(config, data, built, folder=folder)
     ending.passed("features")
@@ -109,10 +113,10 @@ def _train(
 def _warn(config: RunConfig) -> None:
     """Warns of settings that are allowed but seldom intended."""
     if config.freeze_backbone and not config.pretrained:
-        runtime.note(
+        console.note(
             "Warning: pretrained is false and the backbone is frozen: the head will learn from random features."
         )
     if config.cut != "head" and config.lr > HIGH_LR:
-        runtime.note(
+        console.note(
             f"Warning: lr {config.lr:g} suits training the head only; for layers with ImageNet weights about 1e-4 is usual."
         )

@@ -13,11 +13,11 @@ import time
 import optuna
 import yaml
 
-from ctkeras import owner, search, storage
 from ctkeras.config import EPOCH_METRICS
-from ctkeras.runs import folder as runfolder
+from ctkeras.runs.folder import write_json
 from ctkeras.runs.history import write_history
-from ctkeras.trials import Trials
+from ctkeras.search import heartbeat, plan, storage
+from ctkeras.search.trialstore import Trials
 
 CONSTANT = {
     "model_name": "mobilenet_v2",
@@ -52,7 +52,7 @@ def sweep(*, method="bayes", run_cap=6, hyperband=True, **parameters):
 
 
 def planned(folder, content=None, **options):
-    return search.plan(content or sweep(), {"output_dir": str(folder), **options}, title="tiny")
+    return plan.plan(content or sweep(), {"output_dir": str(folder), **options}, title="tiny")
 
 
 def opened(folder, planned_search, *, url=None, me=None):
@@ -65,7 +65,7 @@ def opened(folder, planned_search, *, url=None, me=None):
 
 def somebody(*, alive=False, elsewhere=False):
     """A process that holds a trial."""
-    here = owner.Owner.me()
+    here = heartbeat.Owner.me()
     if elsewhere:
         return dataclasses.replace(here, host="other", space="other")
     if alive:
@@ -105,7 +105,7 @@ def pretend(trials, job, *, before=lambda: None):
         trials.report(job, rows[-1]["epoch"], rows[-1]["val_acc"])
     metrics = {"val_acc": rows[-1]["val_acc"], "val_loss": 0.5, "epochs": len(rows), "best_epoch": len(rows)}
     metrics |= {"stopped_by": stopped_by, "seconds_total": 1.0}
-    runfolder.write_json(job.folder / "metrics.json", metrics)
+    write_json(job.folder / "metrics.json", metrics)
     before()
     assert trials.finish(job, metrics)
     before()

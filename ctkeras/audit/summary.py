@@ -1,0 +1,122 @@
+"""An audit as one object for programs and in words for people."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ctkeras.audit import audit, shortcuts
+from ctkeras.audit.audit import Audit
+from ctkeras.data.layout import SPLITS
+
+SHOWN = 5  # lines per list on the terminal; --json and the page show all
+
+
+def summary(audited: Audit) -> dict[str, Any]:
+    """Returns everything that an audit shows, as JSON.
+
+    Returns:
+        images: readable ones. distinct_images: those with different pixels. near_groups: the same, with near-duplicates
+        counted as one. leaks: per pair of splits, how many `files` of `from` also appear in `to` and how many `distinct`
+        images they are; `exact` false counts files with a near-duplicate but no equal image there. conflicts: pairs of
+        files that are equal but have two labels. duplicates, near_duplicates: groups of files. train_left_out: how many
+        images training leaves out.
+    """
+    left_out = audit.left_out(audited)
+    return {
+        "images": len(audited.images),
+        "distinct_images": len(set(audited.twins().values())),
+        "near_groups": len(set(audited.twins(near=True).values())),
+        "leaks": [
+            {
+                "from": leak.split,
+                "to": leak.into,
+                "files": len(leak.files),
+                "distinct": leak.distinct,
+                "exact": leak.exact,
+            }
+            for leak in audited.leaks()
+        ],
+        "conflicts": [list(pair) for pair in audited.conflicts()],
+        "unreadable": audited.unreadable,
+        "contradicting_formats": shortcuts.contradicting(audited.images),
+        "balance": shortcuts.balance(audited.images),
+        "modes": shortcuts.modes(audited.images),
+        "sizes": shortcuts.sizes(audited.images),
+        "duplicates": [[image.file for image in group] for group in audited.groups()],
+        "near_duplicates": [[image.file for image in group] for group in audited.groups(near=True)],
+        "near_pairs": [list(pair) for pair in audited.pairs],
+        "train_left_out": {name: len(files) for name, files in left_out.items()},
+        "told_by_file": shortcuts.class_by_file(audited.images),
+    }
+
+
+def lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Yields a summary in words, for the terminal."""
+    yield from _balance(summary["balance"])
+    yield ""
+    near = summary["near_groups"] < summary["distinct_images"]
+    yield f"{summary['images']:,} images, {summary['distinct_images']:,} of them distinct" + (
+        f"; {summary['near_groups']:,} if near-duplicates count as one" if near else ""
+    )
+    yield from _leaks(summary)
+    pairs = [f"{first} = {second}" for first, second in summary["conflicts"]]
+    yield from _listed("equal images under two labels", pairs)
+    yield from _listed("unreadable images", list(summary["unreadable"].values()))
+    wrong = [f"{file} is {kind}" for file, kind in summary["contradicting_formats"].items()]
+    yield from _listed("images in another format than their name says", wrong)
+    yield from _class_by_file(summary["told_by_file"])
+
+
+def sentence(leak: dict[str, Any]) -> str:
+    """Returns one leak in words: 46 test images (19 distinct) also appear in train."""
+    one = leak["files"] == 1
+    images = f"{leak['files']:,} {leak['from']} image{'' if one else 's'} ({leak['distinct']:,} distinct)"
+    if leak["exact"]:
+        return f"{images} also appear{'s' if one else ''} in {leak['to']}"
+    return f"{images} {'has' if one else 'have'} a near-duplicate in {leak['to']}"
+
+
+def _balance(balance: dict[str, dict[str, int]]) -> Iterator[str]:
+    """Yields the table of classes and splits."""
+    names = list(balance["train"])
+    width = max(map(len, ["class", *names]))
+    rows = [(name, [balance[split][name] for split in SPLITS]) for name in names]
+    rows.append(("all", [sum(balance[split].values()) for split in SPLITS]))
+    yield f"{'class':<{width}}" + "".join(f"{split:>8}" for split in SPLITS)
+    for name, counts in rows:
+        yield f"{name:<{width}}" + "".join(f"{count:>8}" for count in counts)
+
+
+def _leaks(summary: dict[str, Any]) -> Iterator[str]:
+    """Yields the leaks, and what training does about them."""
+    if not summary["leaks"]:
+        yield "no image appears in two splits"
+    for leak in summary["leaks"]:
+        yield f"LEAK: {sentence(leak)}"
+    leaks, conflicts = summary["train_left_out"]["leaks"], summary["train_left_out"]["conflicts"]
+    if leaks or conflicts:
+        total = sum(summary["balance"]["train"].values())
+        yield (
+            f"training leaves out {leaks + conflicts} of its {total} images: {leaks} that appear in valid or test, exactly or "
+            f"nearly, and {conflicts} with two labels (--leaks keep uses them all)"
+        )
+
+
+def _listed(heading: str, items: Sequence[str]) -> Iterator[str]:
+    """Yields a heading with the number of items, and the first few items."""
+    yield f"{heading}: {len(items) or 'none'}"
+    for item in items[:SHOWN]:
+        yield f"  {item}"
+    if len(items) > SHOWN:
+        yield f"  … and {len(items) - SHOWN} more"
+
+
+def _class_by_file(result: dict[str, Any]) -> Iterator[str]:
+    """Yields how well the file predicts the class."""
+    if "reason" in result:
+        yield f"class predicted from the file without its pixels: not measured, because {result['reason']}"
+        return
+    accuracy = ", ".join(f"{name} {value:.3f}" for name, value in result["accuracy"].items())
+    yield (
+        f"class predicted from the file without its pixels, accuracy by {accuracy} "
+        f"(most frequent class {result['majority']:.3f}, chance up to {result['chance']:.3f})"
+    )

@@ -1,0 +1,1 @@
+"""What makes training fast on a CPU; without it everything still works. May import: runtime."""

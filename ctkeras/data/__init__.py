@@ -1,0 +1,1 @@
+"""From a zip or a folder to batches of images. May import: runtime."""

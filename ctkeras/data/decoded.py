@@ -1,0 +1,159 @@
+"""A split's images, decoded once: resized for all trials, described for the audit, stored on disk and memory-mapped."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ctkeras.data import sources, threads
+from ctkeras.data.images import Header, decode, resize
+from ctkeras.data.images import thumbnail as images_thumbnail
+from ctkeras.data.layout import Entry
+from ctkeras.data.sources import Source
+from ctkeras.errors import UserError
+from ctkeras.runtime import console
+from ctkeras.runtime.files import atomic, bound, cache_dir, lock
+
+CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
+LOOKS_BYTES = 2**30  # bytes; 1,000 images take 16 MB
+LOOKS_VERSION = "1"  # raise it when a look changes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
+class Split:
+    """One split in the order of its file names."""
+
+    images: np.ndarray  # uint8 [N, S, S]
+    labels: np.ndarray  # int32 [N]
+    files: tuple[str, ...]
+    class_names: tuple[str, ...]
+
+
+class Look(NamedTuple):
+    """What the audit needs to know about an image."""
+
+    file: str
+    class_name: str
+    pixels: str  # SHA-256 of size and gray pixels, in hexadecimal
+    header: Header
+    thumbnail: np.ndarray  # uint8 [128, 128], see near.py
+
+
+def load_split(source: Source, split: str, image_size: int) -> Split:
+    """Returns a split's images and decodes them only the first time. No other split is opened.
+
+    Args:
+        source: what open_source returned.
+        split: train, valid or test.
+        image_size: pixels of a side.
+
+    Raises:
+        UserError: an image cannot be read, or the disk is full.
+    """
+    folder = split_folder(source, image_size)
+    if not (folder / f"{split}.json").exists():
+        with lock(folder.with_suffix(".lock")):
+            if not (folder / f"{split}.json").exists():
+                _decode(source, split, image_size=image_size, folder=folder)
+        bound(folder.parent, CACHE_BYTES, keep=folder)
+    table = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    pixels = np.load(folder / f"{split}.npy", mmap_mode="r")
+    os.utime(folder)
+    return Split(pixels, np.array(table["labels"], np.int32), tuple(table["files"]), tuple(table["class_names"]))
+
+
+def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> None:
+    """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
+    wanted = not (looks_folder(source) / f"{split}.json").exists()
+
+    def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, Look | None]:
+        entry, content = item
+        if isinstance(content, UserError):
+            raise content
+        gray, header = decode(content, name=f"{entry.file} in {source.path}")
+        return entry, resize(gray, image_size), _look(entry, gray, header) if wanted else None
+
+    with console.waiting(f"Decoding {split} at {image_size} px"):
+        rows, bar = [], console.Bar(f"reading {split}", sources.count(source, split))
+        for row in threads.in_threads(describe, sources.contents(source, split)):
+            rows.append(row)
+            bar.update(len(rows))
+        bar.close()
+    looks = [look for _, _, look in rows if look is not None]
+    rows.sort(key=lambda row: row[0].file)
+    table = {
+        "files": [entry.file for entry, _, _ in rows],
+        "labels": [source.class_names.index(entry.class_name) for entry, _, _ in rows],
+        "class_names": source.class_names,
+    }
+    _write(folder, split, np.stack([pixels for _, pixels, _ in rows]), table)
+    if wanted:
+        looks_place = looks_folder(source)
+        _write(looks_place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
+        bound(looks_place.parent, LOOKS_BYTES, keep=looks_place)
+
+
+def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
+    """Yields a split's looks in the order of the source; an unreadable image yields its file and the reason instead.
+
+    Looks of a split that was decoded for training come from the cache; any other split is decoded now.
+
+    Args:
+        source: what open_source returned.
+        split: train, valid or test.
+    """
+    folder = looks_folder(source)
+    if (folder / f"{split}.json").exists():
+        thumbnails = np.load(folder / f"{split}.npy")
+        rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        for (file, class_name, pixels, header), thumbnail in zip(rows, thumbnails, strict=True):
+            yield Look(file, class_name, pixels, Header(*header), thumbnail)
+    else:
+        yield from threads.in_threads(_describe, sources.contents(source, split))
+
+
+def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
+    """Returns the look of an encoded image, or its file and why it cannot be read."""
+    entry, content = item
+    try:
+        if isinstance(content, UserError):
+            raise content
+        return _look(entry, *decode(content, name=entry.file))
+    except UserError as error:
+        return entry.file, error
+
+
+def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
+    """Returns the look of a decoded image."""
+    pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).hexdigest()
+    return Look(entry.file, entry.class_name, pixels, header, images_thumbnail(gray))
+
+
+def split_folder(source: Source, image_size: int) -> Path:
+    """Returns the cache folder of a data set's decoded splits at one size."""
+    return cache_dir("decoded") / f"{source.key}-{image_size}"
+
+
+def looks_folder(source: Source) -> Path:
+    """Returns the cache folder of a data set's looks."""
+    return cache_dir("looks") / f"{source.key}-{LOOKS_VERSION}"
+
+
+def _write(folder: Path, split: str, array: np.ndarray, table: object) -> None:
+    """Writes a split's array and table; the table is written last, so if it exists, both are complete.
+
+    Raises:
+        UserError: the disk is full, for example.
+    """
+    try:
+        with atomic(folder / f"{split}.npy") as path, open(path, "wb") as file:
+            np.save(file, array)
+        with atomic(folder / f"{split}.json") as path:
+            path.write_text(json.dumps(table), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

@@ -1,0 +1,140 @@
+"""One way from an image file to pixels, shared by training and prediction, so that both see the same numbers."""
+
+import io
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ctkeras.errors import UserError
+
+SIZE = 128  # pixels per side at which pictures are compared: vessels are visible, JPEG noise is not
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 64_000_000  # pixels; a CT slice has 262,144; a larger image is a decompression bomb
+_PILLOW = r"PIL\."  # modules whose warnings are dropped
+
+
+class Header(NamedTuple):
+    """What an image file says about itself."""
+
+    format: str  # as Pillow names it: PNG, JPEG, …
+    mode: str  # as Pillow names it: RGBA, L, …
+    width: int  # pixels
+    height: int  # pixels
+
+
+def decode_gray(content: bytes, *, name: str) -> np.ndarray:
+    """Decodes an image to gray: uint8 [H, W]; see decode."""
+    return decode(content, name=name)[0]
+
+
+def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
+    """Decodes an image to gray, whatever its mode, because in the public set the file's mode reveals the class.
+
+    Args:
+        content: an encoded image; its bytes decide the format, not its name; 16 bits become 8.
+        name: what an error calls the image.
+
+    Returns:
+        uint8 [H, W], and the file's header.
+
+    Raises:
+        UserError: the bytes are not an image, or the image is truncated or too large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    _hush_pillow()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f"{name} has {image.width}x{image.height} pixels, the limit is {MAX_PIXELS:,}; remove or shrink it"
+                )
+            header = Header(image.format or "", image.mode, image.width, image.height)  # reading changes some modes
+            image.load()
+            if image.mode.startswith("I") or image.mode == "F":
+                return _deep_to_gray(np.asarray(image), image.mode), header
+            return np.asarray(image.convert("L")), header
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{name} is not in an image format that Pillow knows; remove it or download it again"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many types: OSError, SyntaxError, struct.error…
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is a damaged image ({reason}); remove it or download it again") from error
+
+
+def _hush_pillow() -> None:
+    """Drops Pillow's warnings about odd files, by a permanent filter: swapping filters in threads is not safe."""
+    filters = warnings.filters
+    if not filters or filters[0][0] != "ignore" or getattr(filters[0][3], "pattern", "") != _PILLOW:
+        warnings.filterwarnings("ignore", module=_PILLOW)
+
+
+def encode_png(gray: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W] as PNG, lossless, fast rather than small."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _deep_to_gray(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Maps pixels of more than 8 bits to uint8 by the range of 16 bits, not by the image's own, which differs between scans."""
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=65535.0, neginf=0.0)
+    # Float files use either range, integers of more than 8 bits only theirs.
+    eight_bits = mode == "F" and values.max() <= 255
+    return np.clip(values if eight_bits else values / 257.0, 0, 255).round().astype(np.uint8)  # 257 = 65535 / 255
+
+
+def resize(gray: np.ndarray, size: int) -> np.ndarray:
+    """Resizes to a square by antialiased bilinear filtering; drops the aspect, which reveals the class in the public set.
+
+    Args:
+        gray: uint8 [H, W].
+        size: pixels of a side.
+
+    Returns:
+        uint8 [size, size].
+    """
+    from PIL import Image
+
+    if gray.shape == (size, size):
+        return gray
+    return np.asarray(Image.fromarray(gray).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def as_rgb(gray: np.ndarray) -> np.ndarray:
+    """Repeats gray over three channels: uint8 [..., H, W] to uint8 [..., H, W, 3]."""
+    return np.repeat(gray[..., None], 3, axis=-1)
+
+
+def read_rgb(path: Path, size: int) -> np.ndarray:
+    """Reads one image file in the form that the model takes.
+
+    Args:
+        path: the file.
+        size: pixels of a side.
+
+    Returns:
+        uint8 [size, size, 3], gray as RGB.
+
+    Raises:
+        UserError: the file cannot be read or is not an image.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return as_rgb(resize(decode_gray(content, name=str(path)), size))
+
+
+def thumbnail(gray: np.ndarray) -> np.ndarray:
+    """Returns a picture at the size for comparison: uint8 [H, W] to uint8 [128, 128], antialiased."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(gray).resize((SIZE, SIZE), Image.Resampling.BILINEAR))

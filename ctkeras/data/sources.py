@@ -1,0 +1,172 @@
+"""Where images come from: a zip, a folder or Kaggle in split/class/image layout, listed and checked before any is decoded."""
+
+import dataclasses
+import io
+import os
+import zipfile
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+from ctkeras.data.layout import (
+    CT_CLASSES,
+    Entry,
+    checked_classes,
+    classified,
+    fingerprint,
+    list_folder,
+    list_zip,
+    refuse_empty,
+)
+from ctkeras.errors import UserError
+
+KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set; `fingerprint` changes when any image, file name or class changes."""
+
+    kind: str  # chest_ct, folder or phantom
+    path: str
+    class_names: tuple[str, ...]
+    fingerprint: str
+    entries: tuple[Entry, ...] = ()
+    images: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name of the data set's entries in the cache; long enough for a generated set's whole fingerprint."""
+        return self.fingerprint[:20]
+
+
+def open_source(spec: str) -> Source:
+    """Finds and checks the data set that `--data` names.
+
+    Args:
+        spec: a zip file, a folder, `phantom`, `phantom:<images>` or `kaggle`.
+
+    Raises:
+        UserError: there is no such file or folder, its layout is not the one required, or one of its files is faulty.
+    """
+    if not spec:
+        raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
+    if spec == "phantom" or spec.startswith("phantom:"):
+        return _phantom(spec)
+    path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
+    if os.path.isdir(path):
+        listed = list_folder(path)
+        folders = [folder.relative_to(path).as_posix() + "/" for folder in path.rglob("*") if folder.is_dir()]
+    elif os.path.isfile(path):
+        listed = list_zip(path)
+        with zipfile.ZipFile(path) as archive:
+            folders = [member.filename for member in archive.infolist() if member.filename.endswith("/")]
+    else:
+        raise UserError(
+            f"{spec} is not a file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
+        )
+    entries = classified(listed, path)
+    refuse_empty(folders, listed, path)
+    class_names = checked_classes(entries, path)
+    kind = "chest_ct" if class_names == tuple(CT_CLASSES) else "folder"
+    return Source(kind, str(path), class_names, fingerprint(entries), entries, len(entries))
+
+
+def count(source: Source, split: str) -> int:
+    """Returns the number of images in a split."""
+    if source.kind == "phantom":
+        from ctkeras.data import phantom
+
+        return phantom.split_sizes(source.images)[split]
+    return sum(entry.split == split for entry in source.entries)
+
+
+def read(source: Source, split: str) -> Iterator[tuple[Entry, bytes]]:
+    """Yields the encoded images of one split.
+
+    Raises:
+        UserError: a file is missing, or its bytes do not match the zip's checksum.
+    """
+    for entry, content in contents(source, split):
+        if isinstance(content, UserError):
+            raise content
+        yield entry, content
+
+
+def contents(
+    source: Source, split: str, *, only: Container[str] | None = None
+) -> Iterator[tuple[Entry, bytes | UserError]]:
+    """Yields the encoded images of one split; an unreadable file yields the reason instead of its bytes.
+
+    Args:
+        source: what open_source returned; generated images are drawn.
+        split: train, valid or test.
+        only: the files to read; None for all.
+    """
+    entries = [entry for entry in source.entries if entry.split == split and (only is None or entry.file in only)]
+    path = Path(source.path)
+    if source.kind == "phantom":
+        yield from _drawn(source, split, only)
+    elif path.is_dir():
+        for entry in entries:
+            try:
+                yield entry, (path / entry.file).read_bytes()
+            except OSError as error:
+                yield entry, UserError(f"cannot read {path / entry.file}: {error.strerror or error}")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            for entry in entries:
+                try:
+                    yield entry, archive.read(entry.file)
+                except Exception as error:  # zipfile raises many types, see list_zip
+                    yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")
+
+
+def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[tuple[Entry, bytes]]:
+    """Yields the generated images of one split, as PNG."""
+    from PIL import Image
+
+    from ctkeras.data import phantom
+
+    for file, seed, label in phantom.split_items(source.images, split):
+        if only is not None and file not in only:
+            continue
+        content = io.BytesIO()
+        Image.fromarray(phantom.phantom_slice(seed, label)).save(content, "PNG")
+        yield Entry(split, phantom.CLASSES[label], file, content.tell(), 0), content.getvalue()
+
+
+def _phantom(spec: str) -> Source:
+    """Returns a generated set; its fingerprint is its size and the version of what is drawn."""
+    from ctkeras.data import phantom
+
+    text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
+    if not text.isascii() or not text.isdigit():
+        raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
+    if len(text) > 6:
+        raise UserError(f"{spec} would take over a day to draw; phantom takes up to 999999 images")
+    try:
+        phantom.split_sizes(int(text))
+    except ValueError as error:
+        raise UserError(f"{spec}: {error}") from error
+    return Source("phantom", spec, phantom.CLASSES, f"phantom-{int(text)}-{phantom.VERSION}", images=int(text))
+
+
+def _download_from_kaggle() -> Path:
+    """Downloads the public set with kagglehub, which caches it.
+
+    Raises:
+        UserError: kagglehub or the key is missing, or Kaggle cannot be reached.
+    """
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise UserError('--data kaggle needs kagglehub: pip install "ctkeras[kaggle]"') from error
+    has_key = os.environ.get("KAGGLE_KEY") or os.environ.get("KAGGLE_API_TOKEN")
+    places = (Path.home() / ".kaggle/kaggle.json", Path.home() / ".kaggle/access_token")
+    if not has_key and not any(place.exists() for place in places):
+        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json in ~/.kaggle, or pass a downloaded zip")
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_SET))
+    except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot download {KAGGLE_SET} ({reason}); pass a downloaded zip instead") from error

@@ -1,0 +1,73 @@
+"""The bootstrap: distinct images are drawn with replacement, each with all its copies, to find a statistic's bounds.
+
+Written by hand because scipy's bootstrap cannot draw images together with their copies.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ctkeras.runtime import console
+
+RESAMPLES = 10_000  # between seeds, the 95% bounds then differ by about 0.001 on 300 images
+_SEED = 0
+_ELEMENTS = 100_000  # weights in memory at a time: 0.8 MB, which fits a processor's cache
+
+
+def bounds(statistics: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np.ndarray) -> dict[str, Any]:
+    """95% bounds by the percentile bootstrap (Efron & Tibshirani 1993), resampling distinct images, not files.
+
+    Of G distinct images, G are drawn with replacement, each with all its copies, because copies are not new evidence. The
+    bounds are the 2.5th and 97.5th percentiles over those resamples in which the statistic is defined.
+
+    Args:
+        statistics: takes weights float64 [R, N], how often each resample holds each image; returns float [R] or [R, K] by name.
+        groups: int [N], equal for copies of an image.
+
+    Returns:
+        `<name>_low` and `<name>_high`: floats, left out if never defined, or lists of K with None where never defined.
+    """
+    parts = [statistics(weights) for weights in _draws(groups)]
+    quantiles: dict[str, Any] = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        for end, share in (("low", 0.025), ("high", 0.975)):
+            quantile = _quantile(values, share)
+            if isinstance(quantile, list) or np.isfinite(quantile):
+                quantiles[f"{name}_{end}"] = quantile
+    return quantiles
+
+
+def totals(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums over each resample's images: weights float [R, N] and values [N] or [N, K] to float [R] or [R, K].
+
+    Not by `@`: in products of such thin matrices, BLAS' threads mostly wait for each other, on a busy machine for minutes.
+    """
+    return np.einsum("rn,n...->r...", weights, values)
+
+
+def _draws(groups: np.ndarray):
+    """Yields weights float64 [R, N], a few resamples at a time, RESAMPLES in total; equal groups give equal weights."""
+    rng = np.random.default_rng(_SEED)
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    member = first.argsort().argsort()[member]  # numbered in order of appearance, whatever the groups' own numbers
+    count = len(first)
+    rows = min(RESAMPLES, max(1, _ELEMENTS // len(groups)))
+    bar = console.Bar("resampling", RESAMPLES)
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
+        chosen = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count)
+        yield times[:, member].astype(np.float64)
+        bar.update(start + size)
+    bar.close()
+
+
+def _quantile(values: np.ndarray, share: float) -> Any:
+    """A quantile over resamples of float [R], or a list of K for float [R, K]; ignores NaN unless all values are NaN."""
+    if values.ndim == 2:
+        each = [_quantile(column, share) for column in values.T]
+        return [None if np.isnan(quantile) else quantile for quantile in each]
+    defined = values[~np.isnan(values)]
+    return float(np.quantile(defined, share)) if len(defined) else float("nan")

@@ -1,0 +1,1 @@
+"""The process: terminal, files, versions, XLA. May import: errors."""

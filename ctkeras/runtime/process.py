@@ -1,0 +1,109 @@
+"""The process of a run: its caches, XLA flags, devices, memory, and progress on the terminal."""
+
+import collections
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+from ctkeras.runtime.files import cache_dir
+from ctkeras.runtime.xla import with_cpu_flags
+
+COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
+# Counts of this process so far: train_programs_compiled, and cache_hits and cache_misses of JAX's compile cache.
+compile_counts: collections.Counter[str] = collections.Counter()
+
+
+def configure() -> None:
+    """Prepares the process for JAX: sets XLA flags, silences TensorFlow and enables the compile cache.
+
+    Call it before jax is imported. CTKERAS_XLA_FLAGS=off leaves XLA_FLAGS unchanged.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if "jax" not in sys.modules and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off":
+        os.environ["XLA_FLAGS"] = with_cpu_flags(os.environ.get("XLA_FLAGS", ""))
+    import jax
+
+    with without("sklearn", "tensorflow"):
+        import keras  # noqa: F401
+
+    # On CPU, run each program in the thread that calls it: heap.py reuses memory of that thread only.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if "listening" not in compile_counts:  # once per process
+        compile_counts["listening"] = 1
+        jax.monitoring.register_event_listener(_count_compilation)
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
+        jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
+    # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _count_compilation(event: str, **_: object) -> None:
+    """Counts hits and misses in JAX's compile cache."""
+    name = event.rpartition("/")[2]
+    if name in ("cache_hits", "cache_misses"):
+        compile_counts[name] += 1
+
+
+@contextlib.contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Makes imports of these modules fail inside the block, unless they are already imported.
+
+    It is for building and loading models, not for running them. Keras imports TensorFlow only to check the type of a
+    setting, and scikit-learn only for its wrappers, which would take seconds.
+    """
+    absent = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None makes an import raise ImportError
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+
+
+def configure_tensorflow() -> None:
+    """Imports TensorFlow without its start-up messages and hides the GPU from it: here it only feeds images.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_native_code():
+        import tensorflow as tf
+
+        with contextlib.suppress(RuntimeError):  # another library has already used TensorFlow
+            tf.config.set_visible_devices([], "GPU")
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _quiet_native_code() -> Iterator[None]:
+    """Discards what native code writes to standard error: TensorFlow's libraries ignore the log level while they load."""
+    sys.stderr.flush()
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+
+
+def memory_bytes() -> int:
+    """Peak memory in bytes: of the accelerator if it reports it, or else of this process."""
+    import resource
+
+    import jax
+
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return int(statistics["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

@@ -1,0 +1,198 @@
+"""The storage of trials: a SQLite file or a PostgreSQL database, opened for Optuna, with one lock for all who share it."""
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+import urllib.parse
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+
+from ctkeras.errors import UserError
+from ctkeras.runtime import files
+
+FILE = "study.db"  # in output_dir, by default
+BUSY_SECONDS = 120  # how long a writer of SQLite waits for the others, each of which takes milliseconds
+CONNECT_SECONDS = 10  # to reach a PostgreSQL server
+PASSWORD_KEYS = ("password", "passwd", "pwd", "sslpassword")
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)([^\s]*)(@)")
+_PASSWORD_KEY = re.compile(rf"([?&](?:{'|'.join(PASSWORD_KEYS)})=)([^&\s]*)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """An open storage."""
+
+    url: sqlalchemy.URL
+    shown: str  # the address without the password
+    trials: optuna.storages.BaseStorage
+    engine: sqlalchemy.Engine
+    file: Path | None  # of SQLite
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Lets one process at a time, of all that share the storage on any machine, do the work under it."""
+        if self.file is not None:
+            with files.lock(_lock_file(self.file)):
+                yield
+            return
+        with _advisory_lock(self.engine, name):
+            yield
+
+    def close(self) -> None:
+        """Closes the connections; SQLite then merges its write-ahead log into the file."""
+        self.trials.remove_session()
+        self.engine.dispose()
+
+
+def address(given: str, output_dir: str) -> sqlalchemy.URL:
+    """The SQLAlchemy address of the storage.
+
+    Args:
+        given: an address, the path of a SQLite file, or '' for study.db in output_dir.
+        output_dir: the folder of the run folders.
+
+    Raises:
+        UserError: a kind of database that is not supported.
+    """
+    if "://" not in given:
+        return sqlalchemy.URL.create("sqlite", database=str(Path(given or Path(output_dir) / FILE).expanduser()))
+    try:
+        url = sqlalchemy.make_url(given)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        url = None
+    if url is not None and url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url is not None and url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url
+    raise UserError(f"--storage takes a file, sqlite:///FILE or postgresql://USER@HOST/DATABASE; got {masked(given)}")
+
+
+def masked(text: str) -> str:
+    """A text with the passwords of all addresses in it replaced by ***."""
+    return _PASSWORD_KEY.sub(r"\1***", _PASSWORD.sub(r"\1***\3", text))
+
+
+def open_storage(url: sqlalchemy.URL, *, create: bool = True) -> Storage:
+    """Opens a storage, and creates it first if it does not exist.
+
+    Args:
+        url: from `address`.
+        create: False refuses a file that does not exist.
+
+    Raises:
+        UserError: the file or the driver is missing, the database cannot be reached, or another version of Optuna made it. The
+            message never shows a password.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    file = Path(str(url.database)) if url.drivername == "sqlite" else None
+    if file is not None:
+        _check_file(file, create=create)
+    options = _sqlite_options(file) if file else _postgres_options()
+    text = "sqlite:///" if file else url.render_as_string(hide_password=False)
+    with faults(url), _table_lock(url, options, file) if create else contextlib.nullcontext():
+        backend = optuna.storages.RDBStorage(
+            text.replace("{", "{{").replace("}", "}}"), options, skip_table_creation=not create
+        )
+    return Storage(url, shown(url), optuna.storages.get_storage(backend), backend.engine, file)
+
+
+@contextlib.contextmanager
+def faults(url: sqlalchemy.URL) -> Iterator[None]:
+    """Turns a database's error into one line without the password; the original is dropped because it may contain it."""
+    try:
+        yield
+    except ImportError:
+        problem = "PostgreSQL needs psycopg: python -m pip install 'ctkeras[postgres]'"
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, AssertionError) as error:
+        text = " ".join(str(error.__cause__ or error).split()).partition("(Background on")[0]
+        problem = f"cannot use the storage {shown(url)}: {scrubbed(text, url)[:300].strip()}"
+    else:
+        return
+    raise UserError(problem) from None
+
+
+def shown(url: sqlalchemy.URL) -> str:
+    """An address to show to people, without the password."""
+    if url.drivername == "sqlite":
+        return f"sqlite:///{url.database}"
+    return masked(url.set(drivername=url.drivername.partition("+")[0]).render_as_string(hide_password=True))
+
+
+def scrubbed(text: str, url: sqlalchemy.URL) -> str:
+    """A text without the password of an address, in whatever form the password appears in it."""
+    secrets = [url.password, *(url.query.get(key) for key in PASSWORD_KEYS)]
+    for secret in (str(secret) for secret in secrets if secret):
+        for form in (secret, urllib.parse.quote(secret, safe=""), urllib.parse.quote_plus(secret)):
+            text = text.replace(form, "***")
+    return masked(text)
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    """Refuses a file that cannot be a SQLite storage, before anything is written."""
+    try:
+        if not create and not file.is_file():
+            raise UserError(f"there is no file {file}; a search stores its trials in {FILE} in its output_dir")
+        if create:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.stat().st_size:
+            with open(file, "rb") as stream:
+                if stream.read(15) != b"SQLite format 3":
+                    raise UserError(f"{file} is not a SQLite file; pass another --storage")
+    except OSError as error:
+        raise UserError(f"cannot use {file}: {error.strerror or error}") from error
+
+
+def _lock_file(file: Path) -> Path:
+    return file.with_name(f".{file.name}.lock")
+
+
+def _sqlite_options(file: Path) -> dict[str, Any]:
+    """Options of a SQLite engine: writers wait for each other, and a commit does not wait for the disk."""
+    import sqlite3
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+            connection.execute("PRAGMA synchronous=NORMAL")  # only a power cut loses commits then, and it damages none
+        return connection
+
+    return {"creator": connect}
+
+
+def _postgres_options() -> dict[str, Any]:
+    """Options of a PostgreSQL engine: a connection that a restarted server has dropped is replaced."""
+    return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}}
+
+
+@contextlib.contextmanager
+def _table_lock(url: sqlalchemy.URL, options: dict[str, Any], file: Path | None) -> Iterator[None]:
+    """Lets one process at a time create the tables: Optuna fails if another process creates them meanwhile."""
+    engine = sqlalchemy.create_engine(url, **options)
+    try:
+        with files.lock(_lock_file(file)) if file else _advisory_lock(engine, "tables"):
+            if file:
+                with engine.connect() as connection:
+                    # With a write-ahead log, if the file system allows it, readers and the writer do not wait for each other.
+                    connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
+            yield
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
+    """A lock in PostgreSQL; the server releases it if the connection breaks."""
+    key = int.from_bytes(hashlib.sha256(f"ctkeras {name}".encode()).digest()[:8], "big", signed=True)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        try:
+            yield
+        finally:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})

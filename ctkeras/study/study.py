@@ -1,0 +1,274 @@
+"""The whole study in one command: three phases, the best configuration's model, its one test evaluation, and a report."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctkeras.config import PLACES, RunConfig, check_name
+from ctkeras.errors import UserError
+from ctkeras.evaluation import evaluate
+from ctkeras.runs.folder import FINISHED, read_json, write_json
+from ctkeras.runs.result import Result, best_first
+from ctkeras.runtime import console
+from ctkeras.search import status
+from ctkeras.search.plan import Search
+from ctkeras.search.plan import plan as plan_plan
+from ctkeras.study import engines
+from ctkeras.study.engines import Phase
+from ctkeras.study.winner import Contender, Difference, compare, contenders
+from ctkeras.sweep.file import fix, plain, searched
+from ctkeras.sweep.phases import PHASE2_RUNS, next_phase
+from ctkeras.training.stopping import Stop, on_signals
+
+PHASE3_RUNS = 10  # two configurations, five seeds each
+LEAST_SEEDS = 2  # of phase 3; one seed has no spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study, as requested."""
+
+    name: str  # made from all that the results depend on
+    first: Search  # phase 1's
+    content: dict[str, Any]  # phase 1's sweep
+    options: dict[str, Any]  # hyperparameters that are the same in all trials, and places
+    trials: tuple[int, int, int]  # per phase
+    wide: bool
+    seed: int  # of the searches
+    output_dir: Path  # contains the study's folder
+    command: str  # to reproduce the study
+    storage: str  # address of the trials, without the password
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The outcome of a study."""
+
+    folder: Path
+    phases: list[Phase]
+    winner: Contender
+    runner_up: Contender | None
+    difference: Difference | None
+    final: Path  # the run folder of the model
+    test: dict[str, Any]  # the model's metrics on the test split
+
+
+def plan(
+    content: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    models: Sequence[str] = (),
+    trials: Sequence[int] = (),
+    budget: float = 1.0,
+    wide: bool = False,
+    seed: int = 0,
+    command: str = "",
+    storage: str = "",
+) -> Study:
+    """Plans a study from the sweep of phase 1 and the options.
+
+    Args:
+        content: phase 1's sweep.
+        options: hyperparameters that are the same in all trials, and places.
+        models: the architectures that phase 1 chooses among; empty for those of the sweep.
+        trials: per phase; empty for the sweep's run_cap, 20 and 10.
+        budget: the share of these trials to run, rounded up.
+        wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
+        seed: of the searches.
+        command: to reproduce the study.
+        storage: address of the trials, without the password; '' for study.db in output_dir.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    for name in options:
+        check_name(name)
+    if "seed" in options:
+        raise UserError("seed cannot be fixed in a study, because phase 3 runs several seeds; remove --seed")
+    content = dict(content)
+    if models:
+        named = [RunConfig.from_mapping({"model_name": name}).model_name for name in models]
+        content["parameters"] = {**content["parameters"], "model_name": {"values": list(dict.fromkeys(named))}}
+    first = plan_plan(content, options, title="phase1", seed=seed)  # also checks the sweep and the options
+    counts = trials or (first.total, PHASE2_RUNS, PHASE3_RUNS)
+    if len(counts) != 3 or min(counts) < 1:
+        raise UserError(f"--trials takes three whole numbers from 1, as in 45,20,10; got {trials!r}")
+    if not 0 < budget <= 1:
+        raise UserError(f"--budget must be above 0 and at most 1; got {budget:g}")
+    one, two, three = (max(1, math.ceil(count * budget - 1e-9)) for count in counts)  # 20 * 0.1 may be a little above 2
+    if one < first.total or content.get("method") != "grid":
+        content["run_cap"] = one
+        first = dataclasses.replace(first, content={**first.content, "run_cap": one}, total=one)
+    output_dir = Path(first.places.get("output_dir", RunConfig.output_dir))
+    where = storage or str(output_dir / "study.db")
+    name = _name(first, (one, two, three), wide=wide)
+    return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
+
+
+def _name(first: Search, trials: Sequence[int], *, wide: bool) -> str:
+    """The study's name, made from all that its results depend on."""
+    facts = [first.name, tuple(trials), wide]
+    return f"study-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"
+
+
+def run(study: Study, engine: engines.Engine) -> Outcome | None:
+    """Runs a study from its current state; None if it was stopped.
+
+    Args:
+        study: from `plan`.
+        engine: runs a phase's sweep.
+
+    Raises:
+        UserError: something that the user can correct.
+    """
+    name = study.name
+    folder = study.output_dir / name
+    content = fix(study.content, _fixed(study))
+    header = [f"Phase 1 of {name}."]
+    done: list[Phase] = []
+    for number in (1, 2, 3):
+        later = sum(study.trials[number:])
+        options = {**study.options, "output_dir": str(folder)}
+        where = {"storage": study.storage} | ({"search_seed": study.seed} if study.seed else {})
+        file = engines.write(folder, number, content, header, {**options, **where})
+        console.note(f"\n{name}, phase {number} of 3 ({file})")
+        phase = engine(engines.Task(number, content, options, study.seed, name, folder, later, study.first))
+        if phase is None:
+            return None
+        done.append(phase)
+        console.note(engines.summary(phase))
+        if number < 3:
+            content, header = _next(study, content, _to_choose_from(content, done), number + 1)
+    first, *others = contenders(done[-1].results)
+    other = others[0] if others else None
+    folders = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
+    difference = compare(first, other, folders) if other else None
+    final = _final_run(folder, first.best, study)
+    if final is None:
+        return None
+    metrics = _test_once(final, str(study.options.get("data", "")))
+    outcome = Outcome(folder, done, first, other, difference, final, metrics)
+    write_json(folder / "study.json", to_dict(study, name, outcome))
+    return outcome
+
+
+def _fixed(study: Study) -> dict[str, Any]:
+    """The hyperparameters that are the same in all trials."""
+    return {name: value for name, value in study.options.items() if name not in PLACES}
+
+
+def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[Result]:
+    """The runs that the next phase is made from: those of the last phase and, before phase 3, also the best of phase 1.
+
+    A small phase 2 may have missed what made that run good. If there would be only one configuration, all runs of phase 1
+    count.
+    """
+    if len(done) == 1:
+        return done[0].results
+    runs = [*done[1].results, best_first(done[0].results)[0]]
+    names = [name for name in searched(content) if name != "seed"]
+    different = {tuple(run.config[name] for name in names) for run in runs}
+    return runs if len(different) > 1 else done[1].results + done[0].results
+
+
+def _next(
+    study: Study, content: Mapping[str, Any], results: Sequence[Result], phase: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The sweep of the next phase, and its header."""
+    seeds = range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2)))
+    sweep, reasons = next_phase(content, results, phase, wide=study.wide, runs=study.trials[1], seeds=list(seeds))
+    sweep = fix(sweep, _fixed(study))
+    points = math.prod(len(spec.get("values", [0])) for spec in sweep["parameters"].values())
+    if phase == 2 and points <= study.trials[1]:  # every point once, rather than some of them twice
+        sweep = {**sweep, "method": "grid"}
+        del sweep["run_cap"]
+    return sweep, [f"Phase {phase} of {study.name},", *reasons]
+
+
+def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
+    """The run folder of the study's model: the winner's best seed.
+
+    It is one of the runs that phase 3 compared, so nothing more is trained, and the test split plays no part in the choice.
+    The run is trained again only if its folder is not on this machine; None if that was stopped.
+    """
+    final = folder / best.name
+    if (final / "model.keras").exists() and (final / "contract.json").exists():
+        return final
+    from ctkeras.training.train import train
+
+    places = {name: study.options[name] for name in PLACES if name in study.options}
+    config = RunConfig.from_mapping({**plain(best.config), **places, "output_dir": str(folder)})
+    console.note(f"The winner's run {best.name} is not on this machine; training it again.")
+    stop = Stop()
+    with on_signals(stop):
+        result = train(config, run_id=best.name, stop=stop)
+    return result.folder if result.metrics["stopped_by"] in FINISHED else None
+
+
+def _test_once(final: Path, data: str) -> dict[str, Any]:
+    """The final model's metrics on the test split, which is opened for the first and only time."""
+    path = final / "metrics_test.json"
+    if not path.exists():
+        console.note("\nEvaluating the final model on the test split, once.")
+        evaluate.evaluate_run(final, "test", data=data or None)
+    return read_json(path)
+
+
+def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """The content of study.json; folders and files are relative to it."""
+    difference = outcome.difference
+    return {
+        "study": name,
+        "command": study.command,
+        "phases": [engines.to_dict(phase) for phase in outcome.phases],
+        "winner": outcome.winner.to_dict(),
+        "runner_up": outcome.runner_up.to_dict() if outcome.runner_up else None,
+        "ahead": difference.ahead if difference else None,
+        "noise": difference.noise if difference else None,
+        "seeds": len(outcome.winner.runs),
+        "validation_images": difference.images if difference else None,
+        "inside_noise": difference.inside_noise if difference else None,
+        "final": {"folder": outcome.final.name, "model": f"{outcome.final.name}/model.keras"},
+        "test_metrics": f"{outcome.final.name}/metrics_test.json",
+        "test": {key: outcome.test.get(key) for key in ("n", "acc", "acc_low", "acc_high")},
+        "seconds": sum(phase.seconds for phase in outcome.phases),
+    }
+
+
+def verdict(outcome: Outcome) -> list[str]:
+    """The outcome, in sentences."""
+    winner, other, difference = outcome.winner, outcome.runner_up, outcome.difference
+    lines = [f"winner:    {_described(winner)}"]
+    if other is not None and difference is not None:
+        lines.append(f"runner-up: {_described(other)}")
+        lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
+        cause = f"{difference.images} validation images and the seeds" if difference.images else "the seeds"
+        noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
+        if not difference.ahead and not difference.noise:
+            lines.append("The runner-up is inside the noise: both were right on the same images, so neither is better.")
+        elif not difference.ahead:
+            lines.append(f"The runner-up is inside the noise: both have the same mean, and {noise}.")
+        elif difference.inside_noise:
+            lines.append(f"The runner-up is inside the noise: the winner leads by {lead}, and {noise}.")
+        else:
+            lines.append(f"The runner-up is outside the noise: the winner leads by {lead}, but {noise}.")
+    else:
+        lines.append("There is no runner-up: all runs of phase 2 had the same configuration.")
+    test = outcome.test
+    lines.append(f"final model: {outcome.final / 'model.keras'}")
+    bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
+    lines.append(f"test accuracy {test['acc']:.4f} ({bounds}, {test['n']} images), evaluated once")
+    return lines
+
+
+def _described(one: Contender) -> str:
+    """A configuration's numbers over its seeds, and its main hyperparameters."""
+    names = ("model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing")
+    values = list(one.accuracies.values())
+    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
+    settings = status.settings(one.config, [*names, "mixup_alpha", "optimizer", "scheduler", "max_epochs"])
+    return f"val_acc {one.mean:.4f}, {spread}; {settings}"
