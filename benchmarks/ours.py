@@ -7,18 +7,16 @@ import time
 
 import numpy as np
 
-from ctkeras.data import (
-    batches,  # noqa: E402
-    decoded,  # noqa: E402
-)
-from ctkeras.models import classifier  # noqa: E402
-from ctkeras.runtime import process  # noqa: E402
-from ctkeras.training.programs import programs_at  # noqa: E402
-from ctkeras.training.steps import Hyper  # noqa: E402
+from ctkeras.runtime import process
 
 process.configure()
 
 import jax  # noqa: E402
+
+from ctkeras.data import batches, decoded  # noqa: E402
+from ctkeras.models import classifier  # noqa: E402
+from ctkeras.training.programs import programs_at  # noqa: E402
+from ctkeras.training.steps import Hyper  # noqa: E402
 
 CLASSES = 4
 

@@ -11,9 +11,8 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["KERAS_BACKEND"] = "jax"
 REAL_DATA = os.environ.pop("CTKERAS_DATA", "")  # tests name their data; none may use this by accident
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from PIL import Image  # noqa: E402
+from image_sets import write_images  # noqa: E402
 
 from ctkeras.runtime import process  # noqa: E402
 
@@ -24,20 +23,6 @@ process.configure()
 def image_folder(tmp_path):
     """A split/class/image folder: two classes that differ by their bright half; 8, 4 and 4 images per class."""
     return write_images(tmp_path / "images", classes=("left", "right"), counts={"train": 8, "valid": 4, "test": 4})
-
-
-def write_images(root: pathlib.Path, *, classes: tuple[str, ...], counts: dict[str, int], size: int = 40):
-    """Writes gray PNGs under root/split/class/; each class has its own bright band, on noise."""
-    rng = np.random.default_rng(0)
-    for split, count in counts.items():
-        for label, name in enumerate(classes):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 100, (size, size), dtype=np.uint8)
-                pixels[:, label * size // len(classes) : (label + 1) * size // len(classes)] += 120
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,18 @@ Found = Iterator[tuple[tuple[str, ...], str, bool]]  # path, text, whether it is
 
 
 def unknown_keys(word: Any, what: str, known: Collection[str]) -> str:
+    """The text of a finding: a word is not what it should be, with the most similar known word or all known ones."""
     return f"is not {what}{did_you_mean(word, known) or '; known: ' + ', '.join(known)}"
 
 
 def of_parameters(parameters: Mapping[str, Any], path: tuple[str, ...], method: Any) -> Found:
+    """Findings about parameters, nested ones too.
+
+    Args:
+        parameters: name to specification.
+        path: keys from the top of the file to `parameters`.
+        method: the sweep's.
+    """
     for name, spec in parameters.items():
         place = (*path, str(name))
         if not isinstance(spec, dict):
@@ -131,6 +139,13 @@ def _of_candidate(spec: dict[str, Any], place: tuple[str, ...]) -> Found:
 
 
 def of_value(name: str, value: Any, place: tuple[str, ...]) -> Found:
+    """What is wrong with one value of a hyperparameter.
+
+    Args:
+        name: a field of RunConfig.
+        value: as YAML reads it.
+        place: keys from the top of the file to the value.
+    """
     try:
         parse_value(name, value)
         if name == "project":

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import write_images
+from image_sets import write_images
 from PIL import Image
 
 from ctkeras.cli import main

@@ -52,7 +52,7 @@ def geometries(count):
 
 
 @needs_onednn
-@pytest.mark.parametrize("shape", geometries(16), ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize("shape", list(geometries(16)), ids=lambda shape: "x".join(map(str, shape)))
 def test_it_computes_what_xla_computes(shape):
     inputs, kernel, direction = drawn(shape)
 

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import write_images
+from image_sets import write_images
 from PIL import Image
 
 from ctkeras.data import decoded, images, layout, phantom, sources

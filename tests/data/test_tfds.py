@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import write_images
+from image_sets import write_images
 from PIL import Image
 
 from ctkeras.data import images, layout, phantom, sources

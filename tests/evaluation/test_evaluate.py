@@ -8,7 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from conftest import write_images
+from image_sets import write_images
 from PIL import Image
 
 from ctkeras.cli import main

@@ -10,8 +10,7 @@ import re
 import browser
 import numpy as np
 import pytest
-from conftest import write_images
-from image_sets import as_jpeg, clean_set, write_set
+from image_sets import as_jpeg, clean_set, write_images, write_set
 from PIL import Image
 
 from ctkeras.audit import audit, summary

@@ -196,7 +196,7 @@ def test_runs_are_kept_offline_unless_the_user_has_said_how(monkeypatch):
 
 
 def test_gpus_are_those_cuda_may_show(monkeypatch):
-    monkeypatch.setattr(pool_module, "version", lambda name: "0.10" if name == "jax-cuda12-plugin" else "")
+    monkeypatch.setattr(pool_module.versions, "version", lambda name: "0.10" if name == "jax-cuda12-plugin" else "")
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-abc")
     assert _gpus() == ["2", "GPU-abc"]

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import pathlib
 
+import numpy as np
 from PIL import Image
 
 from ctkeras.data import phantom, sources
@@ -40,3 +42,17 @@ def as_jpeg(number, **options):
     content = io.BytesIO()
     Image.fromarray(picture(number)).save(content, "JPEG", quality=60, **options)
     return content.getvalue()
+
+
+def write_images(root: pathlib.Path, *, classes: tuple[str, ...], counts: dict[str, int], size: int = 40):
+    """Writes gray PNGs under root/split/class/; each class has its own bright band, on noise."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (size, size), dtype=np.uint8)
+                pixels[:, label * size // len(classes) : (label + 1) * size // len(classes)] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
