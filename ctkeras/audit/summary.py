@@ -3,11 +3,35 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ctkeras.audit import audit, shortcuts
+from ctkeras.audit import audit as audits
+from ctkeras.audit import shortcuts
 from ctkeras.audit.audit import Audit
+from ctkeras.data import sources
 from ctkeras.data.layout import SPLITS
 
 SHOWN = 5  # lines per list on the terminal; --json and the page show all
+
+
+def audit(data: str) -> dict[str, Any]:
+    """Compares all images of a data set: duplicates, leaks between splits, labels told by the file alone.
+
+    The result is cached by the images' content, and is what `ctkeras data check --json` prints.
+
+    Args:
+        data: what `--data` takes: a zip, a folder, phantom or kaggle.
+
+    Returns:
+        See summary.
+
+    Raises:
+        UserError: there is no such data, or it is not laid out as split/class/image.
+
+    Example:
+        >>> import ctkeras
+        >>> ctkeras.audit("phantom:48")["leaks"]
+        []
+    """
+    return summary(audits.check(sources.open_source(data)))
 
 
 def summary(audited: Audit) -> dict[str, Any]:
@@ -20,7 +44,7 @@ def summary(audited: Audit) -> dict[str, Any]:
         files that are equal but have two labels. duplicates, near_duplicates: groups of files. train_left_out: how many
         images training leaves out.
     """
-    left_out = audit.left_out(audited)
+    left_out = audits.left_out(audited)
     return {
         "images": len(audited.images),
         "distinct_images": len(set(audited.twins().values())),

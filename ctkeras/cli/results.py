@@ -20,7 +20,7 @@ DATA_HELP = "the data set, if it is no longer where the run found it"
 @click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
 def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
     """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
-    from ctkeras.evaluation.evaluate import evaluate_run
+    from ctkeras.evaluation.evaluate import evaluate as evaluate_run
 
     metrics = evaluate_run(run_folder, split, data=spec, again=again)
     before = {"valid": "not in train", "test": "not in train or valid"}.get(split, "")

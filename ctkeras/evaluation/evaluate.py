@@ -10,6 +10,7 @@ import numpy as np
 
 from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
+from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
 from ctkeras.evaluation.metrics import choose, three_ways
 from ctkeras.models import predict
@@ -23,7 +24,9 @@ OPENED = "test_opened.json"  # in the run folder: every opening of the test spli
 USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 
 
-def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bool = False) -> dict[str, Any]:
+def evaluate(
+    folder: Path | str, split: str = "valid", *, data: str | None = None, again: bool = False
+) -> dict[str, Any]:
     """Evaluates a run's model.keras and writes metrics_<split>.json and the split's rows of predictions.csv.
 
     The test split is opened once per model: the opening is recorded in test_opened.json before an image is read, and
@@ -39,8 +42,17 @@ def evaluate_run(folder: Path, split: str, *, data: str | None = None, again: bo
         The metrics; see evaluation.three_ways.
 
     Raises:
-        UserError: no run folder, no model, or data with other classes.
+        UserError: no run folder, no model, another split, or data with other classes.
+
+    Example:
+        >>> import ctkeras
+        >>> metrics = ctkeras.evaluate("runs/example", "valid")
+        >>> metrics["acc_low"] <= metrics["acc"] <= metrics["acc_high"]
+        True
     """
+    if split not in SPLITS:
+        raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    folder = Path(folder)
     config = read_config(folder)
     source = sources.open_source(data or config.data)
     trained_on = read_metrics(folder).get("data_fingerprint")

@@ -11,7 +11,7 @@ from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import new_id
 from ctkeras.runtime import console
 from ctkeras.sweep import file
-from ctkeras.tracking.run import start
+from ctkeras.tracking.run import start_run
 from ctkeras.training.stopping import Stop
 from ctkeras.training.train import RunResult, TrainingFailed, train
 
@@ -37,7 +37,7 @@ def run_trial(flags: dict[str, Any], *, stop: Stop, leave: Any = None) -> RunRes
     """
     run_id = os.environ.get("WANDB_RUN_ID") or new_id("trial")
     known = {name: value for name, value in flags.items() if name in FIELDS}
-    tracker = start(known, run_id=run_id, folder=None, resume=True)
+    tracker = start_run(known, run_id=run_id, folder=None, resume=True)
     try:
         config = RunConfig.from_mapping(file.expand({**_parsed(known), **tracker.config()}))
     except UserError as error:

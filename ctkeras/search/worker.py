@@ -261,7 +261,9 @@ def run_local(
     folder = Path(config.output_dir) / run_id
     _drop_offline(folder, run_id)
     resumed = (folder / CHECKPOINT).exists()
-    begun = run.start(config.to_dict(), run_id=run_id, folder=folder, resume=resumed, group=group, job_type=job_type)
+    begun = run.start_run(
+        config.to_dict(), run_id=run_id, folder=folder, resume=resumed, group=group, job_type=job_type
+    )
     tracker = _Followed(begun, before)
     return train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch)
 

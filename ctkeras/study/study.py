@@ -214,7 +214,7 @@ def _test_once(final: Path, data: str) -> dict[str, Any]:
     path = final / "metrics_test.json"
     if not path.exists():
         console.note("\nEvaluating the final model on the test split, once.")
-        evaluate.evaluate_run(final, "test", data=data or None)
+        evaluate.evaluate(final, "test", data=data or None)
     return read_json(path)
 
 

@@ -97,7 +97,7 @@ class Tracker:
         self.run.finish(exit_code=exit_code)
 
 
-def start(
+def start_run(
     config: dict[str, Any],
     *,
     run_id: str,

@@ -12,7 +12,7 @@ from ctkeras.errors import UserError
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, new_id, write_config
 from ctkeras.runtime import console, process
-from ctkeras.tracking.run import Tracker
+from ctkeras.tracking.run import Tracker, start_run
 from ctkeras.training.ending import Ending
 from ctkeras.training.inputs import Data, load_data
 from ctkeras.training.stopping import Stop, watch
@@ -58,6 +58,15 @@ def train(
     Raises:
         UserError: something the user can correct, before anything slow.
         TrainingFailed: the loss is no longer finite.
+
+    Example:
+        >>> import ctkeras
+        >>> config = ctkeras.RunConfig(
+        ...     data="phantom:48", model_name="mobilenet_v2", pretrained=False, image_size=32, max_epochs=1
+        ... )
+        >>> result = ctkeras.train(config, run_id="example")
+        >>> result.metrics["epochs"], result.folder.joinpath("model.keras").exists()
+        (1, True)
     """
     folder = resume or Path(config.output_dir) / (run_id or new_id(config.model_name))
     ending = Ending(folder, tracker, stop or Stop())
@@ -96,7 +105,7 @@ def _train(
     make_folder(folder)
     write_config(folder, config)
     resumed = (folder / CHECKPOINT).exists()
-    tracker = ending.tracker or start(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
+    tracker = ending.tracker or start_run(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
     run = start.begin(config, data, built, folder=folder)
     ending.passed("features")

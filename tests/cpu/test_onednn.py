@@ -12,7 +12,6 @@ import pytest
 from jax import lax
 
 from ctkeras.cpu import onednn
-from ctkeras.runtime import process
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's wheel is for Linux on x86-64")
 SHAPE = onednn.geometry((2, 8, 9, 3), (3, 3, 3, 5), strides=(1, 1), padding="same", depthwise=False)
@@ -189,7 +188,7 @@ def test_same_padding_is_tensorflows(size, taps, stride):
 @pytest.mark.parametrize(
     ("place", "name", "value"),
     [
-        (process, "version", lambda package: "0.0.1"),
+        (onednn.versions, "version", lambda package: "0.0.1"),
         (onednn.jax, "default_backend", lambda: "gpu"),
         (onednn.jax, "local_device_count", lambda: 2),
         (onednn, "_library", lambda: None),

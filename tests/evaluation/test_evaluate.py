@@ -46,7 +46,7 @@ def run(tmp_path, data):
     write_json(folder / "metrics.json", {"data_fingerprint": fingerprint})
     (folder / "contract.json").write_text(json.dumps({"class_names": NAMES}))
     write_model(folder, seed=0)
-    evaluate.evaluate_run(folder, "valid")
+    evaluate.evaluate(folder, "valid")
     return folder
 
 
@@ -81,7 +81,7 @@ def test_predictions_are_the_exported_models(run, data):
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_every_number_can_be_computed_again_from_predictions(run, split):
-    metrics = evaluate.evaluate_run(run, split)
+    metrics = evaluate.evaluate(run, split)
     assert json.loads((run / f"metrics_{split}.json").read_text()) == metrics
     valid, own = (read_predictions(run, name) for name in ("valid", split))
     distinct = np.array(own.files)
@@ -100,7 +100,7 @@ def test_every_number_can_be_computed_again_from_predictions(run, split):
 
 
 def test_test_numbers_are_given_three_ways(run):
-    metrics = evaluate.evaluate_run(run, "test")
+    metrics = evaluate.evaluate(run, "test")
     own = read_predictions(run, "test")
     right = dict(zip(own.files, own.probabilities.argmax(-1) == own.labels, strict=True))
     assert metrics["n"] == len(right) == 14
@@ -119,21 +119,21 @@ def test_test_numbers_are_given_three_ways(run):
 
 def test_validation_images_that_are_also_trained_on_are_left_out_of_clean(run, data):
     shutil.copy(data / "train/left/1.png", data / "valid/left/seen.png")
-    metrics = evaluate.evaluate_run(run, "valid")
+    metrics = evaluate.evaluate(run, "valid")
     assert (metrics["n"], metrics["clean_n"], metrics["distinct_n"]) == (9, 8, 9)
-    assert "clean_n" not in evaluate.evaluate_run(run, "train")
+    assert "clean_n" not in evaluate.evaluate(run, "train")
 
 
 def test_the_test_split_is_opened_once_and_recorded(run, capsys):
     assert not (run / "test_opened.json").exists()  # validation was evaluated
-    first = evaluate.evaluate_run(run, "test")
+    first = evaluate.evaluate(run, "test")
     (opening,) = openings(run)
     assert opening["model_sha256"] == first["model_sha256"]
     assert opening["data_fingerprint"] == sources.open_source(opening["data"]).fingerprint
     assert datetime.datetime.fromisoformat(opening["opened"]).tzinfo
     assert "opened" not in capsys.readouterr().err
     before = {path: path.read_bytes() for path in run.iterdir()}
-    assert evaluate.evaluate_run(run, "test") == json.loads((run / "metrics_test.json").read_text()) == first
+    assert evaluate.evaluate(run, "test") == json.loads((run / "metrics_test.json").read_text()) == first
     assert {path: path.read_bytes() for path in run.iterdir()} == before
     err = capsys.readouterr().err
     assert opening["opened"] in err
@@ -141,8 +141,8 @@ def test_the_test_split_is_opened_once_and_recorded(run, capsys):
 
 
 def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
-    first = evaluate.evaluate_run(run, "test")
-    again = evaluate.evaluate_run(run, "test", again=True)
+    first = evaluate.evaluate(run, "test")
+    again = evaluate.evaluate(run, "test", again=True)
     assert [opening["again"] for opening in openings(run)] == [False, True]
     err = capsys.readouterr().err
     assert f"opened 1 time before, first on {openings(run)[0]['opened']}, for this model" in err
@@ -152,19 +152,19 @@ def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
 
 
 def test_another_model_opens_it_anew_with_a_note_on_the_first(run, capsys):
-    first = evaluate.evaluate_run(run, "test")
+    first = evaluate.evaluate(run, "test")
     write_model(run, seed=1)
-    second = evaluate.evaluate_run(run, "test")
+    second = evaluate.evaluate(run, "test")
     assert second["loss"] != first["loss"]
     assert [opening["model_sha256"] for opening in openings(run)] == [first["model_sha256"], second["model_sha256"]]
     assert "for another model of this run" in capsys.readouterr().err
 
 
 def test_other_test_images_are_not_answered_with_the_stored_numbers(run, data, capsys):
-    first = evaluate.evaluate_run(run, "test")
+    first = evaluate.evaluate(run, "test")
     (data / "test/left/copy2.png").unlink()
     capsys.readouterr()
-    assert evaluate.evaluate_run(run, "test")["n"] == first["n"] - 1
+    assert evaluate.evaluate(run, "test")["n"] == first["n"] - 1
     assert len({opening["data_fingerprint"] for opening in openings(run)}) == 2
     assert "differs from the one that the run was trained on" in capsys.readouterr().err
 
@@ -176,9 +176,9 @@ def test_an_opening_that_was_interrupted_is_on_record(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "_probabilities", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            evaluate.evaluate_run(run, "test")
+            evaluate.evaluate(run, "test")
     assert len(openings(run)) == 1
-    evaluate.evaluate_run(run, "test")
+    evaluate.evaluate(run, "test")
     assert len(openings(run)) == 2
 
 
@@ -198,15 +198,15 @@ def test_mistakes_open_nothing(run, data, tmp_path):
     )
     for folder, spec, message in cases:
         with pytest.raises(UserError, match=message):
-            evaluate.evaluate_run(folder, "test", data=spec)
+            evaluate.evaluate(folder, "test", data=spec)
         assert not (folder / "test_opened.json").exists()
 
 
 def test_without_validation_predictions_nothing_is_chosen(run):
     (run / "predictions.csv").unlink()
-    metrics = evaluate.evaluate_run(run, "test")
+    metrics = evaluate.evaluate(run, "test")
     assert "temperature" not in metrics and "ece" in metrics
-    assert "temperature" in evaluate.evaluate_run(run, "valid")
+    assert "temperature" in evaluate.evaluate(run, "valid")
 
 
 def test_predictions_hold_a_float32_exactly():

@@ -238,7 +238,7 @@ def agent(monkeypatch, tmp_path):
             calls.trained.append((config, options))
             return train()
 
-        monkeypatch.setattr(agent_module, "start", start)
+        monkeypatch.setattr(agent_module, "start_run", start)
         monkeypatch.setattr(agent_module, "train", trained)
         stop = Stop()
         result = agent_run_trial({"output_dir": str(tmp_path), **flags}, stop=stop, leave="leave")
@@ -340,7 +340,7 @@ def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(mo
         tracker.logged = 1
         tracker.catch_up([{"epoch": 1}, {"epoch": 2}])
 
-    monkeypatch.setattr(agent_module, "start", start)
+    monkeypatch.setattr(agent_module, "start_run", start)
     monkeypatch.setattr(Tracker, "__init__", lambda self, run: setattr(self, "run", run))
     monkeypatch.setattr(agent_module, "train", train)
     chosen = RunConfig.from_mapping({"output_dir": str(tmp_path)})

@@ -298,7 +298,7 @@ def _pretended(planned, *, url, pool):
 
 
 def _evaluated(folder, split, *, data):
-    """In place of scoring.evaluate_run."""
+    """In place of evaluate.evaluate."""
     write_json(folder / f"metrics_{split}.json", {"n": 8, "acc": 0.75, "acc_low": 0.5, "acc_high": 0.9})
 
 
@@ -335,7 +335,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
     monkeypatch.setattr(plan_module, "plan", planned)
     monkeypatch.setattr(local, "run", _pretended)
     monkeypatch.setattr(sweeps, "row", _row)
-    monkeypatch.setattr(evaluate, "evaluate_run", evaluated)
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
     options = {**TINY, "data": str(image_folder), "output_dir": str(tmp_path / "runs")}
     url = storage.address("", str(tmp_path / "runs"))
     engine = functools.partial(engines.local, url=url, pool=None)

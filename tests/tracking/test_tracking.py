@@ -11,7 +11,7 @@ from ctkeras.runs import predictions
 from ctkeras.tracking import run as run_module
 from ctkeras.tracking import sweeps
 from ctkeras.tracking.run import Tracker, lacking
-from ctkeras.tracking.run import start as run_start
+from ctkeras.tracking.run import start_run as run_start
 
 
 class Run:

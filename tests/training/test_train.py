@@ -99,7 +99,7 @@ def test_exported_model_gives_the_recorded_predictions_and_accuracy(finished, tm
 
     folder = shutil.copytree(finished.folder, tmp_path / "run")
     before = (folder / "predictions.csv").read_text().splitlines()
-    metrics = evaluate.evaluate_run(folder, "valid")
+    metrics = evaluate.evaluate(folder, "valid")
     assert metrics["acc"] == pytest.approx(finished.metrics["val_acc"])
     assert metrics["loss"] == pytest.approx(finished.metrics["val_loss"], abs=1e-4)
     after = (folder / "predictions.csv").read_text().splitlines()
