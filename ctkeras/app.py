@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras.data import images
+from ctkeras.data import crop, images
+from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
-from ctkeras.models import export, predict
+from ctkeras.models import contract, predict
 from ctkeras.runtime import console
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def serve(path: Path, *, port: int) -> None:
     gradio = _gradio()
     port = _free_port(port)
     with console.waiting(f"Opening {path}"):
-        model, names = predict.open_named(path)
-        answer = Answer(model, names)
+        opened = predict.open_named(path)
+        answer = Answer(*opened)
     # So that uploads are also deleted when the process is asked to end.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with _uploads():
@@ -80,10 +81,10 @@ def serve(path: Path, *, port: int) -> None:
 class Answer:
     """A model that classifies one image at a time; compiled when it is created."""
 
-    def __init__(self, model: "keras.Model", names: list[str]) -> None:
+    def __init__(self, model: "keras.Model", names: list[str], preparation: Preparation) -> None:
         from ctkeras.evaluation import gradcam
 
-        self.names, self.size = names, int(model.input.shape[1])
+        self.names, self.size, self.preparation = names, int(model.input.shape[1]), preparation
         self.explain = gradcam.explainer(model)
         self.explain(np.zeros((1, self.size, self.size, 3), np.float32), np.array([-1]))
 
@@ -105,9 +106,9 @@ class Answer:
         if len(content) > MAX_BYTES:
             raise UserError(f"{name} has {len(content) / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are allowed")
         gray = images.decode_gray(content, name=name)
-        pixels = images.as_rgb(images.resize(gray, self.size))[None].astype(np.float32)
+        pixels = images.as_rgb(crop.prepare(gray, self.size, self.preparation))[None].astype(np.float32)
         heat, probabilities = self.explain(pixels, np.array([-1]))
-        shown = heatmap.fitted(gray)
+        shown = heatmap.fitted(crop.framed(gray, self.preparation))
         by_name = {name: float(value) for name, value in zip(self.names, probabilities[0], strict=True)}
         return by_name, images.as_rgb(shown), heatmap.overlay(shown, heat[0])
 
@@ -166,9 +167,9 @@ def intended_use(path: Path) -> str:
 
     folder = path if os.path.isdir(path) else path.parent
     try:
-        return str(read_contract(folder).get("intended_use") or export.INTENDED_USE)
+        return str(read_contract(folder).get("intended_use") or contract.INTENDED_USE)
     except UserError:
-        return export.INTENDED_USE
+        return contract.INTENDED_USE
 
 
 def _gradio() -> ModuleType:

@@ -29,6 +29,10 @@ MODEL_NAMES = (
     "mobilenet_v2",
     "mobilenet_v3_large",
 )
+FOLD_WORDS = ("all", "refit")
+AUTO = "auto"  # in place of a value: the tool chooses
+HEAD_LR, FINE_TUNING_LR = 0.03, 1e-4  # what lr auto stands for with adam, adamw and sgd
+SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any other
 # Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
 CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
 
@@ -42,10 +46,11 @@ def _param(
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    auto: bool = False,
 ) -> Any:
-    """Declares one hyperparameter; `low`/`high` are inclusive bounds, `above`/`below` exclusive ones."""
+    """Declares one hyperparameter; `low`/`high` are inclusive bounds, `above`/`below` exclusive ones, `auto` also a value."""
     bounds = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {"help": help, "choices": choices, **bounds}
+    metadata = {"help": help, "choices": choices, "auto": auto, **bounds}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -78,6 +83,16 @@ class RunConfig:
         1, "frozen backbone: number of augmented views per image whose features are cached", low=1, high=64
     )
     image_size: int = _param(224, "side in pixels of the square that images are resized to", low=32, high=512)
+    crop: str = _param("body", "crop each image to the body before it is resized", choices=("body", "none"))
+    fit: str = _param(
+        "stretch", "bring an image to a square by stretching or by padding it", choices=("stretch", "pad")
+    )
+    gray: str = _param(
+        "as_is",
+        "stretch: bring the 1st and 99th percentile of each image to black and white",
+        choices=("as_is", "stretch"),
+    )
+    head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param(
         "float32", "number type for computing; weights stay float32", choices=("float32", "bfloat16")
     )
@@ -85,12 +100,31 @@ class RunConfig:
     max_epochs: int = _param(30, "number of epochs to train", low=1)
     early_stopping: int = _param(0, "stop after this many epochs without a better val_acc; 0 is off", low=0)
     optimizer: str = _param(
-        "adamw",
-        "adam and sgd apply weight_decay as an L2 penalty, adamw decoupled from the gradient",
-        choices=("adam", "adamw", "sgd"),
+        AUTO,
+        "lbfgs solves a head on cached features to its optimum; adam and sgd apply weight_decay as an L2 penalty, adamw "
+        "decoupled from the gradient; auto: lbfgs for a frozen backbone if no lr or mixup is given, otherwise adamw",
+        choices=("lbfgs", "adam", "adamw", "sgd"),
+        auto=True,
     )
-    lr: float = _param(0.03, "peak learning rate; about 1e-4 is usual for fine-tuning the whole network", above=0)
-    weight_decay: float = _param(1e-4, "weight decay of kernels; biases and BatchNorm have none", low=0)
+    lr: float = _param(AUTO, "peak learning rate; auto: 0.03 for a head, 1e-4 for fine-tuning", above=0, auto=True)
+    weight_decay: float = _param(
+        AUTO,
+        "weight decay of kernels; auto: chosen by folds inside training with lbfgs, otherwise 1e-4",
+        low=0,
+        auto=True,
+    )
+    folds: int = _param(
+        AUTO,
+        "cross-validation on train and valid together, never parting similar slices; 0: the given validation split; "
+        "auto: 5 with lbfgs, otherwise 0",
+        low=0,
+        high=20,
+        auto=True,
+    )
+    fold: str = _param(
+        "all",
+        "all: train one member per fold, their mean is the model; refit: one model on everything; or a fold from 0",
+    )
     scheduler: str = _param("cosine", "learning rate schedule after warm-up", choices=("cosine", "step", "plateau"))
     warmup_epochs: float = _param(0.0, "epochs in which the learning rate rises from 0 to lr; may be a fraction", low=0)
     dropout: float = _param(0.3, "dropout rate in front of the head", low=0, below=1)
@@ -113,6 +147,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, parse_value(field.name, getattr(self, field.name)))
+        for name, value in _resolved(self).items():
+            object.__setattr__(self, name, value)
+        _check_solver(self)
+        _check_folds(self)
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
             raise UserError(f"warmup_epochs must be below max_epochs ({self.max_epochs}); got {self.warmup_epochs:g}")
         if wrong := set(self.project) & set("/\\#?%:"):
@@ -141,9 +179,51 @@ class RunConfig:
         """Where training begins, one of CUTS; the layers before it are frozen."""
         return self.unfreeze_from if self.freeze_backbone else "input"
 
+    @property
+    def fold_count(self) -> int:
+        """The number of folds; 0 to validate on the given split."""
+        return (SOLVED_FOLDS if self.optimizer == "lbfgs" else 0) if is_auto(self.folds) else self.folds
+
     def to_dict(self) -> dict[str, Any]:
         """All values by name, in the order in which they are declared."""
         return dataclasses.asdict(self)
+
+
+def _resolved(config: RunConfig) -> dict[str, Any]:
+    """What `auto` stands for in a config, by name. weight_decay stays auto with lbfgs, which chooses it in training."""
+    solvable = config.cut == "head" and config.feature_cache and is_auto(config.lr) and not config.mixup_alpha
+    optimizer = ("lbfgs" if solvable else "adamw") if is_auto(config.optimizer) else config.optimizer
+    values: dict[str, Any] = {"optimizer": optimizer}
+    if is_auto(config.lr):
+        values["lr"] = HEAD_LR if config.cut == "head" else FINE_TUNING_LR
+    if is_auto(config.weight_decay) and optimizer != "lbfgs":
+        values["weight_decay"] = 1e-4
+    return values
+
+
+def _check_solver(config: RunConfig) -> None:
+    """Refuses lbfgs where there is more to train than a head on cached features."""
+    if config.optimizer != "lbfgs":
+        return
+    needs = {"freeze_backbone true": config.freeze_backbone, "unfreeze_from head": config.unfreeze_from == "head"}
+    needs |= {"feature_cache true": config.feature_cache, "mixup_alpha 0": not config.mixup_alpha}
+    if missing := [need for need, met in needs.items() if not met]:
+        raise UserError(f"optimizer lbfgs solves a head on cached features, so it needs {', '.join(missing)}")
+
+
+def _check_folds(config: RunConfig) -> None:
+    """Refuses a number of folds, or a fold, that cannot be trained."""
+    count = config.fold_count
+    if count == 1:
+        raise UserError("folds must be 0 or at least 2; got 1")
+    if config.fold not in FOLD_WORDS and not config.fold.isdecimal():
+        raise UserError(f"fold must be all, refit or a number from 0; got {config.fold!r}")
+    if count and config.fold.isdecimal() and int(config.fold) >= count:
+        raise UserError(f"fold must be below folds ({count}); got {config.fold}")
+    if count and config.fold in FOLD_WORDS and config.optimizer != "lbfgs":
+        raise UserError(
+            f"fold {config.fold} needs optimizer lbfgs; with {config.optimizer} train one fold at a time: --fold 0, --fold 1, …"
+        )
 
 
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -168,12 +248,19 @@ def parse_value(name: str, value: Any) -> Any:
         UserError: the value has the wrong type, is not finite, is out of range or is not one of the choices.
     """
     field = FIELDS[name]
-    converted = _converted(value, field.type)
+    if field.metadata["auto"] and is_auto(value):
+        return AUTO
+    converted = _converted(str(value) if name == "fold" and type(value) is int else value, field.type)
     if converted is None or not _allowed(converted, field.metadata):
         raise UserError(
             f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}"
         )
     return converted
+
+
+def is_auto(value: Any) -> bool:
+    """Whether a value is the word auto, by which the tool chooses."""
+    return isinstance(value, str) and value.strip().lower() == AUTO
 
 
 def _converted(value: Any, kind: Any) -> Any:
@@ -215,7 +302,7 @@ def describe(name: str) -> str:
     field = FIELDS[name]
     meta = field.metadata
     if meta["choices"]:
-        return "one of " + ", ".join(meta["choices"])
+        return "one of " + ", ".join([*meta["choices"], *([AUTO] if meta["auto"] else [])])
     if field.type is bool:
         return "true or false"
     if field.type is str:
@@ -224,7 +311,8 @@ def describe(name: str) -> str:
     bounds = [f"{meta[key]:.10g} {sign}" for key, sign in (("low", "<="), ("above", "<")) if meta[key] is not None]
     bounds.append(name)
     bounds += [f"{sign} {meta[key]:.10g}" for key, sign in (("high", "<="), ("below", "<")) if meta[key] is not None]
-    return f"{word}, {' '.join(bounds)}" if len(bounds) > 1 else word
+    text = f"{word}, {' '.join(bounds)}" if len(bounds) > 1 else word
+    return f"{text}, or auto" if meta["auto"] else text
 
 
 def without_effect(config: RunConfig, given: Collection[str], *, searched: Collection[str] = ()) -> list[str]:
@@ -249,8 +337,12 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
     one_view = (
         "features are cached from one view, the unchanged image; set feature_views above 1, or feature_cache to false"
     )
+    solved = "optimizer lbfgs solves the head to its optimum; use --optimizer adamw to train it in epochs"
+    by_epochs = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
     # The hyperparameter, the names that also decide, whether it has no effect, and why.
     rules = (
+        *((name, "optimizer lr freeze_backbone unfreeze_from", c.optimizer == "lbfgs", solved) for name in by_epochs),
+        ("fold", "folds optimizer lr", not c.fold_count, "folds is 0"),
         ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, random),
         ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, not_frozen),
         ("unfreeze_from", "head_epochs max_epochs", late, only_head_epochs),

@@ -21,7 +21,7 @@ from PIL import Image
 from ctkeras import app
 from ctkeras.data import phantom
 from ctkeras.errors import UserError
-from ctkeras.models import export, predict
+from ctkeras.models import contract, predict
 
 NAMES = ["adenocarcinoma", "large_cell", "normal", "squamous_cell"]
 USE = "Research <b>only</b>. [Not](http://x) for diagnosis."
@@ -90,7 +90,7 @@ def test_what_is_no_image_is_refused_by_its_content(answer, content, reason):
 
 def test_the_contracts_use_is_shown_without_its_markup(run_folder, tmp_path):
     assert app.intended_use(run_folder) == app.intended_use(run_folder / "model.keras") == USE
-    assert app.intended_use(tmp_path) == export.INTENDED_USE
+    assert app.intended_use(tmp_path) == contract.INTENDED_USE
     assert not set("<>[]*_`#") & set(app._plain(USE))
     assert "for diagnosis" in app._plain(USE)
 

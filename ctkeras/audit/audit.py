@@ -23,7 +23,7 @@ from ctkeras.errors import UserError
 from ctkeras.runtime import console
 from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
-VERSION = "1"  # of the stored audit; raise it when what counts as the same image changes
+VERSION = "2"  # of the stored audit; raise it when what counts as the same image changes
 LEAKS = (("test", "train"), ("valid", "train"), ("test", "valid"))  # (from, to), in the order they are reported
 CACHE_BYTES = 2**30  # bytes; the audit of 1,000 images takes 0.2 MB, its page 2 MB
 
@@ -213,7 +213,7 @@ def _is_stored(place: Path) -> bool:
 
 
 def _store(place: Path, audited: Audit) -> None:
-    """Writes an audit. Training's list is a separate file that names only training images; training opens no other."""
+    """Writes an audit. Training's list is a separate file that names no test image; training opens no other."""
     table = {"images": [dataclasses.astuple(image) for image in audited.images], "pairs": audited.pairs}
     for name, content in (("audit", table), ("training", left_out(audited))):
         with atomic(place / f"{name}.json") as path:
@@ -223,8 +223,9 @@ def _store(place: Path, audited: Audit) -> None:
 def left_out(audited: Audit) -> dict[str, list[str]]:
     """Returns the training files to leave out: those in another split, and of the rest those under two labels.
 
-    Only labels of the training split decide what a conflict is, so that no validation or test label influences training. An
-    image in training and in another split counts as a leak, whatever its labels are.
+    `in_test` has the files of train and valid that appear in test, for folds, which pool train and valid. Only labels of the
+    training split decide what a conflict is, so that no validation or test label influences training. An image in training
+    and in another split counts as a leak, whatever its labels are.
     """
     leaks = audited.leaked("train", ("valid", "test"))
     labels = defaultdict(set)
@@ -232,7 +233,8 @@ def left_out(audited: Audit) -> dict[str, list[str]]:
         if image.split == "train":
             labels[image.exact].add(image.class_name)
     conflicts = {image.file for image in audited.images if image.split == "train" and len(labels[image.exact]) > 1}
-    return {"leaks": sorted(leaks), "conflicts": sorted(conflicts - leaks)}
+    in_test = audited.leaked("train", ("test",)) | audited.leaked("valid", ("test",))
+    return {"leaks": sorted(leaks), "conflicts": sorted(conflicts - leaks), "in_test": sorted(in_test)}
 
 
 def clean(train: Split, source: Source, *, leaks: str) -> tuple[Split, Cleaned]:
@@ -255,16 +257,40 @@ def clean(train: Split, source: Source, *, leaks: str) -> tuple[Split, Cleaned]:
     names = {kind: set(listed[kind]) for kind in ("leaks", "conflicts")}
     leaking, conflicting = (np.array([file in names[kind] for file in train.files], bool) for kind in names)
     remaining = ~(leaking | conflicting)
-    for label, name in enumerate(train.class_names):
-        own = train.labels == label
+    _require_classes(train, remaining, "valid or test")
+    cleaned = Cleaned(leaks, int(remaining.sum()), int(leaking.sum()), int(conflicting.sum()))
+    return (train if remaining.all() else train.select(remaining)), cleaned
+
+
+def clean_pool(pooled: Split, source: Source, *, leaks: str) -> tuple[Split, Cleaned]:
+    """Removes images that appear in the test split from training and validation images pooled for folds.
+
+    Args:
+        pooled: from training/folds.pool, which has removed copies and images under two labels.
+        source: the data set.
+        leaks: drop, or keep to use every image.
+
+    Returns:
+        As clean.
+
+    Raises:
+        UserError: a class would have no images left.
+    """
+    if leaks == "keep":
+        return pooled, Cleaned(leaks, len(pooled.files), 0, 0)
+    in_test = set(json.loads((_stored(source) / "training.json").read_text(encoding="utf-8"))["in_test"])
+    remaining = np.array([file not in in_test for file in pooled.files], bool)
+    _require_classes(pooled, remaining, "test")
+    cleaned = Cleaned(leaks, int(remaining.sum()), int((~remaining).sum()), 0)
+    return (pooled if remaining.all() else pooled.select(remaining)), cleaned
+
+
+def _require_classes(split: Split, remaining: np.ndarray, elsewhere: str) -> None:
+    """Refuses a split in which a class has no images left."""
+    for label, name in enumerate(split.class_names):
+        own = split.labels == label
         if own.any() and not remaining[own].any():
             raise UserError(
-                f"every training image of {name!r} also appears in valid or test, or has two labels (data check shows "
+                f"every training image of {name!r} also appears in {elsewhere}, or has two labels (data check shows "
                 "them); add other images, or train with --leaks keep"
             )
-    cleaned = Cleaned(leaks, int(remaining.sum()), int(leaking.sum()), int(conflicting.sum()))
-    if remaining.all():
-        return train, cleaned
-    files = tuple(file for file, stays in zip(train.files, remaining, strict=True) if stays)
-    split = dataclasses.replace(train, images=train.images[remaining], labels=train.labels[remaining], files=files)
-    return split, cleaned

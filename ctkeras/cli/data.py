@@ -35,18 +35,19 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
     """
     from ctkeras.audit import audit, summary
     from ctkeras.data import decoded, layout, sources
+    from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
     source = sources.open_source(_data_set(spec))
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in layout.SPLITS:
-            decoded.load_split(source, split, size)
+            decoded.load_split(source, split, size, Preparation())
     for line in summary.lines(summary.summary(audit.load(source))):
         click.echo(line)
     click.echo(f"Cached in {time.perf_counter() - start:.1f} s, fingerprint {source.fingerprint[:16]}:")
     for size in sizes:
-        _echo_entry(f"{source.images:,} images at {size} px", decoded.split_folder(source, size))
+        _echo_entry(f"{source.images:,} images at {size} px", decoded.split_folder(source, size, Preparation()))
     _echo_entry("thumbnails and pixel hashes", decoded.looks_folder(source))
     _echo_entry("the audit", audit.folder(source))
 

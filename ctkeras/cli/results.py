@@ -86,10 +86,10 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
     from ctkeras.models.predict import predict as predict_predict
 
     files = image_files(paths)
-    opened, names = open_named(model)
+    opened, names, preparation = open_named(model)
     failed = 0
     width = max(len(str(file)) for file in files)
-    for file, chances, reason in predict_predict(opened, files, batch_size=batch_size):
+    for file, chances, reason in predict_predict(opened, files, preparation=preparation, batch_size=batch_size):
         if chances is None:
             failed += 1
             click.echo(f"Skipped: {reason}", err=True)
@@ -124,7 +124,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
 
     files = predict.image_files(paths)
     folder.require_folder(out, "--out")
-    opened, names = predict.open_named(model)
+    opened, names, preparation = predict.open_named(model)
     if wanted is not None and wanted not in names:
         raise UserError(
             f"the model has no class {wanted}; its classes are {', '.join(names)}{did_you_mean(wanted, names)}"
@@ -132,7 +132,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     label = None if wanted is None else names.index(wanted)
     failed = 0
     pictures = gradcam.picture_paths(files, out)
-    results = gradcam.explain_files(opened, files, label=label, batch_size=batch_size)
+    results = gradcam.explain_files(opened, files, preparation=preparation, label=label, batch_size=batch_size)
     for (file, explained, reason), picture in zip(results, pictures, strict=True):
         if explained is None:
             failed += 1

@@ -106,8 +106,13 @@ def _print_result(result: "RunResult") -> None:
             f"Stopped by {metrics['stopped_by']} before the end of the first epoch, so there is no model. {result.folder}"
         )
         return
+    ending = f"best epoch {metrics['best_epoch']} of {metrics['epochs']}  stopped by {metrics['stopped_by']}"
+    if metrics["stopped_by"] == "solved":
+        ending = "solved"
+    if metrics.get("folds"):
+        given = f"; {metrics['given_val_acc']:.4f} on the {metrics['given_val_n']} of the given validation split"
+        ending += f" in {metrics['folds']} folds{given if metrics['given_val_n'] else ''}"
     click.echo(
-        f"val_acc {metrics['val_acc']:.4f}  val_loss {metrics['val_loss']:.4f}  best epoch {metrics['best_epoch']} of "
-        f"{metrics['epochs']}  stopped by {metrics['stopped_by']}  {metrics['seconds_total']:.0f} s"
+        f"val_acc {metrics['val_acc']:.4f}  val_loss {metrics['val_loss']:.4f}  {ending}  {metrics['seconds_total']:.0f} s"
     )
     click.echo(str(result.folder / "model.keras"))

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.data import sources, threads
-from ctkeras.data.images import Header, decode, resize
+from ctkeras.data import crop, sources, threads
+from ctkeras.data.crop import Preparation
+from ctkeras.data.images import Header, decode
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -21,6 +22,7 @@ from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 16 MB
+SMALL = 32  # pixels of a side of the thumbnails by which slices are grouped
 LOOKS_VERSION = "1"  # raise it when a look changes
 
 
@@ -32,6 +34,14 @@ class Split:
     labels: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     class_names: tuple[str, ...]
+    # uint8 [N, 32, 32]: cropped to the body whatever the images are, to tell which slices are alike; None for arrays.
+    thumbnails: np.ndarray | None = None
+
+    def select(self, which: np.ndarray) -> "Split":
+        """The images that a mask bool [N], or indices, name."""
+        thumbnails = None if self.thumbnails is None else self.thumbnails[which]
+        files = tuple(np.array(self.files, object)[which])
+        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails)
 
 
 class Look(NamedTuple):
@@ -44,39 +54,43 @@ class Look(NamedTuple):
     thumbnail: np.ndarray  # uint8 [128, 128], see near.py
 
 
-def load_split(source: Source, split: str, image_size: int) -> Split:
+def load_split(source: Source, split: str, image_size: int, preparation: Preparation) -> Split:
     """Returns a split's images and decodes them only the first time. No other split is opened.
 
     Args:
         source: what open_source returned.
         split: train, valid or test.
         image_size: pixels of a side.
+        preparation: crop, fit and gray.
 
     Raises:
         UserError: an image cannot be read, or the disk is full.
     """
-    folder = split_folder(source, image_size)
+    folder = split_folder(source, image_size, preparation)
     if not (folder / f"{split}.json").exists():
         with lock(folder.with_suffix(".lock")):
             if not (folder / f"{split}.json").exists():
-                _decode(source, split, image_size=image_size, folder=folder)
+                _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         bound(folder.parent, CACHE_BYTES, keep=folder)
     table = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
     pixels = np.load(folder / f"{split}.npy", mmap_mode="r")
+    thumbnails = np.load(folder / f"{split}-thumbnails.npy", mmap_mode="r")
     os.utime(folder)
-    return Split(pixels, np.array(table["labels"], np.int32), tuple(table["files"]), tuple(table["class_names"]))
+    names = tuple(table["class_names"])
+    return Split(pixels, np.array(table["labels"], np.int32), tuple(table["files"]), names, thumbnails)
 
 
-def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> None:
+def _decode(source: Source, split: str, *, image_size: int, preparation: Preparation, folder: Path) -> None:
     """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
     wanted = not (looks_folder(source) / f"{split}.json").exists()
 
-    def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, Look | None]:
+    def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, np.ndarray, Look | None]:
         entry, content = item
         if isinstance(content, UserError):
             raise content
         gray, header = decode(content, name=f"{entry.file} in {source.path}")
-        return entry, resize(gray, image_size), _look(entry, gray, header) if wanted else None
+        pixels, small = crop.prepare(gray, image_size, preparation), crop.prepare(gray, SMALL, Preparation())
+        return entry, pixels, small, _look(entry, gray, header) if wanted else None
 
     with console.waiting(f"Decoding {split} at {image_size} px"):
         rows, bar = [], console.Bar(f"reading {split}", sources.count(source, split))
@@ -84,14 +98,15 @@ def _decode(source: Source, split: str, *, image_size: int, folder: Path) -> Non
             rows.append(row)
             bar.update(len(rows))
         bar.close()
-    looks = [look for _, _, look in rows if look is not None]
+    looks = [look for *_, look in rows if look is not None]
     rows.sort(key=lambda row: row[0].file)
     table = {
-        "files": [entry.file for entry, _, _ in rows],
-        "labels": [source.class_names.index(entry.class_name) for entry, _, _ in rows],
+        "files": [entry.file for entry, *_ in rows],
+        "labels": [source.class_names.index(entry.class_name) for entry, *_ in rows],
         "class_names": source.class_names,
     }
-    _write(folder, split, np.stack([pixels for _, pixels, _ in rows]), table)
+    _write(folder, f"{split}-thumbnails", np.stack([small for _, _, small, _ in rows]))
+    _write(folder, split, np.stack([pixels for _, pixels, _, _ in rows]), table)
     if wanted:
         looks_place = looks_folder(source)
         _write(looks_place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
@@ -134,9 +149,9 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
     return Look(entry.file, entry.class_name, pixels, header, images_thumbnail(gray))
 
 
-def split_folder(source: Source, image_size: int) -> Path:
-    """Returns the cache folder of a data set's decoded splits at one size."""
-    return cache_dir("decoded") / f"{source.key}-{image_size}"
+def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
+    """Returns the cache folder of a data set's decoded splits in one form."""
+    return cache_dir("decoded") / "-".join([source.key, str(image_size), *preparation, crop.VERSION])
 
 
 def looks_folder(source: Source) -> Path:
@@ -144,16 +159,17 @@ def looks_folder(source: Source) -> Path:
     return cache_dir("looks") / f"{source.key}-{LOOKS_VERSION}"
 
 
-def _write(folder: Path, split: str, array: np.ndarray, table: object) -> None:
-    """Writes a split's array and table; the table is written last, so if it exists, both are complete.
+def _write(folder: Path, name: str, array: np.ndarray, table: object = None) -> None:
+    """Writes an array and its table, if it has one; the table is written last, so if it exists, both are complete.
 
     Raises:
         UserError: the disk is full, for example.
     """
     try:
-        with atomic(folder / f"{split}.npy") as path, open(path, "wb") as file:
+        with atomic(folder / f"{name}.npy") as path, open(path, "wb") as file:
             np.save(file, array)
-        with atomic(folder / f"{split}.json") as path:
-            path.write_text(json.dumps(table), encoding="utf-8")
+        if table is not None:
+            with atomic(folder / f"{name}.json") as path:
+                path.write_text(json.dumps(table), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error

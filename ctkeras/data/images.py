@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctkeras.data.crop import Preparation, prepare
 from ctkeras.errors import UserError
 
 SIZE = 128  # pixels per side at which pictures are compared: vessels are visible, JPEG noise is not
@@ -91,34 +92,18 @@ def _deep_to_gray(pixels: np.ndarray, mode: str) -> np.ndarray:
     return np.clip(values if eight_bits else values / 257.0, 0, 255).round().astype(np.uint8)  # 257 = 65535 / 255
 
 
-def resize(gray: np.ndarray, size: int) -> np.ndarray:
-    """Resizes to a square by antialiased bilinear filtering; drops the aspect, which reveals the class in the public set.
-
-    Args:
-        gray: uint8 [H, W].
-        size: pixels of a side.
-
-    Returns:
-        uint8 [size, size].
-    """
-    from PIL import Image
-
-    if gray.shape == (size, size):
-        return gray
-    return np.asarray(Image.fromarray(gray).resize((size, size), Image.Resampling.BILINEAR))
-
-
 def as_rgb(gray: np.ndarray) -> np.ndarray:
     """Repeats gray over three channels: uint8 [..., H, W] to uint8 [..., H, W, 3]."""
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
-def read_rgb(path: Path, size: int) -> np.ndarray:
+def read_rgb(path: Path, size: int, preparation: Preparation) -> np.ndarray:
     """Reads one image file in the form that the model takes.
 
     Args:
         path: the file.
         size: pixels of a side.
+        preparation: as the model's contract states it.
 
     Returns:
         uint8 [size, size, 3], gray as RGB.
@@ -130,7 +115,7 @@ def read_rgb(path: Path, size: int) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return as_rgb(resize(decode_gray(content, name=str(path)), size))
+    return as_rgb(prepare(decode_gray(content, name=str(path)), size, preparation))
 
 
 def thumbnail(gray: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from ctkeras.errors import UserError
 from ctkeras.evaluation.metrics import choose, three_ways
 from ctkeras.models import predict
 from ctkeras.runs.folder import read_config, read_json, read_metrics, write_json
-from ctkeras.runs.predictions import Predictions, prediction_rows, read_predictions, write_predictions
+from ctkeras.runs.predictions import Predictions, prediction_rows, read_predictions, read_validation, write_predictions
 from ctkeras.runtime import console, process
 
 BATCH = 32  # images per forward pass
@@ -59,9 +59,9 @@ def evaluate(
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
     if split == "test" and not again and (stored := _stored(folder, identity)):
         return stored
-    earlier = read_predictions(folder, "valid")
+    earlier = read_validation(folder)
     process.configure()
-    model, names = predict.open_model(folder)
+    model, names, preparation = predict.open_model(folder)
     _check_classes(folder, names, source, earlier)
     if source.fingerprint != trained_on:
         console.note("Note: this data set differs from the one that the run was trained on.")
@@ -70,7 +70,7 @@ def evaluate(
     facts = {"split": split, "data": at, **identity}
     if split == "test":
         facts |= _record_opening(folder, {**identity, "data": at, "again": again})
-    images = decoded.load_split(source, split, int(model.input.shape[1]))
+    images = decoded.load_split(source, split, int(model.input.shape[1]), preparation)
     chances = _probabilities(model, images, split)
     rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
     write_predictions(folder, rows, split=split)
@@ -81,7 +81,7 @@ def evaluate(
 
 def _metrics(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
     """A split's metrics, computed only from predictions.csv, so that anyone can reproduce them."""
-    own, valid = read_predictions(folder, split), read_predictions(folder, "valid")
+    own, valid = read_predictions(folder, split), read_validation(folder)
     assert own is not None  # for the type checker: it has just been written
     leaked = audited.leaked(split, USED_BEFORE[split])
     return three_ways(

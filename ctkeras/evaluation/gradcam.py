@@ -1,13 +1,15 @@
 """Grad-CAM: where in an image an exported model finds its evidence for a class, from the plain Keras file."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctkeras.data import images
+from ctkeras.data import crop, images
+from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
 from ctkeras.evaluation import heatmap
 from ctkeras.runtime import console
@@ -94,16 +96,17 @@ def explainer(model: "keras.Model") -> Explainer:
     ]
 
     def heat(states: list, pixels: "jax.Array", classes: "jax.Array") -> "tuple[jax.Array, jax.Array]":
-        features, _ = body.stateless_call(*states[0], pixels, training=False)
+        maps, _ = body.stateless_call(*states[0], pixels, training=False)
 
-        def evidence(features: "jax.Array") -> "tuple[jax.Array, jax.Array]":
-            (logits, answers), _ = tail.stateless_call(*states[1], features, training=False)
+        def evidence(maps: "list[jax.Array]") -> "tuple[jax.Array, jax.Array]":
+            (logits, answers), _ = tail.stateless_call(*states[1], maps, training=False)
             chosen = jnp.where(classes < 0, answers.argmax(-1), classes)
             # In inference images do not affect each other, so the gradient of the sum holds that of each image.
             return jnp.take_along_axis(logits, chosen[:, None], axis=1).sum(), answers
 
-        slopes, answers = jax.grad(evidence, has_aux=True)(features)
-        return jax.nn.relu((slopes.mean((1, 2), keepdims=True) * features).sum(-1)), answers
+        slopes, answers = jax.grad(evidence, has_aux=True)(maps)
+        heats = [(slope.mean((1, 2), keepdims=True) * a).sum(-1) for slope, a in zip(slopes, maps, strict=True)]
+        return jax.nn.relu(sum(_summed_to(heat, heats[-1].shape[1:]) for heat in heats)), answers
 
     compiled = jax.jit(heat)
 
@@ -114,14 +117,30 @@ def explainer(model: "keras.Model") -> Explainer:
     return explain
 
 
+def _summed_to(heat: "jax.Array", shape: tuple[int, int]) -> "jax.Array":
+    """A heat map [B, H, W] on the coarser grid of the last stage, whose places hold the sums of what they cover."""
+    import jax
+
+    if heat.shape[1:] == shape:
+        return heat
+    share = heat.shape[1] * heat.shape[2] / (shape[0] * shape[1])
+    return jax.image.resize(heat, (heat.shape[0], *shape), "linear") * share
+
+
 def explain_files(
-    model: "keras.Model", files: Sequence[Path], *, label: int | None = None, batch_size: int = BATCH
+    model: "keras.Model",
+    files: Sequence[Path],
+    *,
+    preparation: Preparation,
+    label: int | None = None,
+    batch_size: int = BATCH,
 ) -> Iterator[tuple[Path, Explained | None, str]]:
     """Yields (file, its probabilities and heat map or None, '' or the reason why it cannot be read), in order.
 
     Args:
         model: from export.open_model.
         files: image files.
+        preparation: from predict.open_model.
         label: the class to find evidence for; None for the most probable class of each image.
         batch_size: images per pass.
 
@@ -138,8 +157,8 @@ def explain_files(
         for i, file in enumerate(files[start : start + batch_size]):
             try:
                 gray = images.decode_gray(_content(file), name=str(file))
-                pixels[i] = images.as_rgb(images.resize(gray, size))
-                read.append((file, heatmap.fitted(gray), ""))
+                pixels[i] = images.as_rgb(crop.prepare(gray, size, preparation))
+                read.append((file, heatmap.fitted(crop.framed(gray, preparation)), ""))
             except UserError as error:
                 read.append((file, None, str(error)))
         heat, answers = explain(pixels, labels)
@@ -204,7 +223,10 @@ def _content(file: Path) -> bytes:
 
 
 def _cut(model: "keras.Model") -> "tuple[keras.Model, keras.Model]":
-    """Splits a model at its last feature map: images to features [B, h, w, D], and features to logits and probabilities."""
+    """Splits a model at the feature maps that its head reads: images to these, and these to logits and probabilities.
+
+    The maps [B, h, w, D] are the inputs of the head's poolings, or the last feature map of a model without such.
+    """
     import keras
 
     pools = [layer for layer in model.layers if isinstance(layer, keras.layers.GlobalAveragePooling2D)]
@@ -213,8 +235,9 @@ def _cut(model: "keras.Model") -> "tuple[keras.Model, keras.Model]":
         maps = [layer.output for layer in layers if len(getattr(layer.output, "shape", ())) == 4]
         if not pools and not maps:
             raise ValueError("no layer has a feature map as its output")
-        features = pools[-1].input if pools else maps[-1]
-        return keras.Model(model.inputs, features), keras.Model(features, [_logits(model), model.outputs[0]])
+        of_head = [layer.input for layer in pools if re.fullmatch(r"pool_\d+", layer.name)]
+        read = of_head or [pools[-1].input if pools else maps[-1]]
+        return keras.Model(model.inputs, read), keras.Model(read, [_logits(model), model.outputs[0]])
     except (ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -226,7 +249,10 @@ def _logits(model: "keras.Model") -> "keras.KerasTensor":
     """The input of the softmax or sigmoid at the end of a model; its output, if it ends in neither."""
     import keras
 
-    last, closing = model.layers[-1], (keras.activations.softmax, keras.activations.sigmoid)
+    last, names = model.layers[-1], [layer.name for layer in model.layers]
+    if "member_probabilities" in names:  # several heads, whose mean logit stands for the model
+        return keras.layers.GlobalAveragePooling1D()(model.get_layer("member_probabilities").input)
+    closing = (keras.activations.softmax, keras.activations.sigmoid)
     closes = getattr(last, "activation", None) in closing
     if isinstance(last, keras.layers.Softmax) or (closes and isinstance(last, keras.layers.Activation)):
         return last.input

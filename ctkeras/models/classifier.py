@@ -10,7 +10,7 @@ import numpy as np
 
 from ctkeras.cpu import layers
 from ctkeras.errors import UserError
-from ctkeras.models import backbones
+from ctkeras.models import backbones, head
 from ctkeras.runtime import xla
 
 # PyTorch's default (there called momentum 0.1). keras.applications uses up to 0.999: after the 600 or so steps of a run, a
@@ -62,10 +62,14 @@ class Classifier:
         """
         if cut == "input":
             return None, self.model
-        tensor = self.model.get_layer("pool").output if cut == "head" else _stage_input(self.model, cut)
         # The name is part of the key of cached features; Keras would number unnamed models in order of creation.
-        prefix = keras.Model(self.model.input, tensor, name=f"{self.model_name}_to_{cut}")
-        return prefix, keras.Model(tensor, self.model.output, name=f"{self.model_name}_from_{cut}")
+        names = f"{self.model_name}_to_{cut}", f"{self.model_name}_from_{cut}"
+        tensor = self.model.get_layer("pool").output if cut == "head" else _stage_input(self.model, cut)
+        if cut != "head" and (early := head.early_pools(self.model, tensor)):
+            return head.packed_split(self.model, tensor, early, names=names)
+        return keras.Model(self.model.input, tensor, name=names[0]), keras.Model(
+            tensor, self.model.output, name=names[1]
+        )
 
 
 def _stage_input(model: keras.Model, stage: str) -> keras.KerasTensor:
@@ -80,6 +84,8 @@ def _stage_input(model: keras.Model, stage: str) -> keras.KerasTensor:
     parents = [{producer[id(tensor)] for tensor in keras.tree.flatten(operation.input)} for operation in operations]
     last_reader = list(range(len(operations)))
     for place, read in enumerate(parents):
+        if operations[place].name.startswith("pool_"):  # of the head, which may read stages before the cut
+            continue
         last_reader = [place if before in read else last for before, last in enumerate(last_reader)]
     chain: list[keras.KerasTensor] = []  # since two branches last met: a cut inside a block would separate its layers
     reach = 0
@@ -101,6 +107,8 @@ def build(
     image_size: int,
     *,
     classes: int,
+    head_stages: int = 1,
+    members: int = 1,
     precision: str = "float32",
     weights: Path | None = None,
     freeze_batch_norm: bool = False,
@@ -111,6 +119,8 @@ def build(
         model_name: a key of BACKBONES.
         image_size: side of the square images, in pixels.
         classes: number of classes C.
+        head_stages: how many of the backbone's last stages the head reads, 1 to 4.
+        members: number of heads M on the one backbone, whose logits [B, M * C] lie side by side.
         precision: "float32" or "bfloat16", the type to compute in; weights are float32.
         weights: ImageNet weights from find_weights; with None, `initialise` sets all weights.
         freeze_batch_norm: whether BatchNorm stays in inference mode, with its weights not trained.
@@ -139,11 +149,11 @@ def build(
     flat = keras.models.clone_model(backbone, input_tensors=image, clone_function=clone, call_function=call)
     for source, target in zip(backbone.weights, flat.weights, strict=True):
         target.assign(source.value)
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool", dtype=policy)(flat.output)
-    dropped = TracedDropout(name="dropout", dtype=policy)(pooled)
-    head = keras.layers.Dense(classes, name="logits", dtype="float32", kernel_initializer=_Zeros())
+    pooled = head.pooled(head.maps_of(flat, model_name, head_stages), policy=policy)
+    dropped = TracedDropout(name="dropout", dtype=policy)(head.standardise(pooled))
+    dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=_Zeros())
     loaded = [] if weights is None else [np.array(weight.value) for weight in flat.weights]
-    return Classifier(keras.Model(flat.input, head(dropped), name=model_name), model_name, loaded)
+    return Classifier(keras.Model(flat.input, dense(dropped), name=model_name), model_name, loaded)
 
 
 class _Zeros(keras.initializers.Zeros):
@@ -174,7 +184,7 @@ def initialise(classifier: Classifier, *, seed: int, dropout: float) -> None:
             limit = np.sqrt(6.0 / sum(layer.kernel.shape))
             layer.kernel.assign(rng.uniform(-limit, limit, layer.kernel.shape).astype(np.float32))
             layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
-        elif not classifier.pretrained:
+        elif not classifier.pretrained or layer.name == "standardise":
             _initialise_backbone(layer, rng)
     # Dropout and head come last in the model, so its first weights are those of the backbone.
     for weight, value in zip(classifier.model.weights, classifier.pretrained, strict=False):

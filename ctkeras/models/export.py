@@ -1,13 +1,14 @@
 """model.keras and contract.json: a file that plain Keras opens on any backend, checked by reloading it; and prediction."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ctkeras.data.crop import Preparation
+from ctkeras.models import contract
 from ctkeras.runtime import files, process
 from ctkeras.runtime.versions import version
 
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
     import keras
 
 Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
-INTENDED_USE = (
-    "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
-)
 TOLERANCE = 1e-4  # largest difference in probability between the reloaded file and the trained model in float32
 
 
 def export(
-    trained: "keras.Model", folder: Path, *, class_names: Sequence[str], model_name: str, kind: Kind = type
+    trained: "keras.Model",
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+    model_name: str,
+    preparation: Preparation,
+    kind: Kind = type,
 ) -> Path:
     """Writes model.keras and contract.json to a run folder, atomically, and checks the file by reloading it.
 
@@ -31,6 +35,7 @@ def export(
         folder: the run folder.
         class_names: C names in label order.
         model_name: name of the backbone, for the contract.
+        preparation: of the images that it was trained on, for the contract.
         kind: gives the core Keras class of a layer that training has replaced.
 
     Returns:
@@ -44,35 +49,26 @@ def export(
     path = folder / "model.keras"
     with files.atomic(path) as partial:
         with process.without("tensorflow"):
-            exported = core_model(trained, kind)
+            exported = core_model(trained, len(class_names), kind)
             exported.save(partial)
             reloaded = keras.saving.load_model(partial, compile=False, safe_mode=True)
         _prove(trained, exported, reloaded)
     size = trained.input.shape[1]
-    contract = {
-        "model_name": model_name,
-        "input_shape": [size, size, 3],
-        "input_dtype": "float32",
-        "input_range": [0, 255],
-        "input_colour": "gray repeated over RGB; the model normalises it",
-        "input_resize": "to the square, by antialiased bilinear filtering; the aspect ratio is not preserved",
-        "output": "one probability per class, in the order of class_names",
-        "class_names": list(class_names),
-        "intended_use": INTENDED_USE,
-    }
-    with files.atomic(folder / "contract.json") as partial:
-        partial.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
+    contract.write(folder, model_name=model_name, size=size, class_names=class_names, preparation=preparation)
     return path
 
 
-def core_model(trained: "keras.Model", kind: Kind = type) -> "keras.Model":
-    """The trained model in float32 core Keras layers, with a softmax at the end.
+def core_model(trained: "keras.Model", classes: int, kind: Kind = type) -> "keras.Model":
+    """The trained model in float32 core Keras layers, with probabilities at the end.
 
     Args:
-        trained: keras.Model from images to logits, from model.build; any precision.
+        trained: keras.Model from images to logits, from classifier.build; any precision.
+        classes: number of classes; logits of several heads are averaged as probabilities.
         kind: gives the core Keras class of a layer that training has replaced.
     """
     import keras
+
+    from ctkeras.models import head
 
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
@@ -90,7 +86,8 @@ def core_model(trained: "keras.Model", kind: Kind = type) -> "keras.Model":
     sources = {weight.path: weight for weight in trained.weights if not weight.path.startswith("dropout/")}
     for target, source in zip(clean.weights, sources.values(), strict=True):
         target.assign(np.array(source.value))
-    return keras.Model(clean.input, keras.layers.Softmax(name="probabilities")(clean.output), name=trained.name)
+    outputs = head.probabilities(clean.output, clean.output.shape[-1] // classes)
+    return keras.Model(clean.input, outputs, name=trained.name)
 
 
 def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Model") -> None:

@@ -6,12 +6,14 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ctkeras.data.images import EXTENSIONS, as_rgb, read_rgb, resize
+from ctkeras.data.crop import Preparation, prepare
+from ctkeras.data.images import EXTENSIONS, as_rgb, read_rgb
 from ctkeras.errors import UserError
+from ctkeras.models import contract
 from ctkeras.runs.folder import class_names as folder_class_names
 from ctkeras.runs.folder import read_json
 from ctkeras.runtime import console, process
@@ -59,10 +61,11 @@ class ExportedModel:
 
     model: "keras.Model"  # float32 [B, S, S, 3] in 0..255 to probabilities float32 [B, C]
     class_names: list[str]  # C names in label order
+    preparation: Preparation  # how images are brought to the form of the model's input
     contract: dict[str, Any]  # the content of contract.json; {} if there is none
 
     def predict(self, inputs: str | Path | Sequence[str | Path] | np.ndarray, *, batch_size: int = 32) -> Table:
-        """Classifies images, prepared as in training: to gray, resized to the square of the model, repeated over RGB.
+        """Classifies images, prepared as in training: to gray, cropped, resized to the square of the model, repeated over RGB.
 
         Args:
             inputs: an image file, a folder or a list of both; or an array in 0..255, gray [B, H, W] or RGB [B, H, W, 3],
@@ -78,7 +81,7 @@ class ExportedModel:
         paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
         files = image_files(Path(path).expanduser() for path in paths)
         rows = []
-        for _, row, reason in predict(self.model, files, batch_size=batch_size):
+        for _, row, reason in predict(self.model, files, preparation=self.preparation, batch_size=batch_size):
             if row is None:
                 raise UserError(reason)
             rows.append(row)
@@ -89,18 +92,29 @@ class ExportedModel:
     def _of_array(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Probabilities float32 [B, C] of an array."""
         size, grays = self.model.input.shape[1], _gray(pixels)
-        rows = _in_batches(self.model, len(grays), lambda i: as_rgb(resize(grays[i], size)), batch_size)
+        rows = _in_batches(
+            self.model, len(grays), lambda i: as_rgb(prepare(grays[i], size, self.preparation)), batch_size
+        )
         return np.stack([row for row, _ in rows if row is not None])
 
 
-def open_model(path: Path) -> tuple["keras.Model", list[str]]:
+class Opened(NamedTuple):
+    """An exported model, and what its contract says."""
+
+    model: "keras.Model"
+    class_names: list[str]  # in label order
+    preparation: Preparation
+
+
+def open_model(path: Path) -> Opened:
     """Opens an exported model in safe mode.
 
     Args:
         path: a model.keras, or a run folder that holds one.
 
     Returns:
-        The model and its class names: those of contract.json beside it, or else class_0, class_1, ….
+        The model; its class names, from contract.json beside it, or else class_0, class_1, …; and how its images are
+        prepared: as the contract says, or, if it does not, the whole image stretched to the square.
 
     Raises:
         UserError: the file is missing, is not a Keras file, holds code, or is not a classifier of square RGB images.
@@ -124,7 +138,8 @@ def open_model(path: Path) -> tuple["keras.Model", list[str]]:
         raise UserError(f"{path} has outputs of shape {tuple(outputs)}; a classifier has one probability per class")
     if len(inputs) != 4 or inputs[3] != 3 or not inputs[1] or inputs[1] != inputs[2]:
         raise UserError(f"{path} has inputs of shape {tuple(inputs)}; a classifier of square RGB images is needed")
-    return model, _class_names(path.with_name("contract.json"), outputs[1])
+    stated = path.with_name("contract.json")
+    return Opened(model, contract.class_names(stated, outputs[1]), contract.preparation(stated))
 
 
 def check_contract(folder: Path) -> None:
@@ -136,10 +151,10 @@ def check_contract(folder: Path) -> None:
     Raises:
         UserError: they differ, or a file is missing or damaged.
     """
-    model, _ = open_model(folder)
+    model = open_model(folder).model
     try:
-        contract = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
-        shape, classes = list(contract["input_shape"]), list(contract["class_names"])
+        stated = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
+        shape, classes = list(stated["input_shape"]), list(stated["class_names"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} has no valid contract.json ({error})") from error
     if shape != list(model.input.shape[1:]) or len(classes) != model.output.shape[-1]:
@@ -150,21 +165,22 @@ def check_contract(folder: Path) -> None:
     _probabilities(model, np.zeros((1, *shape), np.float32))
 
 
-def open_named(path: Path) -> tuple["keras.Model", list[str]]:
+def open_named(path: Path) -> Opened:
     """Opens an exported model and prints a note if its class names are unknown.
 
     Args:
         path: a model.keras, or a run folder.
 
     Returns:
-        (model, class names in label order).
+        As open_model.
 
     Raises:
         UserError: there is no model, or the contract is damaged or belongs to another model.
     """
     contract_names = folder_class_names(path)  # before Keras is loaded
     process.configure()
-    model, names = open_model(path)
+    opened = open_model(path)
+    names = opened.class_names
     if contract_names is None:
         console.note(
             f"There is no contract.json beside {path}: its class names are unknown and shown as {names[0]}, …."
@@ -174,16 +190,7 @@ def open_named(path: Path) -> tuple["keras.Model", list[str]]:
             f"{path} has {len(names)} classes, but the contract.json beside it names {len(contract_names)}; "
             "use the contract.json of the same run"
         )
-    return model, names
-
-
-def _class_names(path: Path, classes: int) -> list[str]:
-    """The class names of a contract, or class_0, class_1, … if it is missing or does not fit the model."""
-    try:
-        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["class_names"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        names = []
-    return names if len(names) == classes else [f"class_{i}" for i in range(classes)]
+    return opened
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
@@ -209,20 +216,21 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def predict(
-    model: "keras.Model", files: Sequence[Path], *, batch_size: int = 32
+    model: "keras.Model", files: Sequence[Path], *, preparation: Preparation, batch_size: int = 32
 ) -> Iterator[tuple[Path, np.ndarray | None, str]]:
     """Yields (file, probabilities float32 [C] or None, '' or the reason why it cannot be read), in order.
 
     Args:
         model: from open_model.
         files: image files.
+        preparation: from open_model.
         batch_size: images per batch. The last batch is padded, so that only one program is compiled.
 
     Raises:
         UserError: the outputs of the model are not probabilities.
     """
     size = model.input.shape[1]
-    rows = _in_batches(model, len(files), lambda i: read_rgb(files[i], size), batch_size)
+    rows = _in_batches(model, len(files), lambda i: read_rgb(files[i], size, preparation), batch_size)
     for file, (probabilities, reason) in zip(files, rows, strict=True):
         yield file, probabilities, reason
 
@@ -300,6 +308,6 @@ def load(path: str | Path) -> ExportedModel:
         (['images/0.png', 'images/1.png'], (2,))
     """
     path = Path(path).expanduser()
-    model, names = open_named(path)
-    contract = path / "contract.json" if os.path.isdir(path) else path.with_name("contract.json")
-    return ExportedModel(model, names, read_json(contract) if contract.exists() else {})
+    opened = open_named(path)
+    stated = path / "contract.json" if os.path.isdir(path) else path.with_name("contract.json")
+    return ExportedModel(*opened, read_json(stated) if stated.exists() else {})

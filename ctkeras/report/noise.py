@@ -4,7 +4,7 @@ from typing import Any
 
 from ctkeras.errors import UserError
 from ctkeras.report.results import Results, Run, best_by_architecture
-from ctkeras.runs.predictions import read_predictions
+from ctkeras.runs.predictions import read_validation
 
 
 def right_answers(run: Run) -> dict[str, bool] | None:
@@ -12,7 +12,7 @@ def right_answers(run: Run) -> dict[str, bool] | None:
     if run.folder is None:
         return None
     try:
-        predictions = read_predictions(run.folder, "valid")
+        predictions = read_validation(run.folder)
     except UserError:
         return None
     if predictions is None:

@@ -18,7 +18,7 @@ from ctkeras.runtime.console import note
 from ctkeras.runtime.files import atomic
 
 FORMAT = 1  # of run folders, in config.json and metrics.json; 0 is that of folders from before it was written down
-FINISHED = ("max_epochs", "early_stopping", "hyperband")  # a run stopped by anything else can be resumed
+FINISHED = ("solved", "max_epochs", "early_stopping", "hyperband")  # a run stopped by anything else can be resumed
 
 
 def new_id(model_name: str) -> str:

@@ -21,6 +21,22 @@ class Predictions:
     class_names: tuple[str, ...]
 
 
+FOLDS = "folds"  # the split of rows that are each from a model that was not trained on the image
+
+
+def read_validation(folder: Path) -> Predictions | None:
+    """The images that a run was validated on: all, out of fold, if it was trained in folds, otherwise the validation split.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        UserError: as read_predictions.
+    """
+    out_of_fold = read_predictions(folder, FOLDS)
+    return out_of_fold if out_of_fold is not None else read_predictions(folder, "valid")
+
+
 def read_predictions(folder: Path, split: str) -> Predictions | None:
     """A split's rows of predictions.csv; None when the run has none.
 

@@ -1,6 +1,7 @@
 """Plans a local search: its sweep, trials and data, before anything runs."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from ctkeras.errors import UserError
 from ctkeras.runs import folder
 from ctkeras.search import sampling, space
 from ctkeras.sweep import check, file
+
+MOST_FORMS = 8  # of images, prepared before the first trial; any other when a trial first needs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +113,26 @@ def _require_choice(sweep: Mapping[str, Any], given: Sequence[str]) -> None:
 
 
 def shared(search: Search) -> dict[str, Any]:
-    """What all trials of a search share, to be prepared before the first; image_size is None if it is searched."""
+    """What trials of a search share, to be prepared before the first: `forms` are size, crop, fit and gray of images."""
     sweep, places = search.content, search.places
-    size = parse_value("image_size", file.fixed(sweep).get("image_size", RunConfig.image_size))
     return {
         "models": models_of(sweep),
         "weights_dir": places.get("weights_dir", ""),
         "data": places.get("data", ""),
-        "image_size": None if "image_size" in file.searched(sweep) else size,
+        "forms": _forms(sweep["parameters"]),
     }
+
+
+def _forms(parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The forms in which a sweep's trials read images; [] if they are drawn from a range, or too many to prepare them all."""
+    choices = []
+    for name in ("image_size", "crop", "fit", "gray"):
+        if not {"min", "distribution", "mu"}.isdisjoint(parameters.get(name, {})):
+            return []
+        values = file.possible(parameters, name) or [FIELDS[name].default]
+        choices.append(list(dict.fromkeys(parse_value(name, value) for value in values)))
+    forms = list(itertools.product(*choices))
+    return forms if len(forms) <= MOST_FORMS else []
 
 
 def models_of(sweep: Mapping[str, Any]) -> list[str]:

@@ -129,15 +129,16 @@ class _Service:
         """Prepares what all trials share, the data and ImageNet weights, or says what is missing."""
         process.configure()
         from ctkeras.data import decoded, sources
+        from ctkeras.data.crop import Preparation
         from ctkeras.models import weights
 
         try:
             for name in needs["models"]:
                 weights.find_weights(name, needs["weights_dir"])
-            if needs["data"] and needs["image_size"]:
+            for size, *form in needs["forms"] if needs["data"] else []:
                 source = sources.open_source(needs["data"])
                 for split in ("train", "valid"):
-                    decoded.load_split(source, split, needs["image_size"])
+                    decoded.load_split(source, split, size, Preparation(*form))
         except UserError as error:
             self.say(refused=str(error))
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ctkeras.config import PLACES
-from ctkeras.runs.predictions import read_predictions
+from ctkeras.runs.predictions import read_validation
 from ctkeras.runs.result import Result, best_first
 from ctkeras.sweep import file
 
@@ -120,7 +120,7 @@ def _half_width(values: Sequence[float]) -> float:
 
 def _right(folder: Path | None) -> dict[str, float]:
     """Which validation images a run got right: 1 or 0 by file. Empty if there are no predictions on this machine."""
-    valid = read_predictions(folder, "valid") if folder is not None else None
+    valid = read_validation(folder) if folder is not None else None
     if valid is None:
         return {}
     right = valid.probabilities.argmax(-1) == valid.labels

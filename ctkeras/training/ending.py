@@ -13,7 +13,7 @@ from ctkeras.errors import UserError
 from ctkeras.evaluation.metrics import softmax
 from ctkeras.runs.checkpoint import drop_checkpoint
 from ctkeras.runs.folder import FINISHED, write_metrics
-from ctkeras.runs.predictions import prediction_rows, worst_errors, write_predictions
+from ctkeras.runs.predictions import FOLDS, prediction_rows, worst_errors, write_predictions
 from ctkeras.runtime import console, process, versions
 from ctkeras.tracking.run import Tracker
 from ctkeras.training.stopping import Stop
@@ -92,6 +92,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float])
         _export(run, folder)
     metrics = {
         **_numbers(run, stopped_by),
+        **run.facts,
         **_counts(run),
         **{f"seconds_{part}": seconds for part, seconds in spent.items()},
         "seconds_export": time.perf_counter() - begun,
@@ -110,11 +111,14 @@ def _export(run: "Loop", folder: Path) -> None:
     """Writes the best epoch's model and its answers on validation."""
     from ctkeras.training.loop import export_best
 
-    with console.waiting(f"Exporting epoch {run.progress.best_epoch}, the best, and checking the file"):
+    solved = run.config.optimizer == "lbfgs"
+    what = "the model" if solved else f"epoch {run.progress.best_epoch}, the best,"
+    with console.waiting(f"Exporting {what} and checking the file"):
         export_best(run, folder)
     valid, probabilities = run.data.valid, softmax(run.best_logits)
-    rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split="valid")
-    write_predictions(folder, rows, split="valid")
+    split = "valid" if run.data.folds is None else FOLDS
+    rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split=split)
+    write_predictions(folder, rows, split=split)
 
 
 def _numbers(run: "Loop", stopped_by: str) -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ctkeras.audit import audit
-from ctkeras.config import RunConfig
+from ctkeras.config import RunConfig, is_auto
 from ctkeras.data import decoded, sources
 from ctkeras.data.batches import Batch, Recipe, eval_batches, train_batches
+from ctkeras.data.crop import Preparation
+from ctkeras.data.decoded import Split
+from ctkeras.errors import UserError
 from ctkeras.runtime import console
+from ctkeras.training import folds
+from ctkeras.training.folds import Folds
 
 if TYPE_CHECKING:
     from ctkeras.training.programs import Programs
@@ -21,22 +26,31 @@ RESIDENT_BYTES = 2**30  # of features, or of validation, that stay on an acceler
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run reads: training and validation, never test."""
+    """What a run reads: training and validation, never test. With all folds in one run, both are the pooled images."""
 
-    train: decoded.Split
-    valid: decoded.Split
+    train: Split
+    valid: Split
     fingerprint: str
     # What the audit removed from training, for metrics.json.
     cleaned: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folds: Folds | None = None
 
 
 def load_data(source: sources.Source, config: RunConfig) -> Data:
     """Decodes training and validation, or reads them from the cache; test is not opened.
 
     Raises:
-        UserError: an image that can't be read.
+        UserError: an image cannot be read, or the images cannot be divided into folds.
     """
-    train, valid = (decoded.load_split(source, split, config.image_size) for split in ("train", "valid"))
+    form = preparation_of(config)
+    train, valid = (decoded.load_split(source, split, config.image_size, form) for split in ("train", "valid"))
+    if config.fold_count:
+        try:
+            return _in_folds(source, config, train, valid)
+        except UserError as error:
+            if not is_auto(config.folds):
+                raise
+            console.note(f"Validating on the given split instead of folds: {error}.")
     train, cleaned = audit.clean(train, source, leaks=config.leaks)
     if left_out := cleaned.train_images_dropped + cleaned.conflicts_dropped:
         console.note(
@@ -46,12 +60,36 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
     return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned))
 
 
+def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Split) -> Data:
+    """The pooled images, or the part of them that one fold trains and validates on."""
+    pooled, given = folds.pool(train, valid)
+    given_files = set(np.array(pooled.files, object)[given])
+    pooled, cleaned = audit.clean_pool(pooled, source, leaks=config.leaks)
+    given = np.array([file in given_files for file in pooled.files], bool)
+    fold_of = folds.divide(pooled, config.fold_count, seed=config.seed)
+    console.note(
+        f"Cross-validating in {config.fold_count} folds of {len(pooled.files)} distinct images of train and valid; similar "
+        "slices stay in one fold."
+    )
+    record = dataclasses.asdict(cleaned)
+    if config.fold.isdecimal():
+        return Data(*folds.part(pooled, fold_of, int(config.fold)), source.fingerprint, record)
+    return Data(pooled, pooled, source.fingerprint, record, Folds(fold_of, given, config.fold == "refit"))
+
+
+def preparation_of(config: RunConfig) -> Preparation:
+    """How images are brought to the form of the model's input."""
+    return Preparation(config.crop, config.fit, config.gray)
+
+
 @dataclasses.dataclass
 class Feed:
     """The batches of one phase of training."""
 
     train: Callable[[int], Iterator[Batch]]  # of an epoch, from 0
     valid: Callable[[], Iterator[Batch]]
+    # With a frozen prefix, what the batches are taken from: views of training, and validation, each float32 [N, …].
+    features: tuple[Sequence[np.ndarray], np.ndarray] | None = None
 
 
 def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str) -> Feed:
@@ -83,11 +121,13 @@ def _feature_feed(programs: "Programs", config: RunConfig, data: Data, *, weight
     )
     train = load(data.train, name="training", views=config.feature_views if config.augmentation else 1)
     valid = load(data.valid, name="validation", views=1)
+    read = train, valid[0]
     if jax.default_backend() != "cpu" and sum(view.nbytes for view in train) <= RESIDENT_BYTES:
         train = programs.place(np.stack(train))
     return Feed(
         lambda epoch: features.train_batches(train, data.train, _recipe(config), epoch),
         _resident(programs, lambda: features.eval_batches(valid, data.valid, config.batch_size), valid[0].nbytes),
+        read,
     )
 
 

@@ -37,6 +37,8 @@ class Structure(NamedTuple):
     precision: str
     weights: Path | None
     freeze_batch_norm: bool
+    head_stages: int
+    members: int
 
 
 @functools.lru_cache(maxsize=6)  # a phase-1 sweep has three backbones, frozen or not
@@ -49,6 +51,8 @@ def classifier(structure: Structure) -> Classifier:
         precision=structure.precision,
         weights=structure.weights,
         freeze_batch_norm=structure.freeze_batch_norm,
+        head_stages=structure.head_stages,
+        members=structure.members,
     )
 
 

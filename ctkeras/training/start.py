@@ -1,5 +1,6 @@
 """The start of a run: its model, and the loop at epoch 0 or where a checkpoint left it."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -8,24 +9,26 @@ import numpy as np
 
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
-from ctkeras.models import classifier
+from ctkeras.models import classifier, head
 from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.runtime import console, process
-from ctkeras.training.inputs import Data, feed_of
+from ctkeras.training import solve, solver
+from ctkeras.training.inputs import Data, Feed, feed_of
 from ctkeras.training.loop import Loop, Progress, cut_at
-from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs
+from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs, programs_at
 from ctkeras.training.programs import classifier as programs_classifier
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State, new_totals
 
 
-def build(config: RunConfig, *, classes: int, weights: Path | None) -> classifier.Classifier:
+def build(config: RunConfig, *, classes: int, weights: Path | None, members: int = 1) -> classifier.Classifier:
     """Builds a run's model, or reuses the one built in this process; its weights are those the run starts with.
 
     Args:
         config: every hyperparameter.
         classes: number of classes.
         weights: ImageNet weights, None to start from random ones.
+        members: number of heads on the one backbone.
 
     Raises:
         UserError: the file holds other weights.
@@ -38,6 +41,8 @@ def build(config: RunConfig, *, classes: int, weights: Path | None) -> classifie
         precision=config.precision,
         weights=weights,
         freeze_batch_norm=config.freeze_batch_norm and config.pretrained and config.cut != "head",
+        head_stages=config.head_stages,
+        members=members,
     )
     with console.waiting(f"Building {config.model_name}"), process.without("tensorflow", "tensorflow_text"):
         built = programs_classifier(structure)
@@ -64,6 +69,9 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
     programs = phase_programs(built, config, cut)
     weights = frozen_fingerprint(programs)
     progress = Progress(cut)
+    feed = feed_of(programs, config, data, weights=weights)
+    if checkpoint is None:
+        prepare_head(config, data, built, feed)
     state, best, best_logits = programs.start(), [], np.zeros((0, 0))
     if checkpoint:
         if facts.pop("start") != [data.fingerprint, weights]:
@@ -74,8 +82,36 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
         stored = {name: checkpoint.arrays.get(name, []) for name in ("trainable", "non_trainable", "optimizer")}
         state = programs.place(State(**stored, totals=new_totals()))
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
-    feed = feed_of(programs, config, data, weights=weights)
-    return Loop(config, data, built, progress, programs, state, feed, weights, compiled, best, best_logits)
+    return Loop(
+        config, data, built, progress, programs, state, feed, weights, compiled, best=best, best_logits=best_logits
+    )
+
+
+def prepare_head(config: RunConfig, data: Data, built: classifier.Classifier, feed: Feed) -> None:
+    """Gives the head its statistics and, before fine-tuning, the weights that solve it on the features as they are.
+
+    A head with random weights sends gradients into the backbone that undo what ImageNet taught it (Kumar et al. 2022,
+    arXiv 2202.10054), so fine-tuning starts from the solved head. Random backbones have no features worth solving.
+
+    Args:
+        config: every hyperparameter.
+        data: decoded images.
+        built: the model, whose weights are set.
+        feed: of the first phase.
+    """
+    if config.optimizer == "lbfgs":
+        return  # solve.install does the same
+    if feed.features is not None and cut_at(config, 0) == "head":
+        mean, scale = solver.statistics(np.concatenate(feed.features[0]))
+        head.set_statistics(built.model, mean, scale)
+    elif config.cut != "head" and config.pretrained:
+        programs = programs_at(built, cut="head", on_features=True, optimizer=config.optimizer)
+        fixed = dataclasses.replace(config, augmentation=0, feature_views=1)
+        features = feed_of(programs, fixed, data, weights=frozen_fingerprint(programs)).features
+        assert features is not None  # for the type checker: the programs are on features
+        with console.waiting("Solving the head that fine-tuning starts from"):
+            solution = solve.solve(config, features[0], data.train, valid=features[1])
+        solve.put(built.model, solution)
 
 
 def _distribute(batch_size: int) -> None:

@@ -90,7 +90,7 @@ def _train(
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
     process.configure()
     from ctkeras.models.weights import find_weights
-    from ctkeras.training import loop, start
+    from ctkeras.training import loop, solve, start
 
     ending.passed("imports")
     weights = find_weights(config.model_name, config.weights_dir) if config.pretrained else None
@@ -99,7 +99,9 @@ def _train(
         ending.passed("data")
     _warn(config)
     assert data is not None  # for the type checker: it was given, or there is a source
-    built = start.build(config, classes=len(data.train.class_names), weights=weights)  # refuses a file of other weights
+    members = int(data.folds.of.max()) + 1 if data.folds is not None and not data.folds.refit else 1
+    classes = len(data.train.class_names)
+    built = start.build(config, classes=classes, weights=weights, members=members)  # refuses a file of other weights
     ending.passed("model")
     folder = ending.folder
     make_folder(folder)
@@ -111,7 +113,8 @@ def _train(
     ending.passed("features")
     ending.begin(run)
     tracker.catch_up(run.progress.history)
-    stopped_by, trouble = loop.run_epochs(run, ending, log=tracker.log, after_epoch=after_epoch)
+    train_run = solve.run_solved if config.optimizer == "lbfgs" else loop.run_epochs
+    stopped_by, trouble = train_run(run, ending, log=tracker.log, after_epoch=after_epoch)
     ending.passed("epochs")
     metrics = ending.finish(stopped_by, failed=bool(trouble))
     if trouble:

@@ -353,9 +353,11 @@ def test_a_status_of_nothing_says_so(tmp_path):
 
 def test_what_all_trials_share_is_known_before_them(tmp_path):
     found = plan.shared(sweeps.planned(tmp_path))
-    assert found == {"models": [], "weights_dir": "", "data": "phantom:48", "image_size": 32}
+    assert found == {"models": [], "weights_dir": "", "data": "phantom:48", "forms": [(32, "body", "stretch", "as_is")]}
     varied = sweeps.planned(tmp_path, sweeps.sweep(image_size={"values": [32, 64]}))
-    assert plan.shared(varied)["image_size"] is None
+    assert [size for size, *_ in plan.shared(varied)["forms"]] == [32, 64]
+    drawn = sweeps.planned(tmp_path, sweeps.sweep(image_size={"min": 32, "max": 64}))
+    assert plan.shared(drawn)["forms"] == []
 
 
 def test_the_models_whose_weights_are_needed():
@@ -548,7 +550,7 @@ def test_a_search_returns_its_trials_and_closes_its_storage(tmp_path, monkeypatc
         def __init__(self, trials, pool, *, stop, shared):
             self.progress = types.SimpleNamespace(close=lambda: closed.append("line"))
             self.trials, self.stop = trials, stop
-            assert (pool, shared["image_size"]) == ("pool", 32)
+            assert (pool, shared["forms"][0][0]) == ("pool", 32)
 
         def run(self):
             sweeps.pretend(self.trials, self.trials.claim([]))

@@ -19,7 +19,7 @@ from ctkeras.search import pool as pool_module
 from ctkeras.search.pool import Pool, Worker, _gpus, cpu_seconds, environments
 from ctkeras.search.pool import os as pool_os
 
-NOTHING = {"models": [], "weights_dir": "", "data": "", "image_size": None}
+NOTHING = {"models": [], "weights_dir": "", "data": "", "forms": []}
 SEEDS = {"values": [0, 1, 2, 3]}
 
 
@@ -57,7 +57,7 @@ def test_a_worker_readies_what_trials_share_and_says_what_it_lacks(worker, tmp_p
     worker.send(prepare={**NOTHING, "models": ["mobilenet_v2"], "weights_dir": str(tmp_path / "none")})
     assert "not a folder" in said(worker, "refused")["refused"]
     (image_folder / "train" / "left" / "3.png").write_bytes(b"no image")
-    worker.send(prepare={**NOTHING, "data": str(image_folder), "image_size": 32})
+    worker.send(prepare={**NOTHING, "data": str(image_folder), "forms": [(32, "body", "stretch", "as_is")]})
     assert "3.png" in said(worker, "refused")["refused"]
     worker.end()  # its input closed
     assert worker.process.returncode == 0

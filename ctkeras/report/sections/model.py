@@ -11,7 +11,7 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import number, three
-from ctkeras.runs.predictions import Predictions, read_predictions
+from ctkeras.runs.predictions import Predictions, read_predictions, read_validation
 
 WORST = 6  # errors shown, with two pictures each
 PICTURE = 224  # px; of an image in the report
@@ -26,7 +26,7 @@ def answers(found: Findings) -> Predictions | None:
     if folder is None:
         return None
     try:
-        return (read_predictions(folder, "test") if found.test else None) or read_predictions(folder, "valid")
+        return (read_predictions(folder, "test") if found.test else None) or read_validation(folder)
     except UserError:
         return None
 
@@ -207,9 +207,9 @@ def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tup
 
     try:
         process.configure()
-        model, _ = predict.open_model(folder)
+        model, _, preparation = predict.open_model(folder)
         split = "test" if split_of(found) == "test" else "valid"
-        loaded = decoded.load_split(found.source, split, int(model.input.shape[1]))
+        loaded = decoded.load_split(found.source, split, int(model.input.shape[1]), preparation)
         gray = np.stack([loaded.images[loaded.files.index(file)] for file in files])
         heat = gradcam.heat_maps(model, images.as_rgb(gray), classes)
     except (UserError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 from ctkeras import __version__
 from ctkeras.config import FIELDS
 from ctkeras.errors import UserError
-from ctkeras.models import export
+from ctkeras.models.contract import INTENDED_USE
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Section, p, tag
@@ -76,7 +76,7 @@ def contract_of(run: Run) -> dict[str, Any]:
 def model_card(found: Findings) -> Section:
     """The model card: what the model is, takes and returns, what it was trained on, its use and its limits."""
     run, contract = found.chosen, contract_of(found.chosen)
-    use = contract.get("intended_use") or export.INTENDED_USE
+    use = contract.get("intended_use") or INTENDED_USE
     rows: list[list[Any]] = [
         ["Use", tag("strong", use)],
         ["Model", _model(run)],

@@ -1,0 +1,143 @@
+"""Groups of images that must stay together, and folds that never part one: patients, or else clusters of similar slices.
+
+Neighbouring slices of one patient look alike, and a model that has seen one names the other. A fold is an honest question
+only where no group lies on both of its sides.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ctkeras.errors import UserError
+
+SIZE = 32  # pixels of a side of the thumbnails that are compared, of images cropped to the body
+CORRELATION = 0.85  # average within a cluster, at least
+LARGEST = 10_000  # images clustered at once: N^2 / 2 distances of 8 bytes, 400 MB, and some 10 s
+_ROWS = 1024  # thumbnails correlated with all others at once
+_RAISE = 0.2  # of the way to 1, each time that images are too many to be clustered at once
+
+
+def clusters(thumbnails: np.ndarray, *, correlation: float = CORRELATION) -> np.ndarray:
+    """Clusters similar slices by average linkage on the correlation of their thumbnails.
+
+    A cluster hangs together by pairs of at least `correlation`, so images are first divided into the components of that
+    graph, and each of these is clustered. Where a component has over 10,000 images, it is divided at higher correlations
+    first, and clusters may then come out smaller.
+
+    Args:
+        thumbnails: uint8 or float [N, S, S]; 32 x 32 is what the default correlation was chosen at.
+        correlation: at which clusters are cut, below 1.
+
+    Returns:
+        int64 [N], the number of each image's cluster; numbers follow the order of first occurrence.
+    """
+    if not len(thumbnails):
+        return np.zeros(0, np.int64)
+    units = _unit(np.asarray(thumbnails, np.float64).reshape(len(thumbnails), -1))
+    numbers, count = np.empty(len(units), np.int64), 0
+    for members in _components(units, correlation):
+        own = _linked(units[members], 1 - correlation)
+        numbers[members] = count + own
+        count += own.max() + 1
+    return _in_order(numbers)
+
+
+def of_patients(patients: Sequence[str]) -> np.ndarray:
+    """Numbers patients by first occurrence: int64 [N], one group per patient."""
+    return _in_order(np.unique(np.asarray(patients), return_inverse=True)[1])
+
+
+def folds(labels: np.ndarray, groups: np.ndarray, k: int, *, seed: int) -> np.ndarray:
+    """Divides images into k folds of about equal class frequencies, each group whole in one fold.
+
+    Groups are dealt out one by one, the largest first, each to the fold in which class counts then differ least between
+    folds; the seed decides the order among groups of one size.
+
+    Args:
+        labels: int [N], of distinct images.
+        groups: int [N].
+        k: number of folds, at least 2.
+        seed: of the order.
+
+    Returns:
+        int64 [N], the fold of each image, from 0.
+
+    Raises:
+        UserError: a class has too few groups to be in training whichever fold is held out.
+    """
+    groups = np.unique(groups, return_inverse=True)[1]
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(counts, (groups, labels), 1)  # images per group and class
+    if len(counts) < k:
+        raise UserError(f"{k} folds need at least {k} groups of images; the data has {len(counts)}: use fewer folds")
+    single = np.flatnonzero((counts > 0).sum(0) == 1)
+    if len(single):
+        raise UserError(
+            f"all images of class number {single[0]} are in one group, which some fold would take out of training whole: "
+            "use --folds 0 and the given validation split"
+        )
+    order = np.random.default_rng([seed, 4]).permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(1), kind="stable")]
+    shares = counts / counts.sum(0).clip(1)
+    dealt, fold_of = np.zeros((k, counts.shape[1])), np.empty(len(counts), np.int64)
+    for group in order:
+        spread = [_spread(dealt, shares[group], fold) for fold in range(k)]
+        fold_of[group] = np.argmin(spread)
+        dealt[fold_of[group]] += shares[group]
+    return fold_of[groups]
+
+
+def _spread(dealt: np.ndarray, share: np.ndarray, fold: int) -> float:
+    """How unequal the folds' class shares [k, C] would be with one more group's share [C] in a fold."""
+    after = dealt.copy()
+    after[fold] += share
+    return float(after.var(0).mean())
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows [N, D] with their mean taken off, of length 1, so that products are correlations; a flat row stays 0."""
+    rows = rows - rows.mean(1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _components(units: np.ndarray, correlation: float) -> list[np.ndarray]:
+    """Index arrays of the connected components at a correlation; too large ones are divided at higher correlations."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
+    pairs = [np.zeros((2, 0), np.int64)]
+    for start in range(0, len(units), _ROWS):
+        row, column = np.nonzero(units[start : start + _ROWS] @ units.T >= correlation)
+        later = column > row + start
+        pairs.append(np.stack([row[later] + start, column[later]]))
+    row, column = np.concatenate(pairs, axis=1)
+    graph = sparse.coo_matrix((np.ones(len(row), bool), (row, column)), shape=(len(units),) * 2)
+    numbers = csgraph.connected_components(graph, directed=False)[1]
+    order = np.argsort(numbers, kind="stable")
+    parts = []
+    for members in np.split(order, np.cumsum(np.bincount(numbers))[:-1]):
+        if len(members) <= LARGEST or correlation > 0.999:
+            parts.append(members)
+        else:
+            higher = correlation + _RAISE * (1 - correlation)
+            parts += [members[part] for part in _components(units[members], higher)]
+    return parts
+
+
+def _linked(units: np.ndarray, distance: float) -> np.ndarray:
+    """Clusters of average linkage cut at a distance of 1 - correlation: int [N] from 0."""
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    if len(units) == 1:
+        return np.zeros(1, np.int64)
+    distances = np.clip(1 - units @ units.T, 0, 2)
+    np.fill_diagonal(distances, 0)
+    tree = hierarchy.linkage(squareform(distances, checks=False), "average")
+    return hierarchy.fcluster(tree, distance, "distance").astype(np.int64) - 1
+
+
+def _in_order(numbers: np.ndarray) -> np.ndarray:
+    """Renumbers by first occurrence: int [N] to int64 [N] from 0."""
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse].astype(np.int64)

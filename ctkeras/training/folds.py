@@ -1,0 +1,79 @@
+"""Folds: training and validation images pooled, distinct images once, and divided so that no group is parted."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from ctkeras.audit import groups
+from ctkeras.data import crop
+from ctkeras.data.decoded import SMALL, Split
+from ctkeras.errors import UserError
+
+
+class Folds(NamedTuple):
+    """How pooled images are divided."""
+
+    of: np.ndarray  # int [N], the fold of each image, from 0
+    given: np.ndarray  # bool [N], whether it is from the given validation split
+    refit: bool  # one model on all images, rather than one per fold
+
+
+def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
+    """Both splits as one: of copies only the first by file name remains, and no image that has two labels.
+
+    Args:
+        train: training images.
+        valid: validation images.
+
+    Returns:
+        The pooled images in the order of their file names, and bool [N], which of them are from validation.
+    """
+    images = np.concatenate([train.images, valid.images])
+    labels = np.concatenate([train.labels, valid.labels])
+    files = np.array([*train.files, *valid.files], object)
+    thumbnails = np.concatenate([thumbnails_of(train), thumbnails_of(valid)])
+    copies: dict[bytes, list[int]] = {}
+    for number in np.argsort(files, kind="stable"):
+        copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number])).digest(), []).append(int(number))
+    chosen = np.array([same[0] for same in copies.values() if len(set(labels[same].tolist())) == 1], int)
+    everything = Split(images, labels, tuple(files), train.class_names, thumbnails)
+    return everything.select(chosen), chosen >= len(train.files)
+
+
+def groups_of(split: Split) -> np.ndarray:
+    """Clusters of similar slices: int [N]."""
+    return groups.clusters(thumbnails_of(split))
+
+
+def thumbnails_of(split: Split) -> np.ndarray:
+    """Thumbnails uint8 [N, 32, 32] by which slices are grouped; of arrays without, from the images as they are."""
+    if split.thumbnails is not None:
+        return split.thumbnails
+    return np.stack([crop.prepare(np.asarray(image), SMALL, crop.WHOLE) for image in split.images])
+
+
+def divide(pooled: Split, k: int, *, seed: int) -> np.ndarray:
+    """The fold of each pooled image: int [N] from 0.
+
+    Args:
+        pooled: from pool.
+        k: number of folds.
+        seed: determines which groups are in one fold.
+
+    Raises:
+        UserError: there are too few groups for k folds.
+    """
+    return groups.folds(pooled.labels, groups_of(pooled), k, seed=seed)
+
+
+def part(pooled: Split, fold_of: np.ndarray, fold: int) -> tuple[Split, Split]:
+    """(training, validation) of one fold: the images of all other folds, and its own.
+
+    Raises:
+        UserError: the fold has no images.
+    """
+    inside = fold_of == fold
+    if not inside.any():
+        raise UserError(f"fold {fold} has no images; use fewer folds")
+    return pooled.select(~inside), pooled.select(inside)

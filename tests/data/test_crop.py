@@ -1,0 +1,106 @@
+"""The crop to the body and the preparation: on generated slices, odd images, and against the reference in the docs."""
+
+import numpy as np
+import pytest
+
+from ctkeras.data import crop, phantom
+from ctkeras.data.crop import Preparation
+
+
+# This is the text of docs: numpy and Pillow, nothing of ctkeras.
+def reference(gray, size, *, crop="body", fit="stretch", gray_mode="as_is"):
+    from PIL import Image, ImageFilter
+
+    height, width = gray.shape
+    if crop == "body":
+        cells = np.asarray(Image.fromarray(gray).resize((128, 128), Image.BOX))
+        grays = range(cells.min(), cells.max())
+        means = [(cells[cells <= t].mean(), cells[cells > t].mean(), (cells <= t).mean()) for t in grays]
+        otsu = np.argmax([share * (1 - share) * (m1 - m0) ** 2 for m0, m1, share in means]) if means else 0
+        dark = means[otsu][0] if means else cells.min()
+        bright = Image.fromarray((cells > dark + 0.25 * (cells.min() + otsu - dark)).astype(np.uint8))
+        opened = np.asarray(bright.filter(ImageFilter.MinFilter(5)).filter(ImageFilter.MaxFilter(5)))
+        regions, before = opened * np.arange(128 * 128, 0, -1, dtype=np.int32).reshape(128, 128), None
+        while not np.array_equal(regions, before):  # the largest number spreads over its region
+            before = regions
+            wide = np.pad(regions, 1)
+            regions = opened * np.max([wide[y : y + 128, x : x + 128] for y in range(3) for x in range(3)], axis=0)
+        numbers, counts = np.unique(-regions[regions > 0], return_counts=True)
+        y, x = np.nonzero(regions == -numbers[counts.argmax()]) if len(numbers) else (np.array([0, 127]),) * 2
+        t, b = y.min() * height // 128, -(-(y.max() + 1) * height // 128)
+        l, r = x.min() * width // 128, -(-(x.max() + 1) * width // 128)  # noqa: E741
+        gray = gray[t:b, l:r] if (b - t) * (r - l) >= 0.15 * height * width else gray
+        height, width = gray.shape
+    scale = size / max(height, width)
+    h, w = (max(1, round(height * scale)), max(1, round(width * scale))) if fit == "pad" else (size, size)
+    pixels = np.asarray(Image.fromarray(gray).resize((w, h), Image.BILINEAR)).astype(float)
+    low, high = np.percentile(pixels, (1, 99)) if gray_mode == "stretch" else (0, 255)
+    pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255) if high > low else pixels
+    return np.pad(pixels, (((size - h) // 2, (size - h + 1) // 2), ((size - w) // 2, (size - w + 1) // 2)))
+
+
+def odd_images():
+    """Images that a data set may hold."""
+    rng = np.random.default_rng(0)
+    slices = [phantom.phantom_slice(seed, seed % 4, size=size) for seed, size in enumerate((64, 128, 256, 512))]
+    coarse = slices[2] // 16 * 17
+    framed = np.pad(slices[1], 6, constant_values=255)
+    wide = np.pad(slices[3], ((0, 0), (200, 90)))
+    noise = rng.integers(0, 256, (97, 301), np.uint8)
+    flat = [np.full((40, 50), value, np.uint8) for value in (0, 128, 255)]
+    return [*slices, coarse, framed, wide, noise, *flat, np.zeros((1, 1), np.uint8), np.eye(3, dtype=np.uint8) * 255]
+
+
+@pytest.mark.parametrize("choice", [Preparation(c, f, g) for c in crop.CROPS for f in crop.FITS for g in crop.GRAYS])
+def test_reference_of_the_docs_gives_the_same(choice):
+    for image in odd_images():
+        ours = crop.prepare(image, 64, choice)
+        assert ours.shape == (64, 64) and ours.dtype == np.uint8
+        theirs = reference(image, 64, crop=choice.crop, fit=choice.fit, gray_mode=choice.gray)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+def test_box_of_a_generated_slice_holds_the_lesion_and_little_air(size):
+    for seed in range(24):
+        top, left, bottom, right = crop.body_box(phantom.phantom_slice(seed, seed % 4, size=size))
+        assert 0.35 < (bottom - top) * (right - left) / size**2 < 0.95
+        lesion = phantom.lesion_mask(seed, seed % 4, size=size)
+        assert lesion[top:bottom, left:right].sum() == lesion.sum()
+
+
+def test_air_around_the_body_and_the_table_are_cut_off():
+    y, x = np.mgrid[:300, :400]
+    image = np.zeros((300, 400), np.uint8)
+    image[((x - 180) / 120) ** 2 + ((y - 120) / 80) ** 2 < 1] = 150
+    image[250:255, 20:380] = 200  # the table
+    np.testing.assert_allclose(crop.body_box(image), (40, 60, 200, 300), atol=4)
+    coarse = image // 16 * 16
+    np.testing.assert_allclose(crop.body_box(coarse), crop.body_box(image), atol=4)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_whole_image_where_nothing_is_found(value):
+    assert crop.body_box(np.full((30, 50), value, np.uint8)) == (0, 0, 30, 50)
+
+
+def test_whole_image_where_the_region_is_small_or_a_frame():
+    spot = np.zeros((100, 100), np.uint8)
+    spot[40:60, 40:60] = 255
+    assert crop.body_box(spot) == (0, 0, 100, 100)
+    frame = np.pad(np.zeros((80, 80), np.uint8), 10, constant_values=255)
+    assert crop.body_box(frame) == (0, 0, 100, 100)
+
+
+def test_pad_keeps_the_aspect_and_stretch_does_not():
+    bar = np.full((50, 100), 200, np.uint8)
+    padded = crop.prepare(bar, 64, Preparation("none", "pad", "as_is"))
+    assert (padded > 0).sum() == 32 * 64 and (padded[16:48] == 200).all()
+    assert (crop.prepare(bar, 64, Preparation("none", "stretch", "as_is")) == 200).all()
+
+
+def test_stretch_of_grays_brings_percentiles_to_the_ends():
+    ramp = np.linspace(60, 180, 64 * 64).reshape(64, 64).astype(np.uint8)
+    stretched = crop.stretched(ramp)
+    assert stretched.min() == 0 and stretched.max() == 255
+    assert (crop.stretched(np.full((8, 8), 9, np.uint8)) == 9).all()
