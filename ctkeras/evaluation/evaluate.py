@@ -15,7 +15,14 @@ from ctkeras.errors import UserError
 from ctkeras.evaluation.metrics import choose, three_ways
 from ctkeras.models import predict
 from ctkeras.runs.folder import read_config, read_json, read_metrics, write_json
-from ctkeras.runs.predictions import Predictions, prediction_rows, read_predictions, read_validation, write_predictions
+from ctkeras.runs.predictions import (
+    FOLDS,
+    Predictions,
+    prediction_rows,
+    read_predictions,
+    read_validation,
+    write_predictions,
+)
 from ctkeras.runtime import console, process
 
 BATCH = 32  # images per forward pass
@@ -70,13 +77,40 @@ def evaluate(
     facts = {"split": split, "data": at, **identity}
     if split == "test":
         facts |= _record_opening(folder, {**identity, "data": at, "again": again})
-    images = decoded.load_split(source, split, int(model.input.shape[1]), preparation)
-    chances = _probabilities(model, images, split)
-    rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
+    if split == "test" or not (rows := _out_of_fold_rows(folder, split, audited)):
+        images = decoded.load_split(source, split, int(model.input.shape[1]), preparation)
+        chances = _probabilities(model, images, split)
+        rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
     write_predictions(folder, rows, split=split)
     metrics = facts | _metrics(folder, split, audited)
     write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
+
+
+def _out_of_fold_rows(folder: Path, split: str, audited: audit.Audit) -> list[dict[str, Any]]:
+    """The out-of-fold rows of a split's images, if the run was trained in folds: its model was trained on them.
+
+    Args:
+        folder: the run folder.
+        split: train or valid.
+        audited: which file is in which split.
+    """
+    pooled = read_predictions(folder, FOLDS)
+    if pooled is None:
+        return []
+    own = {image.file for image in audited.images if image.split == split}
+    chosen = [number for number, file in enumerate(pooled.files) if file in own]
+    console.note(
+        f"The run was trained in folds, on the {split} images too: each of these numbers is from a member of the model that "
+        "was not trained on the image."
+    )
+    return prediction_rows(
+        [pooled.files[number] for number in chosen],
+        pooled.labels[chosen],
+        pooled.probabilities[chosen],
+        class_names=pooled.class_names,
+        split=split,
+    )
 
 
 def _metrics(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:

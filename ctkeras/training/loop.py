@@ -18,7 +18,7 @@ from ctkeras.models import classifier, export
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
 from ctkeras.runtime import console, process
-from ctkeras.training.inputs import Data, Feed, feed_of
+from ctkeras.training.inputs import Data, Feed, feed_of, preparation_of
 from ctkeras.training.programs import Programs, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau, learning_rate
 from ctkeras.training.steps import Hyper, State, new_totals
@@ -211,7 +211,14 @@ def export_best(run: Loop, folder: Path) -> None:
     for weight, value in zip(_changing_weights(run), run.best, strict=True):
         weight.assign(value)
     names = run.data.train.class_names
-    export.export(run.built.model, folder, class_names=names, model_name=run.config.model_name, kind=layers.core)
+    export.export(
+        run.built.model,
+        folder,
+        class_names=names,
+        model_name=run.config.model_name,
+        preparation=preparation_of(run.config),
+        kind=layers.core,
+    )
 
 
 def _changing_weights(run: Loop) -> list[Any]:
