@@ -35,7 +35,7 @@ def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
     thumbnails = np.concatenate([thumbnails_of(train), thumbnails_of(valid)])
     copies: dict[bytes, list[int]] = {}
     for number in np.argsort(files, kind="stable"):
-        copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number])).digest(), []).append(int(number))
+        copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number]).data).digest(), []).append(int(number))
     chosen = np.array([same[0] for same in copies.values() if len(set(labels[same].tolist())) == 1], int)
     everything = Split(images, labels, tuple(files), train.class_names, thumbnails)
     return everything.select(chosen), chosen >= len(train.files)
