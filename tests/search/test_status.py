@@ -40,7 +40,15 @@ def test_a_value_is_short(value, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0.4 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+    [
+        (0.4, "0.4 s"),
+        (89, "89 s"),
+        (90, "1.5 min"),
+        (600, "10 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (36000, "10.0 h"),
+    ],
 )
 def test_a_duration_has_a_suitable_unit(seconds, text):
     assert console.seconds_text(seconds) == text
