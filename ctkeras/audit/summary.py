@@ -13,7 +13,7 @@ SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
 def audit(data: str) -> dict[str, Any]:
-    """Compares all images of a data set: duplicates, leaks between splits, labels that the file reveals without its pixels.
+    """Compares all images of a data set: duplicates, leaks between splits, how well a class is predicted without pixels.
 
     The result is cached by the images' content, and is what `ctkeras data check --json` prints.
 

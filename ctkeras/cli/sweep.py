@@ -144,7 +144,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 @click.option("--study", default="", help="one search (default: all in the storage)")
 @click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C")
 def status_(storage: str, study: str, watch: bool) -> None:
-    """Show the trials in a storage: a file such as runs/study.db, or an address."""
+    """Show the trials in a storage: a file such as runs/study.db, or the address of a database."""
     import time
 
     from ctkeras.search import status
@@ -200,7 +200,7 @@ def _require_runs(path: str, content: dict[str, Any]) -> None:
     "--out", type=click.Path(path_type=Path), default=None, help="file to write (default: phase<N>.yaml here)"
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
-    """Write the sweep file of the next phase from a sweep's results; its header has the reasons."""
+    """Write the sweep file of the next phase from a sweep's results; its header explains the choices."""
     from ctkeras.runs import folder
     from ctkeras.runtime import files
     from ctkeras.sweep import file, phases

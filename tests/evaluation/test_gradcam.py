@@ -196,7 +196,7 @@ def test_models_without_a_last_feature_map_are_refused():
 
 def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(UserError, match="KERAS_BACKEND=jax"):
+    with pytest.raises(UserError, match="KERAS_BACKEND is torch"):
         gradcam.heat_maps(tiny(*linear_head()), pixels())
 
 

@@ -391,7 +391,7 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
 
 def test_a_phase_in_one_line():
     runs = [_result(0.1, 0.2, 0.5), _result(0.2, 0.2, 0.75)]
-    line = "phase 1: 3 trials in 2 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
+    line = "phase 1: 3 trials in 1.7 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
     model = RunConfig.model_name
     assert engines.summary(engines.Phase(1, "", runs, 1, 1, 4, 100.0)) == line + f"({model}, run 0.2 0.2)"
     assert engines.to_dict(engines.Phase(1, "", runs, 1, 1, 4, 100.0))["trials"] == 3
