@@ -194,7 +194,7 @@ def _require_runs(path: str, content: dict[str, Any]) -> None:
 
 @sweep.command("next")
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP_ID")
-@click.option("--phase", type=click.IntRange(2, 3), required=True)
+@click.option("--phase", type=click.IntRange(2, 3), required=True, help="the phase to write a file for")
 @click.option("--wide", is_flag=True, help="phase 2 also searches optimizer, scheduler, max_epochs and weight_decay")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="file to write (default: phase<N>.yaml here)"

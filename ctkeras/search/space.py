@@ -1,4 +1,4 @@
-"""A sweep's parameters as Optuna searches them: the suggestion requested from Optuna, and the parameter's value that it gives."""
+"""A sweep's parameters as Optuna searches them: what Optuna suggests, and the value of the parameter that this gives."""
 
 import bisect
 import copy
