@@ -118,7 +118,7 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True, help="images per batch")
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
-    """Show which parts of an image a model's answer rests on (Grad-CAM). Not for diagnosis."""
+    """Show which parts of an image a model's answer is based on (Grad-CAM). Not for diagnosis."""
     from ctkeras.errors import UserError, did_you_mean
     from ctkeras.evaluation import gradcam
     from ctkeras.models import predict

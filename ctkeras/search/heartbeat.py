@@ -20,7 +20,7 @@ BEAT_SECONDS = 10.0  # between two heartbeats; several may be late before SILENT
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process: the system that its `pid` belongs to (`space`), and a `start` that distinguishes it from later ones with that pid."""
+    """A process: `space` is the system that its `pid` belongs to, `start` distinguishes it from later ones with that pid."""
 
     host: str
     space: str
