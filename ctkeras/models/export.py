@@ -69,7 +69,7 @@ def core_model(trained: "keras.Model", kind: Kind = type) -> "keras.Model":
     """The trained model in float32 core Keras layers, with a softmax at the end.
 
     Args:
-        trained: keras.Model from images to logits, from model.build; any precision.
+        trained: keras.Model from images to logits, from classifier.build; any precision.
         kind: gives the core Keras class of a layer that training has replaced.
     """
     import keras

@@ -1,8 +1,8 @@
-"""The worker: a process that runs one trial after another, `python -m ctkeras.search.worker`, started by the pool (workers.py).
+"""The worker: a process that runs one trial after another, `python -m ctkeras.search.worker`, started by the pool (pool.py).
 
 It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `go_on` and `stop`; the
 worker answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends when its supervisor does, even if that
-is killed: the reason why it is written by hand.
+is killed: this is why it is written by hand.
 """
 
 import contextlib
@@ -120,7 +120,7 @@ class _Service:
         self.requests.put((function, argument))
 
     def work(self) -> None:
-        """Serves one request after another, in the main thread, whose memory is reused from step to step (heap.py)."""
+        """Serves one request after another, in the main thread, whose memory is reused from step to step (cpu/memory.py)."""
         while True:
             function, argument = self.requests.get()
             function(argument)

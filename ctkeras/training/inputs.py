@@ -34,7 +34,7 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
     """Decodes training and validation, or reads them from the cache; test is not opened.
 
     Raises:
-        UserError: an image that can't be read.
+        UserError: an image cannot be read.
     """
     train, valid = (decoded.load_split(source, split, config.image_size) for split in ("train", "valid"))
     train, cleaned = audit.clean(train, source, leaks=config.leaks)

@@ -318,7 +318,7 @@ def test_a_trial_that_somebody_began_is_resumed_and_said_to_be(supervise, tmp_pa
     made.run()
     assert states(trials) == ["COMPLETE"] * 3
     said = capsys.readouterr().err
-    assert said.count("resuming trial 0, which was begun earlier") == 1
+    assert said.count("resuming trial 0, which was started earlier") == 1
     assert "resuming trial 1" not in said
 
 

@@ -308,9 +308,9 @@ def test_the_command_says_whose_verdict_it_is(tmp_path, name, engine, capsys):
         main.main(["sweep", "check", str(file), "--engine", engine])
     shown = capsys.readouterr()
     assert exit_.value.code == (2 if refused else 0)
-    assert ("is sound" in shown.out) != refused
+    assert ("is valid" in shown.out) != refused
     if verdict == LOCAL and engine == "any":
-        assert "is refused by the local engine (sweep run), and sound for W&B" in shown.err
+        assert "is refused by the local engine (sweep run), and valid for W&B" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def won(found: Findings) -> Section:
         lead.append(_over_seeds(found))
     elif len(runs) > 1:
         lead.append(f" This number is optimistic, because it is the best of {len(runs):,} runs on the same images.")
-    badges = {"noise": "Inside the noise", "more": "More than noise", "unknown": "No interval"}
+    badges = {"noise": "Within the noise", "more": "More than noise", "unknown": "No interval"}
     verdict_words = [tag("span", badges[kind], class_=f"badge {kind}"), " ", *sentences] if len(runs) > 1 else []
     names = ["metrics.json", "predictions.csv", *(["metrics_test.json"] if found.test else [])]
     files = found.files(*names, runs=[chosen]) + (["study.json"] if found.results.study else [])
