@@ -28,7 +28,13 @@ MODEL_NAMES = (
     "densenet121",
     "mobilenet_v2",
     "mobilenet_v3_large",
+    "small_cnn",
 )
+FROM_SCRATCH = ("small_cnn",)  # without ImageNet weights: the whole network is always trained
+SCRATCH_LR = 3e-3  # peak learning rate for them, with adam or adamw and a cosine schedule
+# What has no effect on a backbone without ImageNet weights.
+SCRATCH_IDLE: tuple[str, ...] = ("pretrained", "weights_dir", "freeze_backbone", "unfreeze_from", "head_epochs")
+SCRATCH_IDLE += ("freeze_batch_norm", "feature_cache", "feature_views")
 # Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
 CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
 
@@ -64,7 +70,11 @@ class RunConfig:
     data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
-    model_name: str = _param("efficientnet_b0", "backbone", choices=MODEL_NAMES)
+    model_name: str = _param(
+        "efficientnet_b0",
+        "backbone; small_cnn has no ImageNet weights and is always trained whole",
+        choices=MODEL_NAMES,
+    )
     pretrained: bool = _param(True, "start from ImageNet weights")
     weights_dir: str = _param("", "folder to search for weight files before downloading any")
     freeze_backbone: bool = _param(True, "train only the head; false fine-tunes the whole network")
@@ -113,6 +123,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, parse_value(field.name, getattr(self, field.name)))
+        for name, value in _from_scratch(self.model_name).items():
+            object.__setattr__(self, name, value)
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
             raise UserError(f"warmup_epochs must be below max_epochs ({self.max_epochs}); got {self.warmup_epochs:g}")
         if wrong := set(self.project) & set("/\\#?%:"):
@@ -144,6 +156,21 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """All values by name, in the order in which they are declared."""
         return dataclasses.asdict(self)
+
+
+def _from_scratch(model_name: str) -> dict[str, Any]:
+    """The values that a backbone without ImageNet weights fixes, by name; empty for any other backbone."""
+    if model_name not in FROM_SCRATCH:
+        return {}
+    fixed = {"pretrained": False, "freeze_backbone": False, "head_epochs": 0}
+    return {name: FIELDS[name].default for name in SCRATCH_IDLE} | fixed
+
+
+def default_lr(config: RunConfig) -> float:
+    """The usual peak learning rate for what is trained: a new network, a head, or layers with ImageNet weights."""
+    if config.model_name in FROM_SCRATCH:
+        return SCRATCH_LR
+    return 0.03 if config.cut == "head" else 1e-4
 
 
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -249,8 +276,10 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
     one_view = (
         "features are cached from one view, the unchanged image; set feature_views above 1, or feature_cache to false"
     )
+    scratch = f"{c.model_name} has no ImageNet weights and is always trained whole"
     # The hyperparameter, the names that also decide, whether it has no effect, and why.
     rules = (
+        *((name, "model_name", c.model_name in FROM_SCRATCH, scratch) for name in SCRATCH_IDLE),
         ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, random),
         ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, not_frozen),
         ("unfreeze_from", "head_epochs max_epochs", late, only_head_epochs),

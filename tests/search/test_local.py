@@ -362,6 +362,8 @@ def test_the_models_whose_weights_are_needed():
     assert plan.models_of(sweeps.sweep()) == []
     content = sweeps.sweep(pretrained=True, model_name={"values": ["resnet18", "mobilenet_v2"]})
     assert plan.models_of(content) == ["resnet18", "mobilenet_v2"]
+    content = sweeps.sweep(pretrained=True, model_name={"values": ["resnet18", "small_cnn"]})  # without such weights
+    assert plan.models_of(content) == ["resnet18"]
     assert plan.models_of({"parameters": {"lr": {"value": 1}}}) == ["efficientnet_b0"]
     candidate = {"values": [{"model_name": "resnet34", "lr": 0.1}]}
     assert plan.models_of({"parameters": {"candidate": candidate}}) == ["resnet34"]

@@ -122,6 +122,7 @@ FILES = {
     "variable out of range": (LOCAL, command("--lr=${envvar:CTKERAS_TEST_SET}")),
     # values
     "constant": (SOUND, parameters("lr: {values: [0.1, 0.2]}, dropout: {value: 0.3, distribution: constant}")),
+    "a model without weights": (SOUND, parameters("model_name: {values: [small_cnn, resnet18]}")),
     "values of text": (SOUND, parameters("lr: {values: [1e-4, 1e-3]}")),
     "values of nothing": (REFUSED, parameters("lr: {values: []}")),
     "values of a number": (REFUSED, parameters("lr: {values: 0.1}")),

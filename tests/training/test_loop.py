@@ -170,6 +170,9 @@ def test_batch_norm_is_frozen_only_where_pretrained_layers_are_trained(monkeypat
     ("values", "warning"),
     [
         ({"freeze_backbone": False, "lr": 0.011}, "suits training the head only"),
+        ({"freeze_backbone": False, "lr": 0.011}, "0.0001 is usual"),
+        ({"model_name": "small_cnn", "lr": 0.011}, "0.003 is usual"),
+        ({"model_name": "small_cnn", "lr": 0.003}, ""),
         ({"freeze_backbone": False, "lr": 0.01}, ""),
         ({"freeze_backbone": True, "lr": 0.5}, ""),
         ({"freeze_backbone": True, "pretrained": False}, "random features"),

@@ -21,7 +21,7 @@ from ctkeras.runtime.console import seconds_text, value_text
 def described(run: Run) -> str:
     """A run in a few words: resnet18, fine-tuned."""
     if not run.config["freeze_backbone"]:
-        return f"{run.model_name}, fine-tuned"
+        return f"{run.model_name}, {'fine-tuned' if run.config['pretrained'] else 'trained from scratch'}"
     start = run.config["unfreeze_from"]
     return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
 
