@@ -28,11 +28,17 @@ MODEL_NAMES = (
     "densenet121",
     "mobilenet_v2",
     "mobilenet_v3_large",
+    "small_cnn",
 )
 FOLD_WORDS = ("all", "refit")
 AUTO = "auto"  # in place of a value: the tool chooses
-HEAD_LR, FINE_TUNING_LR = 0.03, 1e-4  # what lr auto stands for with adam, adamw and sgd
 SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any other
+FROM_SCRATCH = ("small_cnn",)  # without ImageNet weights: the whole network is always trained
+# What lr auto stands for with adam, adamw and sgd: for a head, for layers with ImageNet weights, and for a new network.
+HEAD_LR, FINE_TUNING_LR, SCRATCH_LR = 0.03, 1e-4, 3e-3
+# What has no effect on a backbone without ImageNet weights.
+SCRATCH_IDLE: tuple[str, ...] = ("pretrained", "weights_dir", "freeze_backbone", "unfreeze_from", "head_epochs")
+SCRATCH_IDLE += ("freeze_batch_norm", "feature_cache", "feature_views", "head_stages")
 # Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
 CUTS = ("input", "stage1", "stage2", "stage3", "stage4", "head")
 
@@ -69,7 +75,11 @@ class RunConfig:
     data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
-    model_name: str = _param("efficientnet_b0", "backbone", choices=MODEL_NAMES)
+    model_name: str = _param(
+        "efficientnet_b0",
+        "backbone; small_cnn has no ImageNet weights and is always trained whole",
+        choices=MODEL_NAMES,
+    )
     pretrained: bool = _param(True, "start from ImageNet weights")
     weights_dir: str = _param("", "folder to search for weight files before downloading any")
     freeze_backbone: bool = _param(True, "train only the head; false fine-tunes the whole network")
@@ -147,8 +157,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, parse_value(field.name, getattr(self, field.name)))
-        for name, value in _resolved(self).items():
-            object.__setattr__(self, name, value)
+        for resolve in (_from_scratch, _resolved):
+            for name, value in resolve(self).items():
+                object.__setattr__(self, name, value)
         _check_solver(self)
         _check_folds(self)
         if self.warmup_epochs >= self.max_epochs and self.warmup_epochs > 0:
@@ -195,7 +206,7 @@ def _resolved(config: RunConfig) -> dict[str, Any]:
     optimizer = ("lbfgs" if solvable else "adamw") if is_auto(config.optimizer) else config.optimizer
     values: dict[str, Any] = {"optimizer": optimizer}
     if is_auto(config.lr):
-        values["lr"] = HEAD_LR if config.cut == "head" else FINE_TUNING_LR
+        values["lr"] = default_lr(config)
     if is_auto(config.weight_decay) and optimizer != "lbfgs":
         values["weight_decay"] = 1e-4
     return values
@@ -224,6 +235,21 @@ def _check_folds(config: RunConfig) -> None:
         raise UserError(
             f"fold {config.fold} needs optimizer lbfgs; with {config.optimizer} train one fold at a time: --fold 0, --fold 1, …"
         )
+
+
+def _from_scratch(config: RunConfig) -> dict[str, Any]:
+    """The values that a backbone without ImageNet weights fixes, by name; empty for any other backbone."""
+    if config.model_name not in FROM_SCRATCH:
+        return {}
+    fixed = {"pretrained": False, "freeze_backbone": False, "head_epochs": 0, "head_stages": 1}
+    return {name: FIELDS[name].default for name in SCRATCH_IDLE} | fixed
+
+
+def default_lr(config: RunConfig) -> float:
+    """The usual peak learning rate for what is trained: a new network, a head, or layers with ImageNet weights."""
+    if config.model_name in FROM_SCRATCH:
+        return SCRATCH_LR
+    return HEAD_LR if config.cut == "head" else FINE_TUNING_LR
 
 
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
@@ -339,8 +365,10 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
     )
     solved = "optimizer lbfgs solves the head to its optimum; use --optimizer adamw to train it in epochs"
     by_epochs = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
+    scratch = f"{c.model_name} has no ImageNet weights and is always trained whole"
     # The hyperparameter, the names that also decide, whether it has no effect, and why.
     rules = (
+        *((name, "model_name", c.model_name in FROM_SCRATCH, scratch) for name in SCRATCH_IDLE),
         *((name, "optimizer lr freeze_backbone unfreeze_from", c.optimizer == "lbfgs", solved) for name in by_epochs),
         ("fold", "folds optimizer lr", not c.fold_count, "folds is 0"),
         ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, random),

@@ -185,6 +185,11 @@ IDLE = [
     ({"augmentation": 0.5, "freeze_backbone": False}, set()),
     ({"augmentation": 0.5, "unfreeze_from": "stage4"}, {"augmentation"}),
     ({"augmentation": 0.5, "feature_views": 2}, set()),
+    ({"model_name": "small_cnn"}, set()),
+    ({"model_name": "small_cnn", "augmentation": 0.5, "lr": 0.003, "dropout": 0.1}, set()),
+    *(({"model_name": "small_cnn", name: FIELDS[name].default}, {name}) for name in config.SCRATCH_IDLE),
+    ({"model_name": "small_cnn", "freeze_backbone": True, "pretrained": True}, {"freeze_backbone", "pretrained"}),
+    ({"model_name": "small_cnn", "head_epochs": 30, "weights_dir": "w"}, {"head_epochs", "weights_dir"}),
     ({"early_stopping": 30}, {"early_stopping"}),
     ({"early_stopping": 29}, set()),
 ]
@@ -201,6 +206,33 @@ def test_what_changes_nothing_is_told_once_and_only_where_it_was_given(given, id
     assert all(" has no effect because " in line for line in lines)
     assert config.without_effect(made, ()) == []
     assert config.without_effect(made, given, searched=FIELDS) == []
+
+
+def test_a_network_without_imagenet_weights_is_always_trained_whole():
+    given = {
+        "pretrained": True,
+        "freeze_backbone": True,
+        "unfreeze_from": "stage4",
+        "head_epochs": 3,
+        "weights_dir": "w",
+    }
+    plain, made = RunConfig(model_name="small_cnn"), RunConfig(model_name="small_cnn", **given)
+    assert made == plain
+    assert (made.pretrained, made.freeze_backbone, made.cut, made.head_epochs) == (False, False, "input", 0)
+    assert RunConfig.from_mapping(made.to_dict()) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "lr"),
+    [
+        ({"model_name": "small_cnn"}, 3e-3),
+        ({}, 0.03),
+        ({"freeze_backbone": False}, 1e-4),
+        ({"unfreeze_from": "stage4"}, 1e-4),
+    ],
+)
+def test_the_usual_learning_rate_depends_on_what_is_trained(given, lr):
+    assert config.default_lr(RunConfig(**given)) == lr
 
 
 IDLE_FROZEN = [

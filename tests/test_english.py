@@ -36,6 +36,11 @@ INSTEAD = {
     r"\bon jax alone\b": "only on jax",
     r"\bkept features\b": "cached features",
     r"\bcan't be made\b": "cannot create …",
+    r"\bcan't be read\b": "cannot read …",
+    r"\b(cannot|can|can't|to|tells?) tell( \w+){1,3} apart\b": "distinguish",
+    r"\bhas no effect beside\b": "has no effect if … is given",
+    r"\bis sound\b": "is valid",
+    r"\blist of texts\b": "list of strings",
     r"\bleaves (a|its) (run )?folder\b": "writes, creates",
     r"\bagain with:? `": "to reproduce",
     r"\bwhat (it|this) stands for\b": "what it means",
@@ -75,6 +80,19 @@ def wrong(text):
 def test_no_phrase_of_the_list_is_used():
     problems = {f"{place} {problem}" for place, text in texts() for problem in wrong(text)}
     assert not problems, "\n".join(["", *sorted(problems)])
+
+
+ELSEWHERE = {"cfg", "grid_search", "hyperband_stopping", "params", "schema", "wandb_agent"}  # W&B's own files
+
+
+def test_files_named_in_texts_exist():
+    """A module that has moved is named by its new path: a comment or page must not send a reader to a file of the past."""
+    pages = [ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md", *(ROOT / "docs").glob("*.md")]
+    files = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")] + ["noxfile.py"]
+    for page in [*pages, *(ROOT / ".github").glob("*.md"), *(ROOT / "ctkeras").rglob("*.py")]:
+        for name in re.findall(r"(?<![\w./-])([a-z_][\w/]*\.py)\b", page.read_text(encoding="utf-8")):
+            known = any(f"/{file}".endswith(f"/{name}") for file in files)
+            assert known or name.removesuffix(".py") in ELSEWHERE, f"{page.relative_to(ROOT)} names {name}"
 
 
 @pytest.mark.parametrize(

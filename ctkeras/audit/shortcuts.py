@@ -24,7 +24,7 @@ FOLDS = 5
 
 
 def contradicting(images: Sequence[Image]) -> dict[str, str]:
-    """Returns file to format for files whose format is not the one that their name's ending stands for."""
+    """Returns file to format for files whose format differs from the extension of their name."""
     return {
         image.file: image.format
         for image in images

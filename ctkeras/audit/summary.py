@@ -1,4 +1,4 @@
-"""An audit as one object for programs and in words for people."""
+"""An audit as JSON for programs and as text for people."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
 def audit(data: str) -> dict[str, Any]:
-    """Compares all images of a data set: duplicates, leaks between splits, labels told by the file alone.
+    """Compares all images of a data set: duplicates, leaks between splits, how well a class is predicted without pixels.
 
     The result is cached by the images' content, and is what `ctkeras data check --json` prints.
 

@@ -59,7 +59,7 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 def check(spec: str | None, as_json: bool, html: str | None) -> int:
     """Find faulty files, duplicates and leaks.
 
-    Also shows how well the files reveal their class without their pixels. Exits with 1 if an image appears in two splits.
+    Also shows how well the class can be predicted without pixels. Exits with 1 if an image appears in two splits.
     """
     from ctkeras.audit import audit
     from ctkeras.audit.summary import lines

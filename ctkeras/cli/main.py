@@ -80,7 +80,7 @@ def _explain(error: BaseException) -> int:
 @click.group(epilog="Add --debug to any command to see the traceback of an error.")
 @click.version_option(__version__, prog_name="ctkeras")
 def cli() -> None:
-    """Honest hyperparameter studies for chest-CT classification, on Keras 3 and JAX."""
+    """Train classifiers on chest-CT slices, search their hyperparameters, and report how far the results can be trusted."""
 
 
 @cli.command()

@@ -16,8 +16,8 @@ def load_sound(file: Path, *, engine: str | None, count: int | None = None) -> d
 
     Args:
         file: the sweep file.
-        engine: see sweepcheck.check.
-        count: of trials, at most; a sweep without run_cap gets it as one.
+        engine: see check.check.
+        count: the largest number of trials; it becomes the run_cap of a sweep without one.
 
     Raises:
         UserError: it cannot be read, or an engine refuses it.
@@ -53,7 +53,7 @@ def engine_options(command: Callable) -> Callable:
             type=click.FloatRange(1),
             default=300,
             show_default=True,
-            help="seconds after which a worker is replaced that neither reports nor computes",
+            help="replace a worker that has neither reported nor computed for this many seconds",
         ),
     )
     for option in reversed(options):
@@ -62,7 +62,7 @@ def engine_options(command: Callable) -> Callable:
 
 
 def address_of(storage: str, output_dir: str) -> Any:
-    """The storage's address; the folder of a file exists or can be created.
+    """Returns the storage's address, after checking that the folder of a file exists or can be created.
 
     Raises:
         UserError: it is neither a file nor an address, or the file's folder cannot be created.
@@ -77,7 +77,7 @@ def address_of(storage: str, output_dir: str) -> Any:
 
 
 def require_login() -> None:
-    """Raises UserError where W&B's server cannot be used."""
+    """Raises UserError if W&B's server cannot be used."""
     from ctkeras.tracking import run
 
     if lacking := run.lacking():

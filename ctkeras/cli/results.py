@@ -49,7 +49,9 @@ def _with_bounds(metrics: dict[str, Any], name: str) -> str:
 @click.command()
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
-@click.option("--split", type=SPLITS, default="valid", show_default=True)
+@click.option(
+    "--split", type=SPLITS, default="valid", show_default=True, help="the split whose predictions are compared"
+)
 @click.option("--data", "spec", default=None, help=DATA_HELP)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: bool) -> None:
@@ -79,7 +81,7 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
-@click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True, help="images per batch")
 def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int) -> int:
     """Classify image files and folders with an exported model. Not for diagnosis."""
     from ctkeras.models.predict import image_files, open_named
@@ -114,9 +116,9 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 )
 @click.option("--class", "wanted", default=None, help="show the evidence for this class  [default: the predicted one]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
-@click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True, help="images per batch")
 def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
-    """Show which parts of an image a model's answer rests on (Grad-CAM). Not for diagnosis."""
+    """Show which parts of an image a model's answer is based on (Grad-CAM). Not for diagnosis."""
     from ctkeras.errors import UserError, did_you_mean
     from ctkeras.evaluation import gradcam
     from ctkeras.models import predict

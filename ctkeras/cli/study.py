@@ -33,7 +33,11 @@ from ctkeras.errors import UserError
 )
 @click.option("--wide", is_flag=True, help="phase 2 also searches optimizer, scheduler, max_epochs and weight_decay")
 @click.option(
-    "--engine", type=click.Choice(["local", "wandb"]), default="local", show_default=True, help="what runs the phases"
+    "--engine",
+    type=click.Choice(["local", "wandb"]),
+    default="local",
+    show_default=True,
+    help="the engine that runs the phases",
 )
 @click.option("--entity", default="", help="with --engine wandb: team or user (default: yours)")
 @engine_options
@@ -108,7 +112,7 @@ def study(
 
 
 def _numbers(text: str) -> list[int]:
-    """Whole numbers between commas.
+    """Whole numbers separated by commas.
 
     Raises:
         UserError: the text is something else.

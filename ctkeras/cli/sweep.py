@@ -33,12 +33,12 @@ def sweep() -> None:
     type=click.Choice(["any", "local", "wandb"]),
     default="any",
     show_default=True,
-    help="whose rules: local is sweep run, wandb is sweep create and sweep agent, any is both",
+    help="rules to check: local for sweep run, wandb for sweep create and sweep agent, any for both",
 )
 def check(file: Path, engine: str) -> int:
     """Check a sweep file: print each fault with its line and key; exit code 2 if an engine refuses the file.
 
-    By default a file is sound only if every engine accepts it: `sweep run FILE` and `sweep create FILE` then both do.
+    By default a file is valid only if both `sweep run FILE` and `sweep create FILE` accept it.
     """
     from ctkeras.sweep.check import ENGINES
     from ctkeras.sweep.check import check as check_check
@@ -49,11 +49,11 @@ def check(file: Path, engine: str) -> int:
         click.echo(f"{file}, {finding}", err=True)
     refusing = {finding.engine for finding in findings if finding.error}
     if not refusing:
-        click.echo(f"{file} is sound{'' if engine == 'any' else f' for {ENGINES[engine]}'}.")
+        click.echo(f"{file} is valid{'' if engine == 'any' else f' for {ENGINES[engine]}'}.")
         return 0
     if "" not in refusing and engine == "any":
         accepting = " and ".join(words for name, words in ENGINES.items() if name not in refusing)
-        click.echo(f"{file} is refused by {_engines(refusing)}, and sound for {accepting or 'no engine'}.", err=True)
+        click.echo(f"{file} is refused by {_engines(refusing)}, and valid for {accepting or 'no engine'}.", err=True)
     return 2
 
 
@@ -83,7 +83,7 @@ def create(file: Path, project: str, entity: str) -> None:
     "--count",
     type=click.IntRange(1),
     default=None,
-    help="trials in all, at most; random and bayes need it where the file has no run_cap",
+    help="maximum number of trials; required for random and bayes if the file has no run_cap",
 )
 @engine_options
 @config_options
@@ -144,7 +144,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 @click.option("--study", default="", help="one search (default: all in the storage)")
 @click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C")
 def status_(storage: str, study: str, watch: bool) -> None:
-    """Show the trials in a storage: a file such as runs/study.db, or an address."""
+    """Show the trials in a storage: a file such as runs/study.db, or the address of a database."""
     import time
 
     from ctkeras.search import status
@@ -171,7 +171,7 @@ def status_(storage: str, study: str, watch: bool) -> None:
 @click.option("--count", type=click.IntRange(1), default=None, help="number of runs (default: until the sweep ends)")
 @click.option("--data", default=None, help="the data set on this machine (default: $CTKERAS_DATA, or the sweep's)")
 def agent(path: str, count: int | None, data: str | None) -> None:
-    """Run a W&B sweep's runs in one warm process, which imports and compiles once."""
+    """Run a W&B sweep's runs in one process, which imports and compiles only once."""
     from ctkeras.search.agent import stoppable
     from ctkeras.tracking import sweeps
 
@@ -189,18 +189,18 @@ def _require_runs(path: str, content: dict[str, Any]) -> None:
     findings = check.check(file.SweepFile(path, content, {}), engine="wandb")
     for finding in findings:
         if finding.error and finding.key.startswith("parameters"):
-            raise UserError(f"the sweep {path}, {finding}; create it again from a sound file")
+            raise UserError(f"the sweep {path}, {finding}; create it again from a valid file")
 
 
 @sweep.command("next")
 @click.argument("path", metavar="ENTITY/PROJECT/SWEEP_ID")
-@click.option("--phase", type=click.IntRange(2, 3), required=True)
-@click.option("--wide", is_flag=True, help="phase 2: also optimizer, scheduler, max_epochs and weight_decay")
+@click.option("--phase", type=click.IntRange(2, 3), required=True, help="the phase to write a file for")
+@click.option("--wide", is_flag=True, help="phase 2 also searches optimizer, scheduler, max_epochs and weight_decay")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=None, help="file to write (default: phase<N>.yaml here)"
 )
 def next_(path: str, phase: int, wide: bool, out: Path | None) -> None:
-    """Write the sweep file of the next phase from a sweep's results; its header has the reasons."""
+    """Write the sweep file of the next phase from a sweep's results; its header explains the choices."""
     from ctkeras.runs import folder
     from ctkeras.runtime import files
     from ctkeras.sweep import file, phases

@@ -53,7 +53,7 @@ def _settled(values: jax.Array) -> jax.Array:
     """The same values, computed once and stored. XLA's CPU backend computes cheap values again wherever they are read.
 
     That is good for element-wise operations, but very slow inside the strided loops of a convolution's gradient. It works
-    only in programs compiled with runtime.compiler_options().
+    only in programs compiled with xla.compiler_options().
     """
     return lax.optimization_barrier(values)
 

@@ -53,7 +53,7 @@ _places: dict[int, int] = {}  # by size: the address at which the heap last had 
 
 @contextlib.contextmanager
 def kept(size: int) -> Iterator[None]:
-    """Allocates large blocks from the heap inside the block; only in the main thread, whose heap alone can grow that much.
+    """Allocates large blocks from the heap inside the block; only in the main thread: no other heap can grow that much.
 
     Args:
         size: bytes that will be allocated at once. Small sizes come from the heap anyway.

@@ -43,7 +43,7 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int, float]:
         right_b: bool [N], whether the second is, on the same images.
 
     Returns:
-        (images that only the first has right, images that only the second has right, two-sided binomial p).
+        (images that only the first classifies correctly, images that only the second does, two-sided binomial p).
     """
     from scipy import stats
 

@@ -46,10 +46,10 @@ def evaluate(
         again: open the test split once more; this opening is recorded too.
 
     Returns:
-        The metrics; see evaluation.three_ways.
+        The metrics; see metrics.three_ways.
 
     Raises:
-        UserError: no run folder, no model, another split, or data with other classes.
+        UserError: no run folder, no model, an unknown split, or data with other classes.
 
     Example:
         >>> import ctkeras

@@ -47,7 +47,7 @@ def heat_maps(
     number of places.
 
     Args:
-        model: from export.open_model.
+        model: from predict.open_model.
         pixels: uint8 or float32 [N, S, S, 3], RGB in 0..255, as the model takes them.
         classes: int [N], the class to find evidence for; None for the most probable class of each image.
         batch_size: images per pass.
@@ -75,7 +75,7 @@ def explainer(model: "keras.Model") -> Explainer:
     """Compiles Grad-CAM for a model.
 
     Args:
-        model: from export.open_model.
+        model: from predict.open_model.
 
     Returns:
         A function from (float32 [B, S, S, 3], int [B], -1 for the most probable class) to (heat float32 [B, h, w],
@@ -138,7 +138,7 @@ def explain_files(
     """Yields (file, its probabilities and heat map or None, '' or the reason why it cannot be read), in order.
 
     Args:
-        model: from export.open_model.
+        model: from predict.open_model.
         files: image files.
         preparation: from predict.open_model.
         label: the class to find evidence for; None for the most probable class of each image.

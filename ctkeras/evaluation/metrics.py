@@ -25,7 +25,7 @@ def evaluate(
     groups: np.ndarray | None = None,
     chosen: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Metrics of one split: name to number, with `<name>_low` and `<name>_high` as its 95% bounds (see resampling.bounds).
+    """Metrics of one split: name to number, with `<name>_low` and `<name>_high` as its 95% bounds (see bootstrap.bounds).
 
     Args:
         labels: int [N].

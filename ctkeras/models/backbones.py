@@ -27,6 +27,7 @@ REACH_SECONDS = 10  # without a network, the download fails within this time
 _TORCH = (1 / (255 * _STD), -_MEAN / _STD)
 _PLUS_MINUS_ONE = (np.full(3, 1 / 127.5), np.full(3, -1.0))
 _CAFFE = (np.ones(3), -_CAFFE_MEAN)
+SMALL_CNN_WIDTHS = (16, 32, 64, 128, 128)  # channels per convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Backbone:
 
     build: Callable[[int], "keras.Model"]
     normalisation: tuple[np.ndarray, np.ndarray]  # scale and offset, float [3] each
-    source: str  # URL of a file, or hf://owner/repository
+    source: str = ""  # URL of a file, or hf://owner/repository; "" if there are no ImageNet weights
     md5: str = ""
     first_conv_bgr: bool = False  # trained on BGR: the input channels of the first kernel are reversed on loading
 
@@ -78,6 +79,23 @@ def _resnet(blocks: tuple[int, ...]) -> Callable[[int], "keras.Model"]:
     return build
 
 
+def _small_cnn(image_size: int) -> "keras.Model":
+    """Five convolutions, each with BatchNorm and ReLU, and max pooling between them; about 246,000 parameters.
+
+    The last feature map has a 16th of the image's side rather than a 32nd, so that small images still show a location.
+    """
+    import keras
+
+    image = features = keras.Input((image_size, image_size, 3))
+    for number, width in enumerate(SMALL_CNN_WIDTHS, start=1):
+        if number > 1:  # "same", so that a side is halved and rounded up, as in the other backbones
+            features = keras.layers.MaxPooling2D(padding="same", name=f"block{number}_pool")(features)
+        features = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"block{number}_conv")(features)
+        features = keras.layers.BatchNormalization(name=f"block{number}_bn")(features)
+        features = keras.layers.ReLU(name=f"block{number}_relu")(features)
+    return keras.Model(image, features)
+
+
 # Each normalisation is the one that the weights in `source` were trained with; the md5s are from keras.applications.
 BACKBONES = {
     "resnet18": Backbone(_resnet((2, 2, 2, 2)), _TORCH, "hf://timm/resnet18.a1_in1k"),
@@ -112,6 +130,7 @@ BACKBONES = {
         _KERAS_FILES + "mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
         "07fb09a5933dd0c8eaafa16978110389",
     ),
+    "small_cnn": Backbone(_small_cnn, _PLUS_MINUS_ONE),
 }
 
 

@@ -25,9 +25,12 @@ def find_weights(name: str, weights_dir: str) -> Path:
         The path of a file, or of a folder for timm.
 
     Raises:
-        UserError: there are no weights and the download failed, after 30 s at most; names the file to provide.
+        UserError: the backbone has no ImageNet weights, or the download failed, after 30 s at most; names the file to
+            provide.
     """
     upstream = BACKBONES[name].upstream_name
+    if not upstream:
+        raise UserError(f"there are no ImageNet weights for {name}; it is trained from random ones (pretrained false)")
     if weights_dir:
         folder = Path(weights_dir).expanduser()
         if not folder.is_dir():

@@ -31,7 +31,7 @@ def write(source: Source, audited: Audit, summary: dict[str, Any], path: Path) -
     Args:
         source: the data set, from which the pictures are read.
         audited: its audit.
-        summary: the audit's summary, see auditsummary.
+        summary: the audit's summary, see audit.summary.
         path: the file to write.
 
     Raises:
@@ -83,8 +83,8 @@ def sections(source: Source, audited: Audit, summary: dict[str, Any]) -> list[tu
     ]
     left_out = summary["train_left_out"]
     words = p(
-        f"Images left out of training, unless leaks is keep: {left_out['leaks']:,} in valid or test as well, exactly or "
-        f"nearly, and {left_out['conflicts']:,} with two labels. Valid and test stay as they are."
+        f"Images left out of training, unless leaks is keep: {left_out['leaks']:,} also in valid or test, exactly or "
+        f"nearly, and {left_out['conflicts']:,} with two labels. Valid and test are not changed."
     )
     faults = [
         page.section("audit-leaks", "Images in two splits", words, leaks_table(summary), *leaks),
@@ -197,7 +197,7 @@ def _side_by_side(
         caption = tag("figcaption", *names, f"{classes}; {words}")
         figures.append(tag("figure", tag("div", *drawn, class_="twin"), caption, class_="error"))
     more = len(pairs) - PAIRS
-    rest = [p(f"And {more:,} more, which data check --json lists.", class_="fine")] if more > 0 else []
+    rest = [p(f"{more:,} more, which data check --json lists.", class_="fine")] if more > 0 else []
     return page.join([tag("div", *figures, class_="pairs"), *rest])
 
 

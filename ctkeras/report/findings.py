@@ -104,7 +104,7 @@ def _data(spec: str, fingerprint: str) -> tuple[Any, Any, str]:
     from ctkeras.data import sources
 
     if not spec:
-        return None, None, "the runs don't say where their images are; pass --data"
+        return None, None, "the runs do not record where their images are; pass --data"
     try:
         source = sources.open_source(spec)
         if fingerprint and source.fingerprint != fingerprint:

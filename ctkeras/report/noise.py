@@ -1,4 +1,4 @@
-"""What won, and whether that is more than noise: runs compared image by image on the same validation images."""
+"""Which run won, and whether its lead is more than noise: runs compared image by image on the same validation images."""
 
 from typing import Any
 

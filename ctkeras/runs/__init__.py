@@ -1,1 +1,1 @@
-"""The run folder, through which all verbs speak: one reader and one writer per file. May import: runtime and config."""
+"""The run folder, which all verbs share: one reader and one writer per file. May import: runtime and config."""

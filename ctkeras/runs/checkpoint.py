@@ -46,7 +46,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
                 if name != "facts":
                     arrays.setdefault(name.rpartition("/")[0], []).append(stored[name])
     except Exception as error:  # numpy, zipfile and zlib each raise errors of their own
-        raise UserError(f"{path} is damaged ({error}); this run cannot be resumed, start a new one") from error
+        raise UserError(f"{path} is damaged ({error}); this run cannot be resumed; start a new one") from error
     return Checkpoint(arrays, facts)
 
 

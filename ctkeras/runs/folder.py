@@ -157,7 +157,7 @@ def class_names(model: Path) -> list[str] | None:
     try:
         names = read_contract(folder).get("class_names")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{path} has no class_names, a list of texts")
+            raise UserError(f"{path} has no class_names, a list of strings")
     except UserError as error:
         raise UserError(f"{error}; repair it, or move it away to continue without class names") from error
     return names
@@ -187,7 +187,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"{path} can't be read ({error.strerror}); a run folder has config.json and metrics.json"
+            f"cannot read {path} ({error.strerror}); a run folder has config.json and metrics.json"
         ) from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})") from error
@@ -216,4 +216,4 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} can't be read ({error}); move it away") from error
+        raise UserError(f"cannot read {path} ({error}); move it away") from error

@@ -58,7 +58,7 @@ def read_predictions(folder: Path, split: str) -> Predictions | None:
         probabilities = np.array([[float(row[f"p_{name}"]) for name in names] for row in rows])
         return Predictions(tuple(row["file"] for row in rows), labels, probabilities, tuple(names))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} can't be read ({error}); move it away") from error
+        raise UserError(f"cannot read {path} ({error}); move it away") from error
 
 
 def prediction_rows(

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while a command runs."""
+"""Output in the terminal while a command runs."""
 
 import contextlib
 import sys

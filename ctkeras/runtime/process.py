@@ -29,7 +29,7 @@ def configure() -> None:
     with without("sklearn", "tensorflow"):
         import keras  # noqa: F401
 
-    # On CPU, run each program in the thread that calls it: heap.py reuses memory of that thread only.
+    # On CPU, run each program in the thread that calls it: cpu/memory.py reuses memory of that thread only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "listening" not in compile_counts:  # once per process
         compile_counts["listening"] = 1

@@ -8,7 +8,7 @@ from ctkeras.errors import UserError
 from ctkeras.runtime.versions import version
 
 # jaxlib versions that were tested: they accept the flag below (an unknown flag aborts the process), give the same numbers
-# with it, and can call onednn.py.
+# with it, and can call oneDNN (cpu/onednn.py).
 VERIFIED_JAXLIB = ("0.10.2",)
 # On CPU the default fusion makes weight gradients of convolutions 3 times slower (benchmarks/RESULTS.md).
 CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)
@@ -25,7 +25,7 @@ def with_cpu_flags(flags: str) -> str:
 
 
 def cpu_kernels() -> bool:
-    """Whether the layers of kernels.py are used: on CPU, unless CTKERAS_CPU_KERNELS=off."""
+    """Whether the layers of cpu/layers.py are used: on CPU, unless CTKERAS_CPU_KERNELS=off."""
     import jax
 
     return jax.default_backend() == "cpu" and kernels_wanted() != "off"
@@ -44,7 +44,7 @@ def kernels_wanted() -> str:
 
 
 def compiler_options() -> dict[str, str | bool]:
-    """Compiler options for a program: on CPU, those that keep the optimization barriers of kernels.py.
+    """Compiler options for a program: on CPU, those that keep the optimization barriers of cpu/layers.py.
 
     XLA's CPU backend removes them before it fuses. Without that pass they remain, at no cost.
     """

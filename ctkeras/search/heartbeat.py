@@ -20,7 +20,7 @@ BEAT_SECONDS = 10.0  # between two heartbeats; several may be late before SILENT
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """A process: `space` is the system that its `pid` belongs to; `start` tells it from a later process with the same pid."""
+    """A process: `space` is the system that its `pid` belongs to, `start` distinguishes it from later ones with that pid."""
 
     host: str
     space: str
@@ -53,7 +53,7 @@ class Awake:
 
 
 class Watch:
-    """Tells which holders are gone, from the heartbeats that this process has seen; it uses only its own clock."""
+    """Decides which holders are gone, from the heartbeats that this process has seen; it uses only its own clock."""
 
     def __init__(self, me: Owner) -> None:
         self.me, self.clock = me, Awake()

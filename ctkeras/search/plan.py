@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ctkeras import config
-from ctkeras.config import FIELDS, MODEL_NAMES, RunConfig, parse_value
+from ctkeras.config import FIELDS, FROM_SCRATCH, MODEL_NAMES, RunConfig, parse_value
 from ctkeras.data import sources
 from ctkeras.errors import UserError
 from ctkeras.runs import folder
@@ -142,7 +142,7 @@ def models_of(sweep: Mapping[str, Any]) -> list[str]:
         return []
     named = {value for name, value in _values(sweep["parameters"]) if name == "model_name"}
     needed = {constants["model_name"]} if "model_name" in constants else named or {RunConfig.model_name}
-    return [name for name in MODEL_NAMES if name in needed]
+    return [name for name in MODEL_NAMES if name in needed and name not in FROM_SCRATCH]
 
 
 def _values(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

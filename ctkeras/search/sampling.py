@@ -1,6 +1,6 @@
 """W&B's sweep methods on Optuna: which values a trial gets, how many trials there are, and which runs hyperband stops.
 
-The facts are those of W&B's `sweeps` package (0.3.0: grid_search.py, hyperband_stopping.py), and of its page on sweep
+The rules are those of W&B's `sweeps` package (0.3.0: grid_search.py, hyperband_stopping.py), and of its page on sweep
 configuration where the two differ (strict of hyperband is off by default).
 """
 

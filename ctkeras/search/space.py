@@ -1,4 +1,4 @@
-"""A sweep's parameters as Optuna searches them: what Optuna is asked for, and which value of the parameter that is."""
+"""A sweep's parameters as Optuna searches them: what Optuna suggests, and the value of the parameter that this gives."""
 
 import bisect
 import copy
@@ -18,7 +18,7 @@ Asked = CategoricalDistribution | FloatDistribution | IntDistribution
 
 @dataclasses.dataclass(frozen=True)
 class Searched:
-    """A searched parameter: what Optuna sees, and which value it stands for."""
+    """A searched parameter: what Optuna suggests, and the value that it gives."""
 
     asked: Asked  # the distribution of the suggestion
     at: Callable[[float], Any]  # the suggestion at a quantile, in (0, 1)

@@ -106,7 +106,7 @@ class Supervisor:
         self.jobs[place] = job
         search = self.trials.search
         if job.resumed:
-            self.progress.say(f"resuming trial {job.number}, which was begun earlier")
+            self.progress.say(f"resuming trial {job.number}, which was started earlier")
         self.progress.running[job.number] = "starting"
         request = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
         self.pool.get(place).send(trial={**request, "asks": self.trials.asks(job)})

@@ -15,7 +15,7 @@ from ctkeras.runs.folder import read_json, read_metrics, write_json
 from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console, files
 from ctkeras.search import agent, plan, status, storage, trialstore
-from ctkeras.search.local import run
+from ctkeras.search import local as search
 from ctkeras.search.plan import Search
 from ctkeras.search.pool import Pool
 from ctkeras.sweep import file
@@ -86,7 +86,7 @@ def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
         pool: the workers.
     """
     planned = _planned(task)
-    outcome = run(planned, url=url, pool=pool)
+    outcome = search.run(planned, url=url, pool=pool)
     if outcome.stopped_by:
         return None
     results = trialstore.results(outcome.trials)

@@ -1,4 +1,4 @@
-"""The judge of sweep files: what each engine refuses or warns of, by key and line, with what would be right.
+"""Checks sweep files: what each engine refuses or warns about, by key and line, and what to write instead.
 
 W&B's rules hold for every engine: they are those of its `sweeps` package (0.3.0: schema.json, schema.py, cfg.py,
 hyperband_stopping.py) and of its agent (wandb_agent.py). What only one engine refuses is a finding of that engine.
@@ -25,11 +25,11 @@ TOP_KEYS = (
 NOT_LOCAL = ("controller", "scheduler", "job", "image_uri")  # keys that only W&B's engine has
 METHODS = ("grid", "random", "bayes")
 GOALS = ("maximize", "minimize")
-# Beside name and goal, keys that only W&B's engine has, and what they may be; target is a number.
+# Besides name and goal, keys that only W&B's engine has, and what they may be; target is a number.
 IMPUTE = {"impute": ("latest", "best", "worst"), "impute_while_running": ("latest", "best", "worst", "false")}
 METRIC_KEYS = ("name", "goal", "target", *IMPUTE)
 LOWER_IS_BETTER = ("train_loss", "val_loss", "epoch_seconds", "memory_bytes")
-OTHER_OPTIONS = ("config", "debug", "resume")  # of the train verb, beside the hyperparameters
+OTHER_OPTIONS = ("config", "debug", "resume")  # of the train verb, besides the hyperparameters
 COMMAND = "[${env}, python, -m, ctkeras, train]"
 
 
@@ -53,7 +53,7 @@ def check(sweep: SweepFile, *, engine: str | None = None) -> list[Finding]:
     """All findings in a sweep file, by line.
 
     Args:
-        sweep: from sweepfile.load.
+        sweep: from file.load.
         engine: "local" or "wandb", for what concerns that engine; None for what concerns any of them.
     """
     found = [(*finding, "") for finding in _findings(sweep.content, sweep.repeated)]
@@ -72,7 +72,7 @@ def require_sound(sweep: SweepFile, *, engine: str | None = None) -> list[Findin
     """Returns the warnings about a sweep file.
 
     Args:
-        sweep: from sweepfile.load.
+        sweep: from file.load.
         engine: see check.
 
     Raises:
@@ -153,7 +153,7 @@ def _of_names(content: dict[str, Any]) -> Found:
         if not isinstance(scheduler, dict) or scheduler.get("engine") != "wandb":
             yield ("scheduler",), "must be {engine: wandb}; W&B has no other engine yet", True
         if "early_terminate" in content:
-            yield ("early_terminate",), "must be left out beside a scheduler", True
+            yield ("early_terminate",), "must be left out if there is a scheduler", True
 
 
 def _of_metric(content: dict[str, Any]) -> Found:
@@ -208,7 +208,7 @@ def _of_command(content: dict[str, Any]) -> Found:
         return  # another program, about which nothing is known
     for place, word in enumerate(words):
         if place > train and word.startswith("${") and word not in file.MACROS and not _has_variable(word):
-            text = f"{word} gives the train verb words that it refuses; use ${{args}}, or leave it out"
+            text = f"{word} passes arguments that ctkeras train refuses; use ${{args}}, or leave it out"
             yield ("command", str(place)), text, True
     for option in file.options_of(words):
         path = ("command", str(option.places[0]))
@@ -277,13 +277,17 @@ def _of_local_command(content: dict[str, Any]) -> Found:
 
 
 def _of_local_search(content: dict[str, Any]) -> Found:
-    """Whether there is something to search, under names that the local engine tells apart."""
+    """Whether there is something to search, under names that the local engine can distinguish."""
     names: set[str] = set()
     several = content["method"] == "grid" or content.get("run_cap", 1) == 1
     for path, spec in file.leaves(content["parameters"]):
         name = ".".join(path)
         if name in names:
-            yield ("parameters", *path), f"the local engine cannot tell two parameters apart that are both {name}", True
+            yield (
+                ("parameters", *path),
+                f"the local engine cannot distinguish two parameters that are both {name}",
+                True,
+            )
         names.add(name)
         choices = distributions.choices(spec)
         several = several or choices is None or choices > 1

@@ -11,7 +11,7 @@ HYPERBAND_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
 def of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> Found:
-    """Findings about hyperband; with min_iter, s has no effect in W&B's code, and neither has min_iter beside max_iter.
+    """Findings about hyperband; with min_iter, s has no effect in W&B's code, and neither has min_iter with max_iter.
 
     Args:
         content: the sweep.
@@ -33,13 +33,13 @@ def of_early_terminate(content: dict[str, Any], parameters: dict[str, Any]) -> F
         while len(bands) < stopper["s"] and bands[-1] / eta >= 1:
             bands.append(bands[-1] / eta)
         if "min_iter" in stopper:
-            yield (key, "min_iter"), "has no effect beside max_iter", False
+            yield (key, "min_iter"), "has no effect if max_iter is given", False
         if len(bands) < stopper["s"]:
             text = f"is {stopper['s']}, but below max_iter {stopper['max_iter']} there are {len(bands)} bands at eta {eta:g}"
             yield (key, "s"), text, False
         first = int(bands[-1])
     elif "s" in stopper:
-        yield (key, "s"), "has no effect beside min_iter", False
+        yield (key, "s"), "has no effect if min_iter is given", False
     epochs = max(possible(parameters, "max_epochs"), default=math.inf)
     if first > epochs:
         text = f"stops runs from epoch {first}, above max_epochs, {epochs:g}, so no run is ever stopped"

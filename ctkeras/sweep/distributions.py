@@ -1,6 +1,6 @@
 """W&B's distributions of a sweep parameter, in numbers: which keys each has, which one W&B infers, its bounds and quantiles.
 
-The facts are those of W&B's `sweeps` package (0.3.0: schema.json, schema.py, params.py).
+The rules are those of W&B's `sweeps` package (0.3.0: schema.json, schema.py, params.py).
 """
 
 import decimal
@@ -31,7 +31,7 @@ GRID = ("constant", "categorical", "int_uniform", "q_uniform")  # those that a g
 TAIL = 1e-9  # quantiles of the unbounded ones end this far from 0 and 1: six standard deviations of a normal
 LARGEST = 700.0  # an exponent of e that a double still holds, either way
 SUM_TOLERANCE = 1e-8 + 1e-5  # of probabilities, as W&B's numpy.isclose has it
-COUNTABLE = 2**53  # whole numbers, and steps of q, that a double tells apart
+COUNTABLE = 2**53  # whole numbers, and steps of q, that a double can distinguish
 
 
 def kind_of(spec: Mapping[str, Any]) -> str:
@@ -272,11 +272,11 @@ def _number_faults(kind: str, spec: Mapping[str, Any], keys: Sequence[str]) -> I
             yield fault
             return
     elif kind.endswith("log_normal") and abs(numbers["mu"]) + 6 * numbers["sigma"] > LARGEST:
-        text = f"is of the logarithm, so exp({numbers['mu']:g}) and its spread are beyond what a number holds"
+        text = f"applies to the logarithm, so exp({numbers['mu']:g}) and its spread are too large for a floating-point number"
         yield "mu", text
         return
     elif kind.endswith("normal") and not math.isfinite(abs(numbers["mu"]) + 6 * numbers["sigma"]):
-        yield "sigma", "is so large that the values are beyond what a number holds"
+        yield "sigma", "is so large that the values are too large for a floating-point number"
         return
     yield from _extent_faults(kind, spec)
 
@@ -297,7 +297,7 @@ def _bounds_fault(kind: str, spec: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _extent_faults(kind: str, spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Values, or steps of q, that a computer cannot tell apart or count."""
+    """Values, or steps of q, that a computer cannot distinguish or count."""
     ends = bounds(kind, spec) if "min" in spec else tuple(map(quantiles(kind, spec), (0.0, 0.5, 1.0)))
     if not all(map(math.isfinite, ends)):
         yield "", f"{kind} has no finite values with these numbers"

@@ -57,7 +57,7 @@ class Loop:
     state: State
     feed: Feed
     weights: str  # the frozen weights' fingerprint
-    compiled: dict[str, int]  # runtime.compile_counts at the start
+    compiled: dict[str, int]  # process.compile_counts at the start
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # more for metrics.json
     best: list[np.ndarray] = dataclasses.field(default_factory=list)  # weights, on the host
     # Of validation, float32 [N, C]: at the best epoch, and at the last.

@@ -23,7 +23,7 @@ from ctkeras.training.steps import prefix_step as steps_prefix_step
 from ctkeras.training.steps import train_step as steps_train_step
 
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
-# be copied to where the heap keeps the program's own memory (heap.py).
+# be copied to where the heap keeps the program's own memory (cpu/memory.py).
 TAKEN_AS_IS = 2**20
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
@@ -144,7 +144,7 @@ def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: b
         step: a pure function of arrays.
         args: its arguments.
         donate: indices of the arguments that a call uses up.
-        counted: count it in runtime.compile_counts when it was not in the cache.
+        counted: count it in process.compile_counts when it was not in the cache.
 
     Returns:
         The program and the bytes of host memory that it works in; 0 on an accelerator.

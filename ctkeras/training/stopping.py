@@ -36,7 +36,7 @@ class Stop:
         self._asked.set()
 
     def wait(self) -> bool:
-        """Waits for a request or the run's end; returns whether the run still goes on."""
+        """Waits for a request or the run's end; returns whether the run continues."""
         self._asked.wait()
         return not self.done.is_set()
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctkeras.config import RunConfig
+from ctkeras.config import RunConfig, default_lr
 from ctkeras.cpu import memory
 from ctkeras.data import sources
 from ctkeras.errors import UserError
@@ -130,5 +130,5 @@ def _warn(config: RunConfig) -> None:
         )
     if config.cut != "head" and config.lr > HIGH_LR:
         console.note(
-            f"Warning: lr {config.lr:g} suits training the head only; for layers with ImageNet weights about 1e-4 is usual."
+            f"Warning: lr {config.lr:g} suits training the head only; for what is trained here {default_lr(config):g} is usual."
         )

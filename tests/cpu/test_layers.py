@@ -261,7 +261,7 @@ def both_networks(name, size, monkeypatch):
     """(stock, replaced) with the same weights; the replaced one has replacements."""
     stock, replaced = network(name, size, monkeypatch, kind=type), network(name, size, monkeypatch)
     count = sum(type(layer) in REPLACES for layer in replaced.layers)
-    assert count > 30
+    assert count > (10 if name == "small_cnn" else 30)
     assert not any(type(layer) in REPLACES for layer in stock.layers)
     for one, other in zip(stock.variables, replaced.variables, strict=True):
         np.testing.assert_array_equal(one.value, other.value)
@@ -276,7 +276,7 @@ def state_of(network):
     return [v.value for v in network.trainable_variables], [v.value for v in network.non_trainable_variables]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "small_cnn", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("path")
 def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
     stock, replaced = both_networks(name, 32, monkeypatch)
@@ -289,7 +289,7 @@ def test_a_whole_network_gives_the_stock_networks_logits(name, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "resnet18", "small_cnn"])
 @pytest.mark.usefixtures("path")
 def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
     stock, replaced = both_networks(name, 64, monkeypatch)

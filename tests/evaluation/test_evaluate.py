@@ -193,7 +193,7 @@ def test_mistakes_open_nothing(run, data, tmp_path):
     cases = (
         (spoilt, None, "predictions.csv"),
         (run, str(other), "has the classes left, right; .* has a, b"),
-        (half, None, "no model"),
+        (half, None, "is not a Keras model"),
         (renamed, None, "has the classes top, right"),
     )
     for folder, spec, message in cases:

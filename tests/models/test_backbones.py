@@ -104,6 +104,26 @@ def upstream(tmp_path, monkeypatch):
 
 def test_every_allowed_name_has_a_row():
     assert tuple(backbones.BACKBONES) == config.MODEL_NAMES
+    without = [name for name, row in backbones.BACKBONES.items() if not row.source]
+    assert tuple(without) == config.FROM_SCRATCH
+
+
+@pytest.mark.parametrize(("size", "side"), [(32, 2), (64, 4), (100, 7), (129, 9), (224, 14), (511, 32)])
+def test_small_cnn_takes_images_of_any_size(size, side):
+    network = backbones.build("small_cnn", size)
+    assert network.output.shape == (None, side, side, 128)
+    assert 200_000 < network.count_params() < 300_000
+
+
+def test_small_cnn_sees_each_image_between_minus_one_and_one():
+    scale, offset = backbones.BACKBONES["small_cnn"].normalisation
+    np.testing.assert_allclose([scale * 0 + offset, scale * 255 + offset], [[-1] * 3, [1] * 3])
+
+
+def test_a_network_without_imagenet_weights_is_not_looked_for(tmp_path):
+    for folder in ("", str(tmp_path)):
+        with pytest.raises(UserError, match=r"no ImageNet weights for small_cnn.*pretrained false"):
+            weights.find_weights("small_cnn", folder)
 
 
 def check_as_the_library(library, ours, preprocess):

@@ -21,7 +21,7 @@ from ctkeras.errors import UserError
 from ctkeras.models import backbones, classifier, export, predict
 
 SIZE, CLASS_NAMES = 32, ("adeno", "large", "normal")
-NETWORKS = ("resnet18", "mobilenet_v2", pytest.param("efficientnet_b0", marks=pytest.mark.slow))
+NETWORKS = ("resnet18", "mobilenet_v2", "small_cnn", pytest.param("efficientnet_b0", marks=pytest.mark.slow))
 OTHERS = ("resnet34", "resnet50", "densenet121", "mobilenet_v3_large")
 BFLOAT16 = ("resnet18", "bfloat16")
 # Random weights under which features neither vanish nor explode; found by trying.

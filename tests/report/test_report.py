@@ -119,7 +119,7 @@ def test_a_single_run_can_be_reported(runs, tmp_path):
     folder = next(runs.iterdir())
     sections = Parsed(written(folder, out=tmp_path / "one.html")).sections
     assert f"{json.loads((folder / 'metrics.json').read_text())['val_acc']:.3f}" in sections["won"]
-    assert "Inside the noise" not in sections["won"] and "More than noise" not in sections["won"]
+    assert "Within the noise" not in sections["won"] and "More than noise" not in sections["won"]
     assert "seconds, sum over all runs" in sections["time"]
     assert "Numbers from metrics.json" in " ".join(sections["won"].split())
 
@@ -139,13 +139,13 @@ def test_it_is_written_into_the_folder_unless_out_is_given(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("right", "badge"), [((60, 59), "Inside the noise"), ((60, 40), "More than noise"), ((60, 60), "Inside the noise")]
+    ("right", "badge"), [((60, 59), "Within the noise"), ((60, 40), "More than noise"), ((60, 60), "Within the noise")]
 )
 def test_the_lead_is_called_noise_by_the_paired_test(tmp_path, right, badge):
     sections = Parsed(written(run_folders.answering(tmp_path, right))).sections
     assert badge in sections["won"]
     p = comparison.mcnemar(np.arange(72) < right[0], np.arange(72) < right[1])[2]
-    assert (p >= 0.05) == (badge == "Inside the noise")
+    assert (p >= 0.05) == (badge == "Within the noise")
     assert f"p = {p:.2g}" in sections["won"]
 
 
@@ -220,7 +220,7 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps(STUDY | {"final": {"folder": final.name, "model": "x"}}))
     sections = Parsed(written(tmp_path)).sections
     assert f"Run {final.name}" in sections["won"]
-    for text in ("Inside the noise", "0.712 ± 0.012", "0.012 behind", "up to 0.046", "5 seeds", "study.json"):
+    for text in ("Within the noise", "0.712 ± 0.012", "0.012 behind", "up to 0.046", "5 seeds", "study.json"):
         assert text in " ".join(sections["won"].split()), text
     assert "python -m ctkeras study --data x.zip" in sections["reproduce"]
     assert all(text in sections["phases"] for text in ("phase1.yaml", "431", "0.812", "60 min"))
@@ -380,7 +380,7 @@ def test_nothing_from_a_file_becomes_markup(hostile, page):
     ("damage", "reason"),
     [
         pytest.param(lambda path: (path / "metrics.json").unlink(), "it has not finished", id="unfinished"),
-        pytest.param(lambda path: (path / "config.json").unlink(), "config.json can't be read", id="no config"),
+        pytest.param(lambda path: (path / "config.json").unlink(), "config.json (No such file", id="no config"),
         pytest.param(lambda path: (path / "config.json").write_text("{"), "is not JSON", id="half a config"),
         pytest.param(lambda path: (path / "metrics.json").write_text("[]"), "is not a JSON object", id="other metrics"),
         pytest.param(lambda path: edit(path / "metrics.json", val_acc=None), "it has no val_acc", id="no result"),
@@ -414,8 +414,8 @@ def test_a_run_without_its_lesser_files_is_still_shown(tmp_path):
 
 
 HISTORIES = {
-    "no CSV": (lambda text: text.replace("0.", '"0.', 1), "can't be read"),
-    "no text": (lambda text: text.replace("0.", "\udcff", 1), "can't be read"),
+    "no CSV": (lambda text: text.replace("0.", '"0.', 1), "cannot read"),
+    "no text": (lambda text: text.replace("0.", "\udcff", 1), "cannot read"),
     "empty": (lambda text: "", "has no epochs"),
     "no epochs": (lambda text: text.replace("epoch,", "when,", 1), "line 2: epoch is missing"),
     "an epoch that is not a number": (

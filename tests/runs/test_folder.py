@@ -92,7 +92,7 @@ def test_a_config_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"config\.json can't be read .*; a run folder has config\.json"),
+        (None, r"cannot read .*config\.json .*; a run folder has config\.json"),
         ("{", r"config\.json is not JSON"),
         ("[]", r"config\.json is not a JSON object"),
         ('{"lrr": 1}', "unknown hyperparameter 'lrr'; did you mean lr"),

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -391,7 +392,7 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
 
 def test_a_phase_in_one_line():
     runs = [_result(0.1, 0.2, 0.5), _result(0.2, 0.2, 0.75)]
-    line = "phase 1: 3 trials in 2 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
+    line = "phase 1: 3 trials in 1.7 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
     model = RunConfig.model_name
     assert engines.summary(engines.Phase(1, "", runs, 1, 1, 4, 100.0)) == line + f"({model}, run 0.2 0.2)"
     assert engines.to_dict(engines.Phase(1, "", runs, 1, 1, 4, 100.0))["trials"] == 3
@@ -572,6 +573,22 @@ def test_the_whole_study_to_its_report_and_again(tmp_path):
     two = (folder / "phase2.yaml").read_text()
     line = next(line for line in two.splitlines() if "sweep run" in line)
     assert "has finished" in command(*shlex.split(line.removeprefix("#"))[3:]).stdout
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    """`nox -s demo`, the first command of the README, with the options that noxfile.py has."""
+    noxfile = (pathlib.Path(__file__).parents[2] / "noxfile.py").read_text(encoding="utf-8")
+    options = [word for line in re.findall(r"^DEMO .*$", noxfile, re.M) for word in re.findall(r'"(--[^"]*)"', line)]
+    assert "--models=small_cnn" in options
+    done = sweeps.Command(tmp_path, WANDB_MODE="offline")("study", *options)
+    report = tmp_path / done.stdout.splitlines()[-1]
+    assert "trained from scratch" in report.read_text(encoding="utf-8")
+    told = json.loads((report.parent / "study.json").read_text())
+    assert told["test"]["n"] == 400
+    assert told["test"]["acc"] > 0.85
+    assert told["test"]["acc_low"] > 0.75
+    assert "has no effect" not in done.stderr
 
 
 @pytest.mark.slow

@@ -122,6 +122,7 @@ FILES = {
     "variable out of range": (LOCAL, command("--lr=${envvar:CTKERAS_TEST_SET}")),
     # values
     "constant": (SOUND, parameters("lr: {values: [0.1, 0.2]}, dropout: {value: 0.3, distribution: constant}")),
+    "a model without weights": (SOUND, parameters("model_name: {values: [small_cnn, resnet18]}")),
     "values of text": (SOUND, parameters("lr: {values: [1e-4, 1e-3]}")),
     "values of nothing": (REFUSED, parameters("lr: {values: []}")),
     "values of a number": (REFUSED, parameters("lr: {values: 0.1}")),
@@ -308,9 +309,9 @@ def test_the_command_says_whose_verdict_it_is(tmp_path, name, engine, capsys):
         main.main(["sweep", "check", str(file), "--engine", engine])
     shown = capsys.readouterr()
     assert exit_.value.code == (2 if refused else 0)
-    assert ("is sound" in shown.out) != refused
+    assert ("is valid" in shown.out) != refused
     if verdict == LOCAL and engine == "any":
-        assert "is refused by the local engine (sweep run), and sound for W&B" in shown.err
+        assert "is refused by the local engine (sweep run), and valid for W&B" in shown.err
 
 
 @pytest.mark.parametrize(

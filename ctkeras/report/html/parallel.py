@@ -8,7 +8,7 @@ from ctkeras.report.html.charts import FONT, LETTER, element, label, line, path,
 from ctkeras.report.html.charts import ticks as charts_ticks
 from ctkeras.runtime.console import value_text
 
-SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; the eye cannot tell more apart in thin lines
+SHADES = 5  # classes q0 (worst) to q4 (best), a fifth of the runs each; the eye cannot distinguish more in thin lines
 _LOG_SPAN = 20  # a number that spans more than this ratio is shown on a logarithmic scale
 
 

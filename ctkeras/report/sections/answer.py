@@ -21,7 +21,7 @@ from ctkeras.runtime.console import seconds_text, value_text
 def described(run: Run) -> str:
     """A run in a few words: resnet18, fine-tuned."""
     if not run.config["freeze_backbone"]:
-        return f"{run.model_name}, fine-tuned"
+        return f"{run.model_name}, {'fine-tuned' if run.config['pretrained'] else 'trained from scratch'}"
     start = run.config["unfreeze_from"]
     return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
 
@@ -48,7 +48,7 @@ def won(found: Findings) -> Section:
         lead.append(_over_seeds(found))
     elif len(runs) > 1:
         lead.append(f" This number is optimistic, because it is the best of {len(runs):,} runs on the same images.")
-    badges = {"noise": "Inside the noise", "more": "More than noise", "unknown": "No interval"}
+    badges = {"noise": "Within the noise", "more": "More than noise", "unknown": "No interval"}
     verdict_words = [tag("span", badges[kind], class_=f"badge {kind}"), " ", *sentences] if len(runs) > 1 else []
     names = ["metrics.json", "predictions.csv", *(["metrics_test.json"] if found.test else [])]
     files = found.files(*names, runs=[chosen]) + (["study.json"] if found.results.study else [])

@@ -43,7 +43,7 @@ def split_of(found: Findings) -> str:
 def _missing(ident: str, heading: str, found: Findings) -> Section:
     """A section that cannot be written without predictions."""
     at_wandb = found.chosen.folder is None
-    why = "W&B doesn't hold predictions, run folders do" if at_wandb else "its predictions.csv is missing or damaged"
+    why = "predictions are in run folders, not in W&B" if at_wandb else "its predictions.csv is missing or damaged"
     return page.section(ident, heading, p(f"Not shown: {why}."))
 
 

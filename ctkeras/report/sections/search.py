@@ -14,7 +14,7 @@ from ctkeras.report.results import Run
 from ctkeras.runtime.console import seconds_text, value_text
 
 LINES = 240  # runs drawn in parallel coordinates; more would hide each other
-TOP_LINES = 80  # of which are the best; the others are sampled from the rest
+TOP_LINES = 80  # of these, the best; the others are sampled from the rest
 ENDED = {
     "max_epochs": "trained all epochs",
     "early_stopping": "early stopping",
