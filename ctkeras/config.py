@@ -3,32 +3,17 @@
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ctkeras.errors import UserError, did_you_mean
 
 PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 # What a run logs to W&B and to history.csv, one row per epoch.
-EPOCH_METRICS = (
-    "epoch",
-    "train_acc",
-    "train_loss",
-    "val_acc",
-    "val_loss",
-    "lr",
-    "epoch_seconds",
-    "memory_bytes",
-)
+EPOCH_METRICS = ("epoch", "train_acc", "train_loss", "val_acc", "val_loss", "lr", "epoch_seconds", "memory_bytes")
 MODEL_NAMES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "efficientnet_b0",
-    "densenet121",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "small_cnn",
+    *("resnet18", "resnet34", "resnet50", "efficientnet_b0", "densenet121"),
+    *("mobilenet_v2", "mobilenet_v3_large", "small_cnn"),
 )
 FOLD_WORDS = ("all", "refit")
 AUTO = "auto"  # in place of a value: the tool chooses
@@ -36,7 +21,6 @@ SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any ot
 FROM_SCRATCH = ("small_cnn",)  # without ImageNet weights: the whole network is always trained
 # What lr auto stands for with adam, adamw and sgd: for a head, for layers with ImageNet weights, and for a new network.
 HEAD_LR, FINE_TUNING_LR, SCRATCH_LR = 0.03, 1e-4, 3e-3
-# What has no effect on a backbone without ImageNet weights.
 SCRATCH_IDLE: tuple[str, ...] = ("pretrained", "weights_dir", "freeze_backbone", "unfreeze_from", "head_epochs")
 SCRATCH_IDLE += ("freeze_batch_norm", "feature_cache", "feature_views", "head_stages")
 # Where training can begin: at the input, at the head, or at stage k, whose features are 2^(k+1) times smaller than the image.
@@ -86,9 +70,7 @@ class RunConfig:
     unfreeze_from: str = _param("head", "frozen backbone: train from this stage on", choices=CUTS[1:])
     head_epochs: int = _param(0, "fine-tuning: number of epochs at the start that train only the head", low=0)
     freeze_batch_norm: bool = _param(True, "fine-tuning ImageNet weights: BatchNorm stays in inference mode")
-    feature_cache: bool = _param(
-        True, "frozen backbone: compute features once and cache them; false computes them in every epoch"
-    )
+    feature_cache: bool = _param(True, "frozen backbone: cache features; false computes them in every epoch")
     feature_views: int = _param(
         1, "frozen backbone: number of augmented views per image whose features are cached", low=1, high=64
     )
@@ -104,7 +86,7 @@ class RunConfig:
     )
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param(
-        "float32", "number type for computing; weights stay float32", choices=("float32", "bfloat16")
+        "float32", "number type to compute in; weights stay float32", choices=("float32", "bfloat16")
     )
     batch_size: int = _param(16, "images per step", low=1)
     max_epochs: int = _param(30, "number of epochs to train", low=1)
@@ -147,9 +129,7 @@ class RunConfig:
         choices=("loss", "sampling", "none"),
     )
     leaks: str = _param(
-        "drop",
-        "what to do with training images that also appear in valid or test, as exact or near copies",
-        choices=("drop", "keep"),
+        "drop", "training images that also appear in valid or test, copies too", choices=("drop", "keep")
     )
     log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
     seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)
@@ -339,71 +319,3 @@ def describe(name: str) -> str:
     bounds += [f"{sign} {meta[key]:.10g}" for key, sign in (("high", "<="), ("below", "<")) if meta[key] is not None]
     text = f"{word}, {' '.join(bounds)}" if len(bounds) > 1 else word
     return f"{text}, or auto" if meta["auto"] else text
-
-
-def without_effect(config: RunConfig, given: Collection[str], *, searched: Collection[str] = ()) -> list[str]:
-    """Names each given hyperparameter that has no effect on a run, and why.
-
-    Args:
-        config: the configuration of the run.
-        given: names of the hyperparameters that were set, rather than left at their defaults.
-        searched: names of those that a search has yet to choose; whatever depends on them is not reported.
-
-    Returns:
-        One line per hyperparameter: 'NAME has no effect because …'.
-    """
-    c, frozen, head = config, config.cut != "input", config.cut == "head"
-    pixels = not frozen and not c.head_epochs  # every step computes from the images
-    views = c.feature_views > 1
-    late = not head and c.head_epochs >= c.max_epochs
-    not_frozen, only_head, random = "freeze_backbone is false", "only the head is trained", "pretrained is false"
-    only_head_epochs = (
-        f"head_epochs is {c.head_epochs} and max_epochs {c.max_epochs}, so every epoch trains only the head"
-    )
-    one_view = (
-        "features are cached from one view, the unchanged image; set feature_views above 1, or feature_cache to false"
-    )
-    solved = "optimizer lbfgs solves the head to its optimum; use --optimizer adamw to train it in epochs"
-    by_epochs = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
-    scratch = f"{c.model_name} has no ImageNet weights and is always trained whole"
-    # The hyperparameter, the names that also decide, whether it has no effect, and why.
-    rules = (
-        *((name, "model_name", c.model_name in FROM_SCRATCH, scratch) for name in SCRATCH_IDLE),
-        *((name, "optimizer lr freeze_backbone unfreeze_from", c.optimizer == "lbfgs", solved) for name in by_epochs),
-        ("fold", "folds optimizer lr", not c.fold_count, "folds is 0"),
-        ("weights_dir", "pretrained", c.weights_dir and not c.pretrained, random),
-        ("unfreeze_from", "freeze_backbone", not c.freeze_backbone, not_frozen),
-        ("unfreeze_from", "head_epochs max_epochs", late, only_head_epochs),
-        ("freeze_backbone", "head_epochs max_epochs", not c.freeze_backbone and late, only_head_epochs),
-        ("head_epochs", "freeze_backbone unfreeze_from", c.head_epochs and head, only_head),
-        ("freeze_batch_norm", "pretrained", not c.pretrained, random),
-        ("freeze_batch_norm", "freeze_backbone unfreeze_from", head, only_head),
-        ("feature_cache", "freeze_backbone head_epochs", pixels, not_frozen),
-        ("feature_views", "freeze_backbone head_epochs", views and pixels, not_frozen),
-        ("feature_views", "feature_cache", views and not c.feature_cache, "feature_cache is false"),
-        ("feature_views", "augmentation", views and not c.augmentation, "augmentation is 0"),
-        (
-            "augmentation",
-            "freeze_backbone feature_cache feature_views",
-            c.augmentation and frozen and c.feature_cache and not views,
-            one_view,
-        ),
-        ("early_stopping", "max_epochs", c.early_stopping >= c.max_epochs, f"max_epochs is {c.max_epochs}"),
-    )
-    lines: dict[str, str] = {}
-    for name, deciding, idle, why in rules:
-        if idle and name in given and not {name, *deciding.split()} & set(searched):
-            lines.setdefault(name, f"{name} has no effect because {why}")
-    return list(lines.values())
-
-
-def reference_table() -> str:
-    """The table of hyperparameters in Markdown, for the README."""
-    rows = ["| name | allowed | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in FIELDS.items():
-        default = (
-            "" if field.default == "" else str(field.default).lower() if field.type is bool else f"{field.default}"
-        )
-        allowed = describe(name).replace("one of ", "").replace("<", "&lt;")
-        rows.append(f"| `{name}` | {allowed} | {default} | {field.metadata['help'].replace('<', '&lt;')} |")
-    return "\n".join(rows)

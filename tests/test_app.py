@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from ctkeras import app
-from ctkeras.data import phantom
+from ctkeras.data import crop, phantom
 from ctkeras.errors import UserError
 from ctkeras.models import contract, predict
 
@@ -56,8 +56,8 @@ def png(mode="L", size=(128, 128)):
 
 def test_it_answers_what_prediction_answers(answer, run_folder, tmp_path):
     (tmp_path / "slice.png").write_bytes(png(size=(100, 60)))
-    model, names = predict.open_model(run_folder)
-    ((_, expected, _),) = predict.predict(model, [tmp_path / "slice.png"])
+    model, names, _ = predict.open_model(run_folder)
+    ((_, expected, _),) = predict.predict(model, [tmp_path / "slice.png"], preparation=crop.WHOLE)
     chances, image, heat = answer(png(size=(100, 60)), name="slice.png")
     assert list(chances) == names == NAMES
     assert list(chances.values()) == pytest.approx(expected.tolist(), abs=1e-5)

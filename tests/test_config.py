@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ctkeras import config
-from ctkeras.cli.options import load_yaml
-from ctkeras.config import FIELDS, RunConfig, parse_value, reference_table
+from ctkeras.cli.idle import without_effect
+from ctkeras.cli.options import load_yaml, reference_table
+from ctkeras.config import FIELDS, RunConfig, parse_value
 from ctkeras.errors import UserError
 
 NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
@@ -200,12 +201,12 @@ IDLE = [
 )
 def test_what_changes_nothing_is_told_once_and_only_where_it_was_given(given, idle):
     made = RunConfig(**given)
-    lines = config.without_effect(made, given)
+    lines = without_effect(made, given)
     assert {line.partition(" ")[0] for line in lines} == idle
     assert len(lines) == len(idle)
     assert all(" has no effect because " in line for line in lines)
-    assert config.without_effect(made, ()) == []
-    assert config.without_effect(made, given, searched=FIELDS) == []
+    assert without_effect(made, ()) == []
+    assert without_effect(made, given, searched=FIELDS) == []
 
 
 def test_a_network_without_imagenet_weights_is_always_trained_whole():
@@ -259,7 +260,7 @@ def test_what_is_said_to_change_nothing_changes_nothing(tmp_path, image_folder, 
         lines = (folder / "history.csv").read_text().splitlines()
         histories.append([line.split(",")[:5] for line in lines])  # epoch, accuracies and losses
     assert histories[0] == histories[1]
-    assert config.without_effect(made, [name for name in other if other[name] != one.get(name)])
+    assert without_effect(made, [name for name in other if other[name] != one.get(name)])
 
 
 def test_data_falls_back_to_the_environment(monkeypatch):
@@ -389,9 +390,9 @@ def test_epoch_metrics_are_no_hyperparameters_but_lr():
 )
 def test_nothing_is_said_of_what_a_search_has_yet_to_decide(given, deciding):
     made = RunConfig(**given)
-    assert config.without_effect(made, given, searched=set(FIELDS) - set(deciding))
+    assert without_effect(made, given, searched=set(FIELDS) - set(deciding))
     for name in deciding:
-        assert config.without_effect(made, given, searched={name}) == []
+        assert without_effect(made, given, searched={name}) == []
 
 
 @pytest.mark.parametrize("letter", "/\\#?%:")

@@ -15,7 +15,8 @@ import tomllib
 import click
 import pytest
 
-from ctkeras import config
+from ctkeras.cli import options
+from ctkeras.config import EPOCH_METRICS
 from ctkeras.data import phantom
 
 ROOT = next(folder for folder in pathlib.Path(__file__).parents if (folder / "pyproject.toml").exists())
@@ -219,12 +220,12 @@ def test_first_screen_is_short():
 
 def test_reference_is_generated_from_the_code():
     shown = TABLE.search(HYPERPARAMETERS.read_text(encoding="utf-8")).group()
-    assert shown == config.reference_table(), "to write the table: python tests/test_readme.py"
+    assert shown == options.reference_table(), "to write the table: python tests/test_readme.py"
 
 
 def test_epoch_metrics_are_listed():
-    assert ", ".join(f"`{name}`" for name in config.EPOCH_METRICS) in read("docs/hyperparameters.md")
-    assert ", ".join(config.EPOCH_METRICS) in read("docs/training.md")
+    assert ", ".join(f"`{name}`" for name in EPOCH_METRICS) in read("docs/hyperparameters.md")
+    assert ", ".join(EPOCH_METRICS) in read("docs/training.md")
 
 
 def test_every_environment_variable_is_listed():
@@ -268,4 +269,4 @@ def test_pre_commit_runs_the_pinned_ruff():
 
 if __name__ == "__main__":
     page = HYPERPARAMETERS.read_text(encoding="utf-8")
-    HYPERPARAMETERS.write_text(TABLE.sub(lambda _: config.reference_table(), page), encoding="utf-8")
+    HYPERPARAMETERS.write_text(TABLE.sub(lambda _: options.reference_table(), page), encoding="utf-8")

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from ctkeras.config import FIELDS, RunConfig, check_name, describe, parse_value, without_effect
+from ctkeras.cli.idle import without_effect
+from ctkeras.config import FIELDS, RunConfig, check_name, describe, parse_value
 from ctkeras.errors import UserError
 from ctkeras.sweep.yamlfile import read_yaml
 
@@ -145,3 +146,15 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
             line = read.lines.get((name,))  # None if it was merged in by <<
             raise UserError(f"{path}, {f'line {line}: ' if line else ''}{error}") from error
     return values
+
+
+def reference_table() -> str:
+    """The table of hyperparameters in Markdown, for the README."""
+    rows = ["| name | allowed | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in FIELDS.items():
+        default = (
+            "" if field.default == "" else str(field.default).lower() if field.type is bool else f"{field.default}"
+        )
+        allowed = describe(name).replace("one of ", "").replace("<", "&lt;")
+        rows.append(f"| `{name}` | {allowed} | {default} | {field.metadata['help'].replace('<', '&lt;')} |")
+    return "\n".join(rows)

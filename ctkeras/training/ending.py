@@ -19,7 +19,7 @@ from ctkeras.tracking.run import Tracker
 from ctkeras.training.stopping import Stop
 
 if TYPE_CHECKING:
-    from ctkeras.training.loop import Loop
+    from ctkeras.training.run import Loop
 
 WORST_SHOWN = 6  # images of a run at W&B
 VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "numpy", "wandb")
@@ -109,7 +109,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float])
 
 def _export(run: "Loop", folder: Path) -> None:
     """Writes the best epoch's model and its answers on validation."""
-    from ctkeras.training.loop import export_best
+    from ctkeras.training.run import export_best
 
     solved = run.config.optimizer == "lbfgs"
     what = "the model" if solved else f"epoch {run.progress.best_epoch}, the best,"

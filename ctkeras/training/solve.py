@@ -17,12 +17,12 @@ from ctkeras.runs.history import write_history
 from ctkeras.runtime import console, process
 from ctkeras.training import solver
 from ctkeras.training.folds import Folds, groups_of
+from ctkeras.training.run import Loop, improve
 
 if TYPE_CHECKING:
     import keras
 
     from ctkeras.training.ending import Ending
-    from ctkeras.training.loop import Loop
 
 INNER_FOLDS = 5  # by which weight_decay is chosen inside training
 # Where there are too few groups to choose by folds. From 0.003 to 0.3 grouped folds of the public set differ by 2 points.
@@ -42,7 +42,7 @@ class Solution(NamedTuple):
 
 
 def run_solved(
-    run: "Loop",
+    run: Loop,
     ending: "Ending",
     *,
     log: Callable[[dict[str, Any]], None],
@@ -52,8 +52,6 @@ def run_solved(
 
     The run has one row, as epoch 1.
     """
-    from ctkeras.training.loop import improve
-
     if ending.stop.reason:
         return ending.stop.reason, ""
     row = _solve_run(run)
@@ -75,7 +73,7 @@ def run_solved(
     return "solved", ""
 
 
-def _solve_run(run: "Loop") -> dict[str, Any]:
+def _solve_run(run: Loop) -> dict[str, Any]:
     """Solves the head, puts it into the model and the state, and returns the row of EPOCH_METRICS."""
     begun, config, data = time.perf_counter(), run.config, run.data
     assert run.feed.features is not None  # for the type checker: config allows lbfgs only on cached features

@@ -14,9 +14,9 @@ from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.runtime import console, process
 from ctkeras.training import solve, solver
 from ctkeras.training.inputs import Data, Feed, feed_of
-from ctkeras.training.loop import Loop, Progress, cut_at
 from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs, programs_at
 from ctkeras.training.programs import classifier as programs_classifier
+from ctkeras.training.run import Loop, Progress, cut_at
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State, new_totals
 

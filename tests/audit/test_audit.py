@@ -15,7 +15,7 @@ from image_sets import SIZE, as_jpeg, clean_set, write_set
 from PIL import Image
 
 from ctkeras.audit import audit
-from ctkeras.data import decoded, layout, sources
+from ctkeras.data import crop, decoded, layout, sources
 from ctkeras.errors import UserError
 from ctkeras.runtime.files import folder_bytes
 
@@ -201,7 +201,7 @@ def test_phantoms_have_no_copies():
 
 
 def training(source):
-    return decoded.load_split(source, "train", 32)
+    return decoded.load_split(source, "train", 32, crop.WHOLE)
 
 
 def test_nothing_to_leave_out_leaves_the_arrays_as_they_are(tmp_path):
@@ -276,7 +276,7 @@ def test_leaving_out_loads_no_tensorflow(tmp_path):
         import sys
         import numpy as np
         from ctkeras.audit import audit
-        from ctkeras.data import decoded, sources
+        from ctkeras.data import crop, decoded, sources
         source = sources.open_source({str(tmp_path / "set")!r})
         files = tuple(entry.file for entry in source.entries if entry.split == "train")
         train = decoded.Split(np.zeros((6, 8, 8), np.uint8), np.arange(6) // 3, files, ("a", "b"))

@@ -12,7 +12,7 @@ import pytest
 from image_sets import write_images
 from PIL import Image
 
-from ctkeras.data import decoded, images, layout, phantom, sources
+from ctkeras.data import crop, decoded, images, layout, phantom, sources
 from ctkeras.errors import UserError
 from ctkeras.runtime import files
 
@@ -52,7 +52,7 @@ def opened(monkeypatch):
 
 
 def test_images_labels_and_files_belong_together_in_the_order_of_names(folder, source):
-    train = decoded.load_split(source, "train", SIZE)
+    train = decoded.load_split(source, "train", SIZE, crop.WHOLE)
     listed = [path.relative_to(folder).as_posix() for path in folder.glob("train/*/*.png")]
     assert list(train.files) == sorted(listed)
     assert train.files[2] == "train/left/10.png"  # as text: between 1 and 2
@@ -61,24 +61,24 @@ def test_images_labels_and_files_belong_together_in_the_order_of_names(folder, s
     assert (train.labels.shape, train.labels.dtype) == ((22,), np.int32)
     for file, label, pixels in zip(train.files, train.labels, train.images, strict=True):
         assert file.split("/")[1] == train.class_names[label]
-        np.testing.assert_array_equal(pixels, images.resize(np.asarray(Image.open(folder / file)), SIZE))
+        np.testing.assert_array_equal(pixels, crop.prepare(np.asarray(Image.open(folder / file)), SIZE, crop.WHOLE))
 
 
 def test_only_the_split_asked_for_is_opened(folder, source, own_cache, opened):
     for other in ("test", "valid"):
         for path in (folder / other).rglob("*.png"):
             path.unlink()
-    train = decoded.load_split(source, "train", SIZE)
+    train = decoded.load_split(source, "train", SIZE, crop.WHOLE)
     assert len(train.files) == 22
     assert sorted(opened) == sorted(train.files)
     assert sorted(path.name for path in (own_cache / "decoded").glob("*/*")) == ["train.json", "train.npy"]
 
 
 def test_a_split_is_decoded_once(source, own_cache, opened):
-    first = decoded.load_split(source, "valid", SIZE)
+    first = decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     before = {path: path.stat().st_mtime_ns for path in (own_cache / "decoded").glob("*/*")}
     del opened[:]
-    again = decoded.load_split(source, "valid", SIZE)
+    again = decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     assert opened == []
     assert before == {path: path.stat().st_mtime_ns for path in (own_cache / "decoded").glob("*/*")}
     np.testing.assert_array_equal(first.images, again.images)
@@ -87,32 +87,32 @@ def test_a_split_is_decoded_once(source, own_cache, opened):
 
 
 def test_what_is_decoded_needs_its_source_no_longer(folder, source):
-    first = decoded.load_split(source, "valid", SIZE)
+    first = decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     for path in folder.rglob("*.png"):
         path.unlink()
-    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE).images, first.images)
+    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE, crop.WHOLE).images, first.images)
 
 
 def test_sizes_are_kept_apart(source):
-    small, large = (decoded.load_split(source, "valid", size) for size in (SIZE, 16))
+    small, large = (decoded.load_split(source, "valid", size, crop.WHOLE) for size in (SIZE, 16))
     assert (small.images.shape[1:], large.images.shape[1:]) == ((SIZE, SIZE), (16, 16))
-    assert decoded.load_split(source, "valid", SIZE).images.shape == small.images.shape
+    assert decoded.load_split(source, "valid", SIZE, crop.WHOLE).images.shape == small.images.shape
     assert small.files == large.files
 
 
 def test_a_changed_image_is_decoded_anew(folder, source):
-    before = decoded.load_split(source, "valid", 16)
+    before = decoded.load_split(source, "valid", 16, crop.WHOLE)
     path = folder / "valid/right/1.png"
     inverted = 255 - np.asarray(Image.open(path))
     Image.fromarray(inverted).save(path)
-    after = decoded.load_split(sources.open_source(str(folder)), "valid", 16)
+    after = decoded.load_split(sources.open_source(str(folder)), "valid", 16, crop.WHOLE)
     changed = [file for file, a, b in zip(after.files, before.images, after.images, strict=True) if (a != b).any()]
     assert changed == ["valid/right/1.png"]
     np.testing.assert_array_equal(after.images[-1], inverted)
 
 
 def test_the_arrays_are_mapped_and_can_not_be_written_to(source):
-    split = decoded.load_split(source, "valid", SIZE)
+    split = decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     assert isinstance(split.images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         split.images[0] = 0
@@ -129,28 +129,28 @@ def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(decoded, "decode", fail)
         with pytest.raises(UserError, match=r"valid/right/1\.png"):
-            decoded.load_split(source, "valid", SIZE)
+            decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     assert [path for path in own_cache.rglob("*.*") if path.suffix != ".lock"] == []
-    assert len(decoded.load_split(source, "valid", SIZE).files) == 4
+    assert len(decoded.load_split(source, "valid", SIZE, crop.WHOLE).files) == 4
 
 
 def test_arrays_without_their_table_count_for_nothing(source, own_cache):
     # The table is written last, so a process killed in between leaves the arrays alone, whole or not.
-    whole = np.array(decoded.load_split(source, "valid", SIZE).images)
+    whole = np.array(decoded.load_split(source, "valid", SIZE, crop.WHOLE).images)
     (folder,) = (own_cache / "decoded").glob("*/")
     (folder / "valid.json").unlink()
     (folder / "valid.npy").write_bytes(b"half")
-    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE).images, whole)
+    np.testing.assert_array_equal(decoded.load_split(source, "valid", SIZE, crop.WHOLE).images, whole)
 
 
 def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypatch):
     for size in (16, 17, 18):
-        decoded.load_split(source, "valid", size)
+        decoded.load_split(source, "valid", size, crop.WHOLE)
         os.utime(decoded.split_folder(source, size), (size, size))  # seconds; clocks are too coarse to tell them apart
-    decoded.load_split(source, "valid", 16)  # used last
+    decoded.load_split(source, "valid", 16, crop.WHOLE)  # used last
     one = files.folder_bytes(next((own_cache / "decoded").glob("*-18")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
-    decoded.load_split(source, "valid", 15)
+    decoded.load_split(source, "valid", 15, crop.WHOLE)
     assert {path.name[-2:] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
 
 
@@ -160,7 +160,7 @@ def test_two_that_decode_at_once_get_the_same(source, opened):
     def work():
         try:
             meet.wait(30)
-            splits.append(decoded.load_split(source, "train", SIZE))
+            splits.append(decoded.load_split(source, "train", SIZE, crop.WHOLE))
         except BaseException as error:
             failures.append(error)
 
@@ -180,9 +180,9 @@ def test_a_zip_gives_what_its_folder_gives(folder, source, tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in sorted(folder.rglob("*.png"), reverse=True):
             archive.write(file, file.relative_to(folder).as_posix())
-    own = decoded.load_split(source, "train", SIZE)
+    own = decoded.load_split(source, "train", SIZE, crop.WHOLE)
     shutil.rmtree(files.cache_dir())
-    other = decoded.load_split(sources.open_source(str(path)), "train", SIZE)
+    other = decoded.load_split(sources.open_source(str(path)), "train", SIZE, crop.WHOLE)
     assert own.files == other.files
     np.testing.assert_array_equal(own.images, other.images)
     np.testing.assert_array_equal(own.labels, other.labels)
@@ -199,7 +199,7 @@ def test_looks_kept_while_decoding_are_those_made_alone(source, opened, spec):
     alone = {split: seen(source, split) for split in layout.SPLITS}
     assert not files.cache_dir("looks").exists()
     for split in ("train", "valid"):
-        decoded.load_split(source, split, SIZE)
+        decoded.load_split(source, split, SIZE, crop.WHOLE)
     del opened[:]
     assert {split: seen(source, split) for split in ("train", "valid")} == {s: alone[s] for s in ("train", "valid")}
     assert opened == []
@@ -235,8 +235,8 @@ def test_what_can_not_be_looked_at_is_told_in_its_place(folder, source):
 def test_decoding_loads_no_tensorflow(folder, tmp_path):
     code = f"""if True:
         import sys
-        from ctkeras.data import decoded, sources
-        print(len(decoded.load_split(sources.open_source({str(folder)!r}), "train", 12).files), *sys.modules)
+        from ctkeras.data import crop, decoded, sources
+        print(len(decoded.load_split(sources.open_source({str(folder)!r}), "train", 12, crop.WHOLE).files), *sys.modules)
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     count, *modules = done.stdout.split()
@@ -250,15 +250,15 @@ def test_a_full_disk_is_told(source, monkeypatch):
 
     monkeypatch.setattr(np, "save", fail)
     with pytest.raises(UserError, match="No space left on device"):
-        decoded.load_split(source, "train", SIZE)
+        decoded.load_split(source, "train", SIZE, crop.WHOLE)
 
 
 def test_the_looks_are_bounded_too(source, monkeypatch):
-    decoded.load_split(source, "valid", SIZE)
+    decoded.load_split(source, "valid", SIZE, crop.WHOLE)
     old = decoded.looks_folder(source)
     os.utime(old, (1, 1))
     monkeypatch.setattr(decoded, "LOOKS_BYTES", 1)
-    decoded.load_split(sources.open_source("phantom:12"), "valid", 32)
+    decoded.load_split(sources.open_source("phantom:12"), "valid", 32, crop.WHOLE)
     assert not old.exists()
     assert decoded.looks_folder(sources.open_source("phantom:12")).exists()
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ctkeras.data.images import EXTENSIONS, as_rgb, decode, decode_gray, read_rgb, resize
+from ctkeras.data import crop
+from ctkeras.data.images import EXTENSIONS, as_rgb, decode, decode_gray, read_rgb
 from ctkeras.data.threads import in_threads
 from ctkeras.errors import UserError
 
@@ -112,7 +113,7 @@ def test_the_ending_of_the_name_does_not_matter(tmp_path, ending):
     for form in ("L", "BMP"):
         path = tmp_path / f"slice{ending}"
         path.write_bytes(FORMS[form])
-        pixels.append(read_rgb(path, 16))
+        pixels.append(read_rgb(path, 16, crop.WHOLE))
     np.testing.assert_array_equal(*pixels)
 
 
@@ -208,13 +209,13 @@ def test_pillow_warns_nobody(content):
 
 def test_resizing_to_the_same_size_changes_nothing():
     square = GRAY[:20, :20]
-    np.testing.assert_array_equal(resize(square, 20), square)
+    np.testing.assert_array_equal(crop.prepare(square, 20, crop.WHOLE), square)
 
 
 @pytest.mark.parametrize("size", [8, 20, 33])
 @pytest.mark.parametrize("value", [0, 1, 128, 255])
 def test_a_constant_image_stays_constant(size, value):
-    resized = resize(np.full((24, 20), value, np.uint8), size)
+    resized = crop.prepare(np.full((24, 20), value, np.uint8), size, crop.WHOLE)
     assert resized.shape == (size, size)
     assert resized.dtype == np.uint8
     assert set(resized.ravel()) == {value}
@@ -223,23 +224,25 @@ def test_a_constant_image_stays_constant(size, value):
 @pytest.mark.parametrize("size", [8, 20, 33])
 def test_resizing_invents_no_gray_and_keeps_the_mean(size):
     source = GRAY // 4 + 60
-    resized = resize(source, size)
+    resized = crop.prepare(source, size, crop.WHOLE)
     assert source.min() <= resized.min() <= resized.max() <= source.max()
     assert abs(float(resized.mean()) - float(source.mean())) < 2  # gray levels
 
 
 def test_resizing_down_is_antialiased():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    assert np.ptp(resize(stripes, 16)[:, 2:-2]) <= 2  # gray levels; without a filter the stripes would beat
+    assert (
+        np.ptp(crop.prepare(stripes, 16, crop.WHOLE)[:, 2:-2]) <= 2
+    )  # gray levels; without a filter the stripes would beat
 
 
 def test_rgb_is_gray_three_times(tmp_path):
     path = tmp_path / "scan.png"
     path.write_bytes(FORMS["RGBA see-through"])
-    pixels = read_rgb(path, 16)
+    pixels = read_rgb(path, 16, crop.WHOLE)
     assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
     for channel in range(3):
-        np.testing.assert_array_equal(pixels[..., channel], resize(GRAY, 16))
+        np.testing.assert_array_equal(pixels[..., channel], crop.prepare(GRAY, 16, crop.WHOLE))
     batch = np.stack([GRAY, GRAY[::-1]])
     np.testing.assert_array_equal(as_rgb(batch)[1], as_rgb(GRAY[::-1]))
 
@@ -247,7 +250,7 @@ def test_rgb_is_gray_three_times(tmp_path):
 @pytest.mark.parametrize("name", ["missing.png", "."])
 def test_an_unreadable_file_is_named(tmp_path, name):
     with pytest.raises(UserError, match="cannot read") as caught:
-        read_rgb(tmp_path / name, 16)
+        read_rgb(tmp_path / name, 16, crop.WHOLE)
     assert str(tmp_path / name) in str(caught.value)
 
 

@@ -11,7 +11,7 @@ import pytest
 from image_sets import write_images
 from PIL import Image
 
-from ctkeras.data import images, layout, phantom, sources
+from ctkeras.data import crop, layout, phantom, sources
 from ctkeras.data.tfds import ImageSplits
 from ctkeras.data.tfds import tfds as tfds_tfds
 from ctkeras.errors import UserError
@@ -153,11 +153,11 @@ def test_what_it_holds_is_what_training_decodes(folder, load):
     rows, _ = load(folder)
     source = sources.open_source(str(folder))
     for split in layout.SPLITS:
-        own = decoded.load_split(source, split, 12)
+        own = decoded.load_split(source, split, 12, crop.WHOLE)
         assert set(rows[split]) == set(own.files)
         for file, label, pixels in zip(own.files, own.labels, own.images, strict=True):
             assert rows[split][file][0] == own.class_names[label]
-            np.testing.assert_array_equal(images.resize(rows[split][file][1], 12), pixels)
+            np.testing.assert_array_equal(crop.prepare(rows[split][file][1], 12, crop.WHOLE), pixels)
 
 
 def test_a_bad_name_is_refused_before_a_folder_is_made(tmp_path, load):

@@ -68,7 +68,7 @@ def rows_of(folder, split):
 
 
 def test_predictions_are_the_exported_models(run, data):
-    network, names = predict.open_model(run)
+    network, names, _ = predict.open_model(run)
     rows = rows_of(run, "valid")
     assert len(rows) == 8
     for row in rows:

@@ -11,7 +11,7 @@ from scipy import stats
 from ctkeras.cli import main
 from ctkeras.config import MODEL_NAMES
 from ctkeras.cpu.layers import core
-from ctkeras.data import images, phantom
+from ctkeras.data import crop, images, phantom
 from ctkeras.errors import UserError
 from ctkeras.evaluation import gradcam, heatmap
 from ctkeras.models import classifier, export, predict
@@ -234,10 +234,10 @@ def test_the_verb_writes_a_picture_an_image_and_says_what_predict_says(place, ca
     code, text, err = run(capfd, place / "model.keras", place / "images", "--out", out, "--json", "--batch_size", 2)
     assert (code, err) == (0, "")
     rows = [json.loads(line) for line in text.splitlines()]
-    network, names = predict.open_model(place)
+    network, names, _ = predict.open_model(place)
     files = predict.image_files([place / "images"])
     assert [row["file"] for row in rows] == [str(file) for file in files]
-    for row, (_, chances, _) in zip(rows, predict.predict(network, files), strict=True):
+    for row, (_, chances, _) in zip(rows, predict.predict(network, files, preparation=crop.WHOLE), strict=True):
         assert row["predicted"] == row["explained"] == names[chances.argmax()]
         assert [row["probabilities"][name] for name in names] == pytest.approx(chances.tolist(), abs=1e-5)
     assert sorted(str(path) for path in out.iterdir()) == sorted(row["picture"] for row in rows)

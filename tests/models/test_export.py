@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import special
 
 from ctkeras.cpu import layers
-from ctkeras.data import images
+from ctkeras.data import crop, images
 from ctkeras.errors import UserError
 from ctkeras.models import backbones, classifier, export, predict
 
@@ -137,14 +137,14 @@ def check_answers(network, expected):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_file_gives_the_trained_models_probabilities(name, exported):
     path, expected = exported(name)
-    opened, names = predict.open_model(path)
+    opened, names, _ = predict.open_model(path)
     assert tuple(names) == CLASS_NAMES
     check_answers(opened, expected)
 
 
 def test_what_was_trained_in_bfloat16_is_exported_in_float32(exported):
     path, expected = exported(*BFLOAT16)
-    opened, _ = predict.open_model(path)
+    opened, _, _ = predict.open_model(path)
     assert {layer.compute_dtype for layer in opened.layers} == {"float32"}
     check_core(path)
     check_answers(opened, expected)
@@ -238,14 +238,14 @@ def test_the_contract_says_what_goes_in_and_what_comes_out(trained, folder):
 
 
 def test_integers_are_taken_as_floats_are(trained, folder):
-    opened, _ = predict.open_model(write(trained, folder))
+    opened, _, _ = predict.open_model(write(trained, folder))
     expected = opened.predict_on_batch(raw_images().astype(np.float32))
     np.testing.assert_allclose(opened.predict_on_batch(raw_images()), expected, atol=1e-6)
     np.testing.assert_allclose(opened(raw_images()), expected, atol=1e-6)
 
 
 def test_the_exported_dropout_is_keras_own_with_the_trained_rate(trained, folder):
-    opened, _ = predict.open_model(write(trained, folder))
+    opened, _, _ = predict.open_model(write(trained, folder))
     dropout = opened.get_layer("dropout")
     assert type(dropout) is keras.layers.Dropout
     assert dropout.rate == pytest.approx(0.3)
@@ -325,7 +325,7 @@ def write_files(folder, count):
         gray = rng.integers(0, 60 + 40 * i, (40, 50), dtype=np.uint8)
         Image.fromarray(gray).save(file)
         files.append(file)
-        pixels.append(images.as_rgb(images.resize(gray, SIZE)))
+        pixels.append(images.as_rgb(crop.prepare(gray, SIZE, crop.WHOLE)))
     return files, np.stack(pixels)
 
 
@@ -333,7 +333,7 @@ def write_files(folder, count):
 def test_predict_keeps_the_order_pads_the_last_batch_and_names_what_it_cannot_read(
     trained, folder, tmp_path, batch_size, monkeypatch
 ):
-    opened, _ = predict.open_model(write(trained, folder))
+    opened, _, _ = predict.open_model(write(trained, folder))
     files, pixels = write_files(tmp_path, 5)
     expected = opened.predict_on_batch(pixels.astype(np.float32))
     assert len(np.unique(expected.round(4), axis=0)) == 5  # no two files have the same answer
@@ -343,7 +343,7 @@ def test_predict_keeps_the_order_pads_the_last_batch_and_names_what_it_cannot_re
     given = [files[3], broken, files[0], files[4], gone, files[1], files[2]]
     shapes, answers = [], predict._probabilities
     monkeypatch.setattr(predict, "_probabilities", lambda m, batch: shapes.append(batch.shape) or answers(m, batch))
-    rows = list(predict.predict(opened, given, batch_size=batch_size))
+    rows = list(predict.predict(opened, given, batch_size=batch_size, preparation=crop.WHOLE))
     assert [row[0] for row in rows] == given
     for (file, answer, reason), index in zip(rows, (3, None, 0, 4, None, 1, 2), strict=True):
         if index is None:
@@ -420,7 +420,7 @@ def test_load_opens_a_run_folder_or_its_file_with_the_contract(loaded, folder):
 
 def test_a_table_of_files_is_what_predict_gives(loaded, tmp_path):
     files, _ = write_files(tmp_path, 3)
-    expected = np.stack([row for _, row, _ in predict.predict(loaded.model, files)])
+    expected = np.stack([row for _, row, _ in predict.predict(loaded.model, files, preparation=crop.WHOLE)])
     for inputs in (tmp_path, str(tmp_path), files, [str(file) for file in files]):
         table = loaded.predict(inputs)
         assert table.images == [str(file) for file in files]

@@ -16,7 +16,7 @@ from PIL import Image
 from ctkeras.audit import audit, summary
 from ctkeras.cli import main
 from ctkeras.config import RunConfig
-from ctkeras.data import decoded, images, layout, sources
+from ctkeras.data import crop, decoded, images, layout, sources
 from ctkeras.report import audit_page
 from ctkeras.runtime.files import folder_bytes
 from ctkeras.training.inputs import load_data
@@ -153,7 +153,7 @@ def test_prepare_caches_all_that_training_reads_and_decodes_each_image_once(tmp_
     data = load_data(source, RunConfig(data=source.path))
     assert data.train.images.shape[1:] == (224, 224)
     assert len(data.train.files) == 5  # and one left out
-    decoded.load_split(source, "test", 224)
+    decoded.load_split(source, "test", 224, crop.WHOLE)
     audit.load(source)
     assert decodings == []
     assert run(capfd, "data", "prepare", "--data", source.path)[0] == 0
@@ -178,7 +178,7 @@ def test_prepare_takes_several_sizes(tmp_path, capfd, decodings):
     assert re.findall(r"12 images at (\d+) px", out) == ["32", "64"]
     decodings.clear()
     for size in (32, 64):
-        decoded.load_split(sources.open_source("phantom:12"), "train", size)
+        decoded.load_split(sources.open_source("phantom:12"), "train", size, crop.WHOLE)
     assert decodings == []
     assert run(capfd, "data", "prepare", "--data", "phantom:12", "--image_size", "31")[0] == 2
 

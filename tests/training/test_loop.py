@@ -12,7 +12,8 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.models import classifier
 from ctkeras.training import ending, loop, start, stopping, train
-from ctkeras.training.loop import Progress
+from ctkeras.training import run as run_module
+from ctkeras.training.run import Progress
 from ctkeras.training.steps import new_totals
 
 
@@ -57,7 +58,7 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         return names | dict.fromkeys(("train_acc", "train_loss", "lr", "epoch_seconds"), 0.5)
 
     monkeypatch.setattr(loop, "train_epoch", epoch)
-    monkeypatch.setattr(loop, "_changing_weights", lambda run: [weight])
+    monkeypatch.setattr(run_module, "changing_weights", lambda run: [weight])
     monkeypatch.setattr(loop, "save", lambda run, folder: saved.append((run.progress.epoch, run.progress.seconds)))
     monkeypatch.setattr(loop, "_prove_early", lambda run, end: saved.append("proved"))
     return run, end

@@ -1,0 +1,105 @@
+"""A run in progress: what its epochs change, and how its best model is chosen, saved and exported."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ctkeras.config import RunConfig
+from ctkeras.cpu import layers
+from ctkeras.models import classifier, export
+from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
+from ctkeras.runs.history import write_history
+from ctkeras.training.inputs import Data, Feed, preparation_of
+from ctkeras.training.programs import Programs, phase_programs
+from ctkeras.training.schedule import Plateau
+from ctkeras.training.steps import State
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run is after an epoch; with the arrays beside it, all that a checkpoint holds."""
+
+    cut: str  # where the training of this phase begins, one of config.CUTS; the arrays are those behind it
+    epoch: int = 0  # epochs done
+    best_epoch: int = 0
+    best_acc: float = -1.0
+    best_loss: float = math.inf
+    plateau: Plateau = dataclasses.field(default_factory=Plateau)
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Loop:
+    """A run in progress."""
+
+    config: RunConfig
+    data: Data
+    built: classifier.Classifier
+    progress: Progress
+    programs: Programs
+    state: State
+    feed: Feed
+    weights: str  # the frozen weights' fingerprint
+    compiled: dict[str, int]  # process.compile_counts at the start
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # more for metrics.json
+    best: list[np.ndarray] = dataclasses.field(default_factory=list)  # weights, on the host
+    # Of validation, float32 [N, C]: at the best epoch, and at the last.
+    best_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+
+
+def improve(run: Loop, row: dict[str, Any]) -> bool:
+    """Adds the row to the history; takes the epoch's weights as the best ones if it is: by val_acc, ties by val_loss."""
+    progress = run.progress
+    better = (row["val_acc"], -row["val_loss"]) > (progress.best_acc, -progress.best_loss)
+    if better:
+        progress.best_epoch = row["epoch"]
+        progress.best_acc, progress.best_loss = row["val_acc"], row["val_loss"]
+        run.programs.store(run.state)
+        run.best = [np.array(weight.value) for weight in changing_weights(run)]
+        run.best_logits = run.logits
+    progress.plateau = progress.plateau.after(row["val_loss"])
+    progress.history.append(row)
+    return better
+
+
+def save(run: Loop, folder: Path) -> None:
+    """Writes history.csv and the checkpoint."""
+    write_history(folder, run.progress.history)
+    facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
+    names = ("trainable", "non_trainable", "optimizer")
+    arrays = {name: [np.asarray(array) for array in getattr(run.state, name)] for name in names}
+    save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
+
+
+def export_best(run: Loop, folder: Path) -> None:
+    """Writes the best epoch's model into the run folder; the state in training does not change."""
+    for weight, value in zip(changing_weights(run), run.best, strict=True):
+        weight.assign(value)
+    names = run.data.train.class_names
+    export.export(
+        run.built.model,
+        folder,
+        class_names=names,
+        model_name=run.config.model_name,
+        preparation=preparation_of(run.config),
+        kind=layers.core,
+    )
+
+
+def changing_weights(run: Loop) -> list[Any]:
+    """The Keras weights that the whole run may change."""
+    return phase_programs(run.built, run.config, run.config.cut).parts.suffix.weights
+
+
+def cut_at(config: RunConfig, epoch: int) -> str:
+    """Where training begins in an epoch, counted from 0."""
+    return "head" if epoch < config.head_epochs else config.cut
