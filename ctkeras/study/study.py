@@ -14,9 +14,9 @@ from ctkeras.evaluation import evaluate
 from ctkeras.runs.folder import FINISHED, read_json, write_json
 from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console
+from ctkeras.search import plan as search_plan
 from ctkeras.search import status
 from ctkeras.search.plan import Search
-from ctkeras.search.plan import plan as plan_plan
 from ctkeras.study import engines
 from ctkeras.study.engines import Phase
 from ctkeras.study.winner import Contender, Difference, compare, contenders
@@ -93,7 +93,7 @@ def plan(
     if models:
         named = [RunConfig.from_mapping({"model_name": name}).model_name for name in models]
         content["parameters"] = {**content["parameters"], "model_name": {"values": list(dict.fromkeys(named))}}
-    first = plan_plan(content, options, title="phase1", seed=seed)  # also checks the sweep and the options
+    first = search_plan.plan(content, options, title="phase1", seed=seed)  # also checks the sweep and the options
     counts = trials or (first.total, PHASE2_RUNS, PHASE3_RUNS)
     if len(counts) != 3 or min(counts) < 1:
         raise UserError(f"--trials takes three whole numbers from 1, as in 45,20,10; got {trials!r}")

@@ -340,9 +340,9 @@ def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(mo
         tracker.logged = 1
         tracker.catch_up([{"epoch": 1}, {"epoch": 2}])
 
-    monkeypatch.setattr(agent_module, "start_run", start)
+    monkeypatch.setattr(worker.run, "start_run", start)
     monkeypatch.setattr(Tracker, "__init__", lambda self, run: setattr(self, "run", run))
-    monkeypatch.setattr(agent_module, "train", train)
+    monkeypatch.setattr(worker, "train", train)
     chosen = RunConfig.from_mapping({"output_dir": str(tmp_path)})
     given = {"stop": Stop(), "after_epoch": print, "leave": print}
     worker.run_local(chosen, run_id="trial-0", group="g", job_type="j", before=reported.extend, **given)

@@ -28,7 +28,7 @@ from ctkeras.runs.folder import read_json
 from ctkeras.runs.history import write_history
 from ctkeras.runs.result import best_first
 from ctkeras.runtime import files
-from ctkeras.search import heartbeat, local, plan, status, storage, supervisor, trialstore
+from ctkeras.search import heartbeat, local, plan, status, storage, trialstore
 from ctkeras.sweep import phases
 from ctkeras.sweep.file import dump, fixed, load
 from ctkeras.training.stopping import Stop
@@ -556,7 +556,7 @@ def test_a_search_returns_its_trials_and_closes_its_storage(tmp_path, monkeypatc
                 self.stop.ask("sigint")
                 raise local._AtOnce
 
-    monkeypatch.setattr(supervisor, "Supervisor", Pretended)
+    monkeypatch.setattr(local, "Supervisor", Pretended)
     outcome = local.run(sweeps.planned(tmp_path), url=storage.address("", str(tmp_path)), pool="pool")
     assert (len(outcome.trials), outcome.stopped_by) == (0 if at_once else 1, reason)
     assert closed == ["line", True]

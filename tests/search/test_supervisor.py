@@ -304,7 +304,7 @@ def test_a_run_that_had_finished_is_recorded_and_a_value_out_of_range_fails(supe
     assert states(trials) == ["COMPLETE"] * 3
     assert trials.all()[0].value == 0.5
     assert not any(job.run_id == m["trial"]["run_id"] for w in pool.all for m in w.sent if "trial" in m)
-    content = sweeps.sweep(run_cap=2, dropout={"distribution": "normal", "mu": 5.0, "sigma": 0.1}, **PLAIN)
+    content = sweeps.sweep(run_cap=2, dropout={"distribution": "normal", "mu": 1.2, "sigma": 0.1}, **PLAIN)
     made, trials, pool = supervise(content=content)
     made.run()
     assert states(trials) == ["FAIL"] * 2

@@ -11,7 +11,7 @@ import pytest
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.models import classifier
-from ctkeras.training import ending, loop, programs, start, stopping, train
+from ctkeras.training import ending, loop, start, stopping, train
 from ctkeras.training.loop import Progress
 from ctkeras.training.steps import new_totals
 
@@ -157,7 +157,7 @@ def test_the_head_is_trained_for_head_epochs_and_then_all():
 )
 def test_batch_norm_is_frozen_only_where_pretrained_layers_are_trained(monkeypatch, values, frozen):
     seen = []
-    monkeypatch.setattr(programs, "classifier", lambda structure: seen.append(structure))
+    monkeypatch.setattr(start, "programs_classifier", lambda structure: seen.append(structure))
     monkeypatch.setattr(classifier, "initialise", lambda built, **options: seen.append(options))
     config = RunConfig(**{"freeze_backbone": False, "freeze_batch_norm": True, "dropout": 0.4, "seed": 3} | values)
     start.build(config, classes=4, weights=None)
