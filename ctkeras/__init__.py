@@ -51,7 +51,7 @@ class _Package(types.ModuleType):
 
     @audit.setter
     def audit(self, folder: types.ModuleType) -> None:
-        pass  # the import system assigns the folder here
+        """Does nothing: the import system assigns the folder here."""
 
 
 sys.modules[__name__].__class__ = _Package

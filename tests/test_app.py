@@ -74,12 +74,12 @@ def test_a_files_mode_changes_nothing(answer):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        pytest.param(b"<script>alert(1)</script>", "no image format", id="text under an image's name"),
-        pytest.param(b"", "no image format", id="empty"),
-        pytest.param(b"%PDF-1.7 ...", "no image format", id="a document"),
+        pytest.param(b"<script>alert(1)</script>", "not in an image format", id="text under an image's name"),
+        pytest.param(b"", "not in an image format", id="empty"),
+        pytest.param(b"%PDF-1.7 ...", "not in an image format", id="a document"),
         pytest.param(png()[:200], "damaged", id="half an image"),
         pytest.param(b"\0" * (app.MAX_BYTES + 1), "at most 20 MB", id="too large"),
-        pytest.param(b"\0" * app.MAX_BYTES, "no image format", id="as large as allowed"),
+        pytest.param(b"\0" * app.MAX_BYTES, "not in an image format", id="as large as allowed"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_content(answer, content, reason):
@@ -188,7 +188,7 @@ def test_an_image_is_answered(served, answer):
 def test_what_is_no_image_is_refused_in_words(served):
     stream = explained(served, b"<script>alert(1)</script>")
     assert "event: error" in stream
-    assert "no image format" in stream
+    assert "not in an image format" in stream
 
 
 @pytest.mark.integration

@@ -13,7 +13,7 @@ SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
 def audit(data: str) -> dict[str, Any]:
-    """Compares all images of a data set: duplicates, leaks between splits, labels told by the file alone.
+    """Compares all images of a data set: duplicates, leaks between splits, how well files reveal their class without their pixels.
 
     The result is cached by the images' content, and is what `ctkeras data check --json` prints.
 

@@ -101,7 +101,7 @@ def mix_pixels(batch: Any, labels: Any, seed: Any, alpha: Any) -> tuple[Any, Any
     import tensorflow as tf
 
     class SeededMixUp(keras_cv.layers.MixUp):
-        def mix_pixels(self, images: Any) -> tuple[Any, Any, Any]:
+        def _mixup(self, images: Any) -> tuple[Any, Any, Any]:
             count = tf.shape(images)[:1]
             pairs = tf.argsort(tf.random.stateless_uniform(count, seed + [0, 9]))
             # In logarithms, by G(a) = G(a + 1) U^(1/a): for small alpha both draws would underflow to 0.

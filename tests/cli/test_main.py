@@ -98,12 +98,12 @@ def test_debug_is_taken_anywhere_and_prints_the_traceback(capsys):
 def test_a_finished_run_is_not_resumed(capsys, tmp_path, monkeypatch):
     from ctkeras.config import RunConfig
     from ctkeras.runs import folder
-    from ctkeras.training import train
+    from ctkeras.training import train as training
 
     folder.write_json(tmp_path / "config.json", RunConfig().to_dict())
     folder.write_json(tmp_path / "metrics.json", DONE | {"stopped_by": sorted(folder.FINISHED)[0]})
     resumed = []
-    monkeypatch.setattr(train, "train", lambda *_, resume, **__: resumed.append(resume) or RunResult(tmp_path, DONE))
+    monkeypatch.setattr(training, "train", lambda *_, resume, **__: resumed.append(resume) or RunResult(tmp_path, DONE))
     train._resume(Path(tmp_path))
     assert "has finished" in capsys.readouterr().err
     assert resumed == []

@@ -47,7 +47,7 @@ def opened(monkeypatch):
         names.append(name.partition(" in ")[0])
         return decode(content, name=name)
 
-    monkeypatch.setattr(images, "decode", noted)
+    monkeypatch.setattr(decoded, "decode", noted)
     return names
 
 
@@ -127,7 +127,7 @@ def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypat
         return decode(content, name=name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", fail)
+        patch.setattr(decoded, "decode", fail)
         with pytest.raises(UserError, match=r"valid/right/1\.png"):
             decoded.load_split(source, "valid", SIZE)
     assert [path for path in own_cache.rglob("*.*") if path.suffix != ".lock"] == []
@@ -235,7 +235,7 @@ def test_what_can_not_be_looked_at_is_told_in_its_place(folder, source):
 def test_decoding_loads_no_tensorflow(folder, tmp_path):
     code = f"""if True:
         import sys
-        from ctkeras import decoded, sources
+        from ctkeras.data import decoded, sources
         print(len(decoded.load_split(sources.open_source({str(folder)!r}), "train", 12).files), *sys.modules)
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -55,7 +55,7 @@ def test_our_flags_are_added_once_and_the_users_value_wins(verified):
 @pytest.mark.parametrize("flags", ["", "--xla_a=1"])
 @pytest.mark.parametrize("version", ["", "0.0.1", "99.0", xla.VERIFIED_JAXLIB[0] + "0"])
 def test_an_unverified_jaxlib_gets_no_flag_of_ours(plugins, monkeypatch, version, flags):
-    monkeypatch.setattr(versions, "version", lambda package: version)
+    monkeypatch.setattr(xla, "version", lambda package: version)
     assert xla.with_cpu_flags(flags) == flags
 
 
@@ -426,7 +426,7 @@ def test_barriers_are_kept_only_where_that_was_tested(monkeypatch, verified):
         with monkeypatch.context() as patch:
             patch.setenv(name, "off")
             assert xla.compiler_options() == {}
-    monkeypatch.setattr(versions, "version", lambda package: "0.0.1")
+    monkeypatch.setattr(xla, "version", lambda package: "0.0.1")
     assert xla.compiler_options() == {}
 
 

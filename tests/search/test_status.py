@@ -40,7 +40,7 @@ def test_a_value_is_short(value, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (600, "10 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+    [(0.4, "0.4 s"), (89, "89 s"), (90, "1.5 min"), (600, "10 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
 )
 def test_a_duration_has_a_suitable_unit(seconds, text):
     assert console.seconds_text(seconds) == text
@@ -137,7 +137,7 @@ def test_the_lines_of_a_search_estimate_its_end(study, clock, capsys):
         "phase1 1/4: trial 0  val_acc 0.5000  lr=0.0123  3 epochs, 60 s  "
         "[best 0.5000 (trial 0), 30 min left, all phases done at 13:00]"  # 5 more of 10 minutes each
     )
-    assert "[best 0.7500 (trial 1), 2 min left, all phases done at 12:15]" in second  # one minute each
+    assert "[best 0.7500 (trial 1), 2.0 min left, all phases done at 12:15]" in second  # one minute each
     assert third.startswith("phase1 3/4: trial 2  failed  lr=0.0123  not finite  [best 0.7500")
     assert progress.running == {}
     last = Progress("phase1", 3, ["lr"], metric="val_acc", maximize=True)
