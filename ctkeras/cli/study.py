@@ -4,7 +4,7 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +19,17 @@ from ctkeras.cli.options import (
 )
 from ctkeras.errors import UserError
 
+if TYPE_CHECKING:
+    from ctkeras.study.study import Study
+
 
 @click.command()
-@click.option("--trials", default="", metavar="N,N,N", help="trials per phase (default: 45,20,10)")
+@click.option(
+    "--trials",
+    default="",
+    metavar="N,N,N",
+    help="trials per phase (default: all of phase 1,24,10 in folds, else 45,20,10)",
+)
 @click.option("--budget", type=float, default=1.0, show_default=True, help="share of these trials to run, rounded up")
 @click.option("--models", default="", metavar="NAME,NAME", help="architectures that phase 1 chooses among")
 @click.option(
@@ -32,6 +40,9 @@ from ctkeras.errors import UserError
     help="sweep file of phase 1 (default: the built-in one)",
 )
 @click.option("--wide", is_flag=True, help="phase 2 also searches optimizer, scheduler, max_epochs and weight_decay")
+@click.option(
+    "--refit", is_flag=True, help="in folds: train the winner's configuration on everything as the final model"
+)
 @click.option(
     "--engine",
     type=click.Choice(["local", "wandb"]),
@@ -48,6 +59,7 @@ def study(
     models: str,
     file: Path | None,
     wide: bool,
+    refit: bool,
     engine: str,
     entity: str,
     workers: int,
@@ -59,35 +71,36 @@ def study(
 ) -> int:
     """Run all three phases, evaluate the best model once on the test split, and write a report.
 
-    Run the same command again to resume. Hyperparameters given as options are the same in all trials. The last line of the
-    output is the report's path.
+    With a frozen backbone on this machine, heads are solved, and validated by 5 folds of similar slices; otherwise runs are
+    trained in epochs and validated on the given split. Run the same command again to resume. Hyperparameters given as options
+    are the same in all trials. The last line of the output is the report's path.
     """
     from ctkeras.report import report
     from ctkeras.runtime import console
     from ctkeras.search.pool import Pool
     from ctkeras.search.storage import masked
     from ctkeras.study import engines
-    from ctkeras.study.study import plan, verdict
     from ctkeras.study.study import run as study_run
-    from ctkeras.sweep import phases
+    from ctkeras.study.study import verdict
 
     if engine == "wandb":
         require_login()
     options = read_config(config_file, flags)
-    content = phases.PHASE1
+    own = None
     if file is not None:
-        content = load_sound(file, engine="local", count=next(iter(_numbers(trials)), None))
-    planned = plan(
-        content,
-        options,
-        models=[name for name in models.split(",") if name],
-        trials=_numbers(trials),
-        budget=budget,
-        wide=wide,
-        seed=search_seed,
-        command=_command(),
-        storage=masked(storage),
-    )
+        own = load_sound(file, engine="local", count=next(iter(_numbers(trials)), None))
+    request = {
+        "models": [name for name in models.split(",") if name],
+        "trials": _numbers(trials),
+        "budget": budget,
+        "wide": wide,
+        "seed": search_seed,
+        "command": _command(),
+        "storage": masked(storage),
+        "refit": refit,
+    }
+    planned = _planned(options, request, engine=engine, file=file, own=own)
+    options = planned.options
     tell_idle(options, planned.content)
     pool = Pool(workers, patience=patience)
     run: engines.Engine
@@ -109,6 +122,60 @@ def study(
         path = report.write_report(outcome.folder, data=str(options.get("data") or ""))
     click.echo(str(path))
     return 0
+
+
+def _planned(
+    options: dict[str, Any], request: dict[str, Any], *, engine: str, file: Path | None, own: dict[str, Any] | None
+) -> "Study":
+    """The study of solved heads in folds where it can be, otherwise of training in epochs; prints which and why.
+
+    Args:
+        options: hyperparameters that are the same in all trials, and places.
+        request: other arguments of study.plan.
+        engine: local or wandb.
+        file: the sweep file of phase 1, if one is given.
+        own: its content.
+
+    Raises:
+        UserError: as study.plan; or folds are requested for runs that are trained in epochs.
+    """
+    from ctkeras.config import RunConfig, parse_value
+    from ctkeras.study import solved
+    from ctkeras.study.study import plan
+    from ctkeras.sweep import phases
+
+    why = solved.why_not(options, engine=engine, file=file, wide=request["wide"])
+    in_epochs = {name: value for name, value in options.items() if name != "folds"}
+    if not why:
+        earlier = _begun_in_epochs(in_epochs, request) if "folds" not in options and not request["refit"] else None
+        if earlier is not None:
+            click.echo(f"Resuming {earlier.name} on the given split, as it was begun; in folds: --folds 5", err=True)
+            return earlier
+        count = RunConfig.from_mapping(options).fold_count
+        click.echo(
+            f"Solving heads on frozen backbones, validated by {count} folds of train and valid together "
+            "(--folds 0: trained in epochs, validated on the given split).",
+            err=True,
+        )
+        return plan(phases.SOLVED1, options, **request, solved=True)
+    if parse_value("folds", options.get("folds", 0)) not in (0, "auto") and file is None:
+        raise UserError(f"--folds {options['folds']} needs solved heads; the study would train in epochs: {why}")
+    click.echo(f"Validating on the given split, not in folds: {why}.", err=True)
+    return plan(own or phases.PHASE1, options if file is not None else in_epochs, **request)
+
+
+def _begun_in_epochs(options: dict[str, Any], request: dict[str, Any]) -> "Study | None":
+    """The study that this command meant before there were folds, if the folder of results has it unfinished."""
+    from ctkeras.config import RunConfig
+    from ctkeras.study.study import plan
+    from ctkeras.sweep import phases
+
+    output_dir = Path(str(options.get("output_dir") or RunConfig.output_dir))
+    if not any(output_dir.glob("study-*/phase1.yaml")):
+        return None
+    earlier = plan(phases.PHASE1, options, **request)
+    folder = earlier.output_dir / earlier.name
+    return earlier if folder.is_dir() and not (folder / "study.json").exists() else None
 
 
 def _numbers(text: str) -> list[int]:

@@ -184,8 +184,8 @@ def _finite(value: Any) -> float | None:
 
 
 def searched(runs: Sequence[Run]) -> list[str]:
-    """The hyperparameters that differ between runs, in the order of RunConfig; places and the seed are not choices."""
-    left_out = {*PLACES, "seed", "log_model"}
+    """The hyperparameters that differ between runs, in the order of RunConfig; a place, the seed or a fold is not a choice."""
+    left_out = {*PLACES, "seed", "fold", "log_model"}
     return [name for name in FIELDS if name not in left_out and len({run.config[name] for run in runs}) > 1]
 
 

@@ -17,11 +17,11 @@ from ctkeras.runtime import console
 from ctkeras.search import plan as search_plan
 from ctkeras.search import status
 from ctkeras.search.plan import Search
-from ctkeras.study import engines
+from ctkeras.study import engines, solved
 from ctkeras.study.engines import Phase
 from ctkeras.study.winner import Contender, Difference, compare, contenders
 from ctkeras.sweep.file import fix, plain, searched
-from ctkeras.sweep.phases import PHASE2_RUNS, next_phase
+from ctkeras.sweep.phases import PHASE2_RUNS, SOLVED2_RUNS, next_phase
 from ctkeras.training.stopping import Stop, on_signals
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
@@ -42,6 +42,8 @@ class Study:
     output_dir: Path  # contains the study's folder
     command: str  # to reproduce the study
     storage: str  # address of the trials, without the password
+    solved: bool = False  # of solved heads, validated in folds
+    refit: bool = False  # the model is the winner's configuration, trained on everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Outcome:
     difference: Difference | None
     final: Path  # the run folder of the model
     test: dict[str, Any]  # the model's metrics on the test split
+    in_folds: solved.InFolds | None = None  # the winner's numbers in folds
+    rule: str = ""  # by which the winner was chosen, if not by the highest mean
 
 
 def plan(
@@ -68,6 +72,8 @@ def plan(
     seed: int = 0,
     command: str = "",
     storage: str = "",
+    solved: bool = False,
+    refit: bool = False,
 ) -> Study:
     """Plans a study from the sweep of phase 1 and the options.
 
@@ -75,16 +81,20 @@ def plan(
         content: phase 1's sweep.
         options: hyperparameters that are the same in all trials, and places.
         models: the architectures that phase 1 chooses among; empty for those of the sweep.
-        trials: per phase; empty for the sweep's run_cap, 20 and 10.
+        trials: per phase; empty for the sweep's run_cap, 20 (24 with solved heads) and 10.
         budget: the share of these trials to run, rounded up.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
         seed: of the searches.
         command: to reproduce the study.
         storage: address of the trials, without the password; '' for study.db in output_dir.
+        solved: the heads are solved and validated in folds, and phase 2 searches what matters for them.
+        refit: the model is the winner's configuration, trained on everything.
 
     Raises:
         UserError: a value out of range.
     """
+    if refit and not solved:
+        raise UserError("--refit needs a study whose runs are validated in folds; remove it, or what rules folds out")
     for name in options:
         check_name(name)
     if "seed" in options:
@@ -94,7 +104,7 @@ def plan(
         named = [RunConfig.from_mapping({"model_name": name}).model_name for name in models]
         content["parameters"] = {**content["parameters"], "model_name": {"values": list(dict.fromkeys(named))}}
     first = search_plan.plan(content, options, title="phase1", seed=seed)  # also checks the sweep and the options
-    counts = trials or (first.total, PHASE2_RUNS, PHASE3_RUNS)
+    counts = trials or (first.total, SOLVED2_RUNS if solved else PHASE2_RUNS, PHASE3_RUNS)
     if len(counts) != 3 or min(counts) < 1:
         raise UserError(f"--trials takes three whole numbers from 1, as in 45,20,10; got {trials!r}")
     if not 0 < budget <= 1:
@@ -106,7 +116,8 @@ def plan(
     output_dir = Path(first.places.get("output_dir", RunConfig.output_dir))
     where = storage or str(output_dir / "study.db")
     name = _name(first, (one, two, three), wide=wide)
-    return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where)
+    counts = one, two, three
+    return Study(name, first, content, dict(options), counts, wide, seed, output_dir, command, where, solved, refit)
 
 
 def _name(first: Search, trials: Sequence[int], *, wide: bool) -> str:
@@ -142,18 +153,37 @@ def run(study: Study, engine: engines.Engine) -> Outcome | None:
         done.append(phase)
         console.note(engines.summary(phase))
         if number < 3:
-            content, header = _next(study, content, _to_choose_from(content, done), number + 1)
-    first, *others = contenders(done[-1].results)
-    other = others[0] if others else None
+            content, header = _continue(study, content, done, number + 1, folder)
+    outcome = _ended(study, done, folder)
+    if outcome is not None:
+        write_json(folder / "study.json", to_dict(study, name, outcome))
+    return outcome
+
+
+def _continue(
+    study: Study, content: Mapping[str, Any], done: Sequence[Phase], phase: int, folder: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The sweep of the phase after those that have ended, and its header."""
+    if study.solved and phase == 3:
+        runs = [run for one in done for run in one.results]
+        return _next(study, content, runs, phase, chosen=solved.finalists(content, runs, folder))
+    return _next(study, content, _to_choose_from(content, done), phase)
+
+
+def _ended(study: Study, done: list[Phase], folder: Path) -> Outcome | None:
+    """The winner of a study whose phases have ended, and its model on the test split; None if it was stopped."""
+    ranked = contenders(done[-1].results)
     folders = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
+    first = solved.cheapest(ranked, folders) if study.solved else ranked[0]
+    other = next((one for one in ranked if one is not first), None)
     difference = compare(first, other, folders) if other else None
-    final = _final_run(folder, first.best, study)
+    in_folds = solved.in_folds(first, folder) if study.solved else None
+    final = _final_run(folder, first.best, study, refit=study.refit and in_folds is not None)
     if final is None:
         return None
     metrics = _test_once(final, str(study.options.get("data", "")))
-    outcome = Outcome(folder, done, first, other, difference, final, metrics)
-    write_json(folder / "study.json", to_dict(study, name, outcome))
-    return outcome
+    rule = solved.RULE if study.solved else ""
+    return Outcome(folder, done, first, other, difference, final, metrics, in_folds, rule)
 
 
 def _fixed(study: Study) -> dict[str, Any]:
@@ -176,11 +206,17 @@ def _to_choose_from(content: Mapping[str, Any], done: Sequence[Phase]) -> list[R
 
 
 def _next(
-    study: Study, content: Mapping[str, Any], results: Sequence[Result], phase: int
+    study: Study,
+    content: Mapping[str, Any],
+    results: Sequence[Result],
+    phase: int,
+    *,
+    chosen: tuple[Sequence[Result], str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """The sweep of the next phase, and its header."""
-    seeds = range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2)))
-    sweep, reasons = next_phase(content, results, phase, wide=study.wide, runs=study.trials[1], seeds=list(seeds))
+    seeds = list(range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2))))
+    runs, kind = study.trials[1], {"wide": study.wide, "solved": study.solved}
+    sweep, reasons = next_phase(content, results, phase, **kind, runs=runs, seeds=seeds, chosen=chosen)
     sweep = fix(sweep, _fixed(study))
     points = math.prod(len(spec.get("values", [0])) for spec in sweep["parameters"].values())
     if phase == 2 and points <= study.trials[1]:  # every point once, rather than some of them twice
@@ -189,23 +225,27 @@ def _next(
     return sweep, [f"Phase {phase} of {study.name},", *reasons]
 
 
-def _final_run(folder: Path, best: Result, study: Study) -> Path | None:
-    """The run folder of the study's model: the winner's best seed.
+def _final_run(folder: Path, best: Result, study: Study, *, refit: bool) -> Path | None:
+    """The run folder of the study's model: the winner's best seed; with refit, a run on everything.
 
-    It is one of the runs that phase 3 compared, so nothing more is trained, and the test split plays no part in the choice.
-    The run is trained again only if its folder is not on this machine; None if that was stopped.
+    The best seed is one of the runs that phase 3 compared, so nothing more is trained, and the test split plays no part in the
+    choice. It is trained again only if its folder is not on this machine; None if that was stopped.
     """
-    final = folder / best.name
+    final = folder / (f"{best.name}-refit" if refit else best.name)
     if (final / "model.keras").exists() and (final / "contract.json").exists():
         return final
     from ctkeras.training.train import train
 
     places = {name: study.options[name] for name in PLACES if name in study.options}
-    config = RunConfig.from_mapping({**plain(best.config), **places, "output_dir": str(folder)})
-    console.note(f"The winner's run {best.name} is not on this machine; training it again.")
+    more = {"fold": "refit"} if refit else {}
+    config = RunConfig.from_mapping({**plain(best.config), **places, "output_dir": str(folder), **more})
+    if refit:
+        console.note("\nTraining the winner's configuration on training and validation images together.")
+    else:
+        console.note(f"The winner's run {best.name} is not on this machine; training it again.")
     stop = Stop()
     with on_signals(stop):
-        result = train(config, run_id=best.name, stop=stop)
+        result = train(config, run_id=final.name, stop=stop)
     return result.folder if result.metrics["stopped_by"] in FINISHED else None
 
 
@@ -232,6 +272,9 @@ def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
         "seeds": len(outcome.winner.runs),
         "validation_images": difference.images if difference else None,
         "inside_noise": difference.inside_noise if difference else None,
+        "standard_error": difference.error if difference else None,
+        "rule": outcome.rule,
+        "in_folds": outcome.in_folds._asdict() if outcome.in_folds else None,
         "final": {"folder": outcome.final.name, "model": f"{outcome.final.name}/model.keras"},
         "test_metrics": f"{outcome.final.name}/metrics_test.json",
         "test": {key: outcome.test.get(key) for key in ("n", "acc", "acc_low", "acc_high")},
@@ -246,18 +289,27 @@ def verdict(outcome: Outcome) -> list[str]:
     if other is not None and difference is not None:
         lines.append(f"runner-up: {_described(other)}")
         lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
-        cause = f"{difference.images} validation images and the seeds" if difference.images else "the seeds"
+        images = "images, out of fold," if outcome.in_folds else "validation images"
+        cause = f"{difference.images} {images} and the seeds" if difference.images else "the seeds"
         noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
         if not difference.ahead and not difference.noise:
             lines.append("The runner-up is inside the noise: both were right on the same images, so neither is better.")
         elif not difference.ahead:
             lines.append(f"The runner-up is inside the noise: both have the same mean, and {noise}.")
+        elif difference.ahead < 0:
+            behind = f"{-difference.ahead:.4f} behind, less than one standard error ({difference.error:.4f})"
+            lines.append(f"The winner is {behind}; {outcome.rule}. The runner-up is inside the noise: {noise}.")
         elif difference.inside_noise:
             lines.append(f"The runner-up is inside the noise: the winner leads by {lead}, and {noise}.")
         else:
             lines.append(f"The runner-up is outside the noise: the winner leads by {lead}, but {noise}.")
     else:
         lines.append("There is no runner-up: all runs of phase 2 had the same configuration.")
+    if (folds := outcome.in_folds) is not None:
+        lines.append(
+            f"validated in {folds.folds} folds of {folds.images} images of train and valid: val_acc {winner.mean:.4f}; on the "
+            f"{folds.given_images} of them that are from the given validation split: {folds.given_val_acc:.4f}"
+        )
     test = outcome.test
     lines.append(f"final model: {outcome.final / 'model.keras'}")
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
@@ -267,8 +319,11 @@ def verdict(outcome: Outcome) -> list[str]:
 
 def _described(one: Contender) -> str:
     """A configuration's numbers over its seeds, and its main hyperparameters."""
-    names = ("model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing")
+    names = ["model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing"]
+    names += ["mixup_alpha", "optimizer", "scheduler", "max_epochs"]
+    if one.config.get("optimizer") == "lbfgs":  # the others have no effect
+        names = ["model_name", "head_stages", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay"]
     values = list(one.accuracies.values())
     spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
-    settings = status.settings(one.config, [*names, "mixup_alpha", "optimizer", "scheduler", "max_epochs"])
+    settings = status.settings(one.config, names)
     return f"val_acc {one.mean:.4f}, {spread}; {settings}"

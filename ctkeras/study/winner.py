@@ -63,6 +63,7 @@ class Difference:
     noise: float  # half the width of the 95% interval around `ahead`
     seeds: int  # number of seeds that both have
     images: int  # of validation; 0 without predictions on this machine, and the noise then leaves the images out
+    error: float = 0.0  # standard error of `ahead`
 
     @property
     def inside_noise(self) -> bool:
@@ -82,7 +83,7 @@ def contenders(results: Sequence[Result]) -> list[Contender]:
 
 
 def compare(winner: Contender, other: Contender, folders: Mapping[str, Path]) -> Difference:
-    """The winner's lead in mean val_acc, and its 95% interval.
+    """The winner's lead in mean val_acc, its 95% interval and its standard error.
 
     Two kinds of chance add up. One is the choice of seeds: both configurations ran with the same ones, so they are compared
     in pairs (Student's t). The other is the choice of validation images, because an accuracy is a share of a few dozen of
@@ -97,15 +98,17 @@ def compare(winner: Contender, other: Contender, folders: Mapping[str, Path]) ->
     shared = sorted(winner.runs.keys() & other.runs.keys())
     ahead = winner.mean - other.mean
     pairs = [winner.runs[seed].val_acc - other.runs[seed].val_acc for seed in shared]
-    of_seeds = _half_width(pairs)
+    of_seeds, error = _half_width(pairs), _standard_error(pairs)
     right = [[_right(folders.get(one.runs[seed].name)) for seed in shared] for one in (winner, other)]
     files = set.intersection(*(set(run) for runs in right for run in runs)) if shared else set()
     if files:
         per_image = [float(np.mean([a[f] - b[f] for a, b in zip(*right, strict=True)])) for f in sorted(files)]
-        return Difference(ahead, math.hypot(of_seeds, _half_width(per_image)), len(shared), len(files))
+        noise = math.hypot(of_seeds, _half_width(per_image))
+        return Difference(ahead, noise, len(shared), len(files), math.hypot(error, _standard_error(per_image)))
     images = max((len(_right(folder)) for folder in folders.values()), default=0)
     variance = sum(one.mean * (1 - one.mean) for one in (winner, other)) / images if images else 0.0
-    return Difference(ahead, math.hypot(of_seeds, 1.96 * math.sqrt(variance)), len(shared), images)
+    noise = math.hypot(of_seeds, 1.96 * math.sqrt(variance))
+    return Difference(ahead, noise, len(shared), images, math.hypot(error, math.sqrt(variance)))
 
 
 def _half_width(values: Sequence[float]) -> float:
@@ -115,7 +118,12 @@ def _half_width(values: Sequence[float]) -> float:
     count = len(values)
     if count < 2:
         return 0.0
-    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * _standard_error(values)
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """The standard error of a mean; 0 for a single value, which has no spread."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _right(folder: Path | None) -> dict[str, float]:

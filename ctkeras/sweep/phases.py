@@ -35,6 +35,28 @@ PHASE2_WIDE = {
     "weight_decay": [1e-5, 1e-4, 1e-3],
 }
 
+# Phases 1 and 2 of a study of solved heads, which have no learning rate, batch size or epochs: first the backbone and how
+# images are prepared for it, then the loss and L2. Grids, because a head is solved in seconds; defaults come first.
+SOLVED1: dict[str, Any] = {
+    "name": "phase1",
+    "method": "grid",
+    "metric": METRIC,
+    "command": COMMAND,
+    "parameters": {
+        "model_name": {"values": ["resnet18", "resnet34", "efficientnet_b0"]},
+        "freeze_backbone": {"value": True},
+        "head_stages": {"values": [4, 2]},
+        "fit": {"values": ["stretch", "pad"]},
+        "gray": {"values": ["as_is", "stretch"]},
+    },
+}
+SOLVED2 = {
+    "class_weighting": ["loss", "none"],
+    "label_smoothing": [0.0, 0.1],
+    "weight_decay": ["auto", 0.03, 0.3],
+}
+SOLVED2_RUNS = 24
+
 
 def next_phase(
     previous: Mapping[str, Any],
@@ -42,8 +64,10 @@ def next_phase(
     phase: int,
     *,
     wide: bool = False,
+    solved: bool = False,
     runs: int = PHASE2_RUNS,
     seeds: Sequence[int] = SEEDS,
+    chosen: tuple[Sequence[Result], str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Makes the sweep of a phase from the results of the previous one.
 
@@ -52,8 +76,10 @@ def next_phase(
         results: its finished runs.
         phase: 2 or 3.
         wide: phase 2 also searches optimizer, scheduler, max_epochs and weight_decay.
+        solved: phase 2 is that of solved heads.
         runs: the number of runs of phase 2.
         seeds: of phase 3.
+        chosen: the runs that the phase continues from, and the rule in words; None for the best two by val_acc.
 
     Returns:
         The sweep, and the reasons for its values, one per line.
@@ -64,19 +90,23 @@ def next_phase(
     if not results:
         raise UserError("the sweep has no finished run with a val_acc yet; wait until some runs have finished")
     ranked = best_first(results)
-    added = PHASE2 | (PHASE2_WIDE if wide else {}) if phase == 2 else {}
+    added = (SOLVED2 if solved else PHASE2 | (PHASE2_WIDE if wide else {})) if phase == 2 else {}
     keys = [key for key in searched(previous) if key not in added and key != "seed"]
-    chosen = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
-    reasons = [f"chosen from {len(results)} finished runs by val_acc, ties broken by val_loss:"]
+    rule = "by val_acc, ties broken by val_loss"
+    if chosen is not None:
+        top, rule = chosen
+    else:
+        top = _top_architectures(ranked, keys) if phase == 2 else _top_configurations(ranked, keys)
+    reasons = [f"chosen from {len(results)} finished runs {rule}:"]
     reasons += [
-        f"  {r.config['model_name']}: val_acc {r.val_acc:.4f}, val_loss {r.val_loss:.4f} (run {r.name})" for r in chosen
+        f"  {r.config['model_name']}: val_acc {r.val_acc:.4f}, val_loss {r.val_loss:.4f} (run {r.name})" for r in top
     ]
-    if len(ranked) > len(chosen):
-        other = next(result for result in ranked if result not in chosen)
+    if len(ranked) > len(top):
+        other = next(result for result in ranked if result not in top)
         reasons.append(
             f"  the best run not chosen: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
         )
-    parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in chosen]}}
+    parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in top]}}
     parameters |= {name: {"values": values} for name, values in added.items()}
     if phase == 3:
         parameters["seed"] = {"values": list(seeds)}

@@ -47,7 +47,11 @@ def load(
     loaded = []
     for view in range(views):
         seen = augmentation if view else 0.0
-        facts = (programs.parts.prefix.name, weights, pixels, split.images.shape, view, seen, precision, *versions)
+        prefix = (
+            programs.parts.prefix.name,
+            str(programs.parts.prefix.output_shape),
+        )  # by the shape, head_stages differ
+        facts = (*prefix, weights, pixels, split.images.shape, view, seen, precision, *versions)
         path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
         if not path.exists():
             text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"

@@ -276,7 +276,7 @@ def test_leaving_out_loads_no_tensorflow(tmp_path):
         import sys
         import numpy as np
         from ctkeras.audit import audit
-        from ctkeras.data import crop, decoded, sources
+        from ctkeras.data import decoded, sources
         source = sources.open_source({str(tmp_path / "set")!r})
         files = tuple(entry.file for entry in source.entries if entry.split == "train")
         train = decoded.Split(np.zeros((6, 8, 8), np.uint8), np.arange(6) // 3, files, ("a", "b"))
