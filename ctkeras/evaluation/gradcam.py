@@ -97,6 +97,7 @@ def explainer(model: "keras.Model") -> Explainer:
 
     def heat(states: list, pixels: "jax.Array", classes: "jax.Array") -> "tuple[jax.Array, jax.Array]":
         maps, _ = body.stateless_call(*states[0], pixels, training=False)
+        maps = maps if isinstance(maps, list) else [maps]
 
         def evidence(maps: "list[jax.Array]") -> "tuple[jax.Array, jax.Array]":
             (logits, answers), _ = tail.stateless_call(*states[1], maps, training=False)

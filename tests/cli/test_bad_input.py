@@ -184,7 +184,7 @@ CONTRACTS = {
 
 def make_runs(at):
     at.fingerprint = sources.open_source(str(at.good)).fingerprint
-    own = RunConfig(data=str(at.good), model_name="mobilenet_v2", image_size=32, pretrained=False, max_epochs=1)
+    own = RunConfig(data=str(at.good), model_name="mobilenet_v2", image_size=32, pretrained=False, max_epochs=1, optimizer="adamw")
     at.runs = at.root / "runs"
 
     def make(name, *, config=None, metrics=None, model="good", classes=("left", "right"), **values):
@@ -225,7 +225,7 @@ def make_runs(at):
     save_checkpoint(make("other_data"), Checkpoint({"best": [np.ones(3)]}, facts))
 
 
-TRAIN = ("--model_name", "mobilenet_v2", "--image_size", "32", "--max_epochs", "1")
+TRAIN = ("--model_name", "mobilenet_v2", "--image_size", "32", "--max_epochs", "1", "--optimizer", "adamw")
 
 
 def train(*arguments):
@@ -284,7 +284,7 @@ MISTAKES = {
     "flag of no verb": (lambda at: ["--fast", "train"], "--fast"),
     "flag without a value": (train("--lr"), "--lr"),
     "stray argument": (train("now"), "now"),
-    "text for a number": (train("--lr", "fast"), "lr must be a number, 0 < lr; got 'fast'"),
+    "text for a number": (train("--lr", "fast"), "lr must be a number, 0 < lr, or auto; got 'fast'"),
     "not a number": (train("--lr=nan"), "got 'nan'"),
     "lr 0": (train("--lr", "0"), "0 < lr"),
     "negative decay": (train("--weight_decay=-1"), "0 <= weight_decay"),
@@ -305,7 +305,7 @@ MISTAKES = {
     "YAML broken": (with_yaml("broken"), "broken.yaml is not YAML"),
     "YAML a list": (with_yaml("list"), "must hold a mapping"),
     "YAML of unknown names": (with_yaml("unknown"), "learning_rate"),
-    "YAML of a wrong value": (with_yaml("value"), "value.yaml, line 1: lr must be a number, 0 < lr; got 'fast'"),
+    "YAML of a wrong value": (with_yaml("value"), "value.yaml, line 1: lr must be a number, 0 < lr, or auto; got 'fast'"),
     "YAML of a name twice": (with_yaml("twice"), "twice.yaml, line 3: lr occurs twice"),
     "YAML no text": (with_yaml("bytes"), "bytes.yaml"),
     "YAML nested": (with_yaml("nested"), "lr must be a number"),
@@ -501,7 +501,7 @@ def test_debug_shows_where_a_mistake_was_found(place, capfd):
     code, _, lines = run(("train", "--debug", "--lr", "fast"), capfd)
     assert code == 2
     assert lines[0].startswith("Traceback")
-    assert lines[-1] == "Error: lr must be a number, 0 < lr; got 'fast'"
+    assert lines[-1] == "Error: lr must be a number, 0 < lr, or auto; got 'fast'"
 
 
 @pytest.mark.parametrize("words", [[], ["data"], ["sweep"]])

@@ -230,5 +230,5 @@ def test_small_cnn_learns():
 
 
 def test_drawing_does_not_import_tensorflow():
-    code = "import sys, ctkeras.phantom; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, ctkeras.data.phantom; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -79,7 +79,7 @@ def outputs_of(network, pixels):
 
 
 def write(trained, folder, name="tiny"):
-    return export.export(trained, folder, class_names=CLASS_NAMES, model_name=name, kind=layers.core)
+    return export.export(trained, folder, class_names=CLASS_NAMES, model_name=name, preparation=crop.WHOLE, kind=layers.core)
 
 
 @pytest.fixture(scope="module")

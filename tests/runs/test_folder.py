@@ -96,9 +96,9 @@ def test_a_config_is_read_back(tmp_path):
         ("{", r"config\.json is not JSON"),
         ("[]", r"config\.json is not a JSON object"),
         ('{"lrr": 1}', "unknown hyperparameter 'lrr'; did you mean lr"),
-        ('{"lr": -1}', "lr must be a number, 0 < lr; got -1"),
-        ('{"lr": NaN}', "lr must be a number, 0 < lr; got nan"),
-        ('{"lr": null}', "lr must be a number, 0 < lr; got None"),
+        ('{"lr": -1}', "lr must be a number, 0 < lr, or auto; got -1"),
+        ('{"lr": NaN}', "lr must be a number, 0 < lr, or auto; got nan"),
+        ('{"lr": null}', "lr must be a number, 0 < lr, or auto; got None"),
         ('{"max_epochs": 1, "warmup_epochs": 2}', "warmup_epochs must be below max_epochs"),
     ],
 )

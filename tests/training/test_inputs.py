@@ -28,9 +28,9 @@ class Cleaned:
 )
 def test_images_left_out_of_training_are_counted_aloud(monkeypatch, capfd, dropped, conflicts, said):
     cleaned, asked = Cleaned(40, dropped, conflicts), []
-    monkeypatch.setattr(decoded, "load_split", lambda source, split, size: asked.append((split, size)) or SPLIT)
+    monkeypatch.setattr(decoded, "load_split", lambda source, split, size, form: asked.append((split, size)) or SPLIT)
     monkeypatch.setattr(audit, "clean", lambda train, source, leaks: asked.append(leaks) or (train, cleaned))
-    data = inputs.load_data(types.SimpleNamespace(fingerprint="f"), RunConfig(image_size=64, leaks="keep"))
+    data = inputs.load_data(types.SimpleNamespace(fingerprint="f"), RunConfig(image_size=64, leaks="keep", folds=0))
     assert asked == [("train", 64), ("valid", 64), "keep"]  # never test
     assert (data.fingerprint, data.cleaned) == ("f", dataclasses.asdict(cleaned))
     note = capfd.readouterr().err

@@ -316,7 +316,7 @@ def test_eval_is_in_inference_mode_and_changes_nothing(built):
 
 def test_a_process_keeps_its_models_and_programs(monkeypatch):
     monkeypatch.setitem(backbones.BACKBONES, "tiny", backbones.Backbone(tiny, backbones._TORCH, "hf://none/tiny"))
-    structure = Structure("tiny", SIZE, CLASSES, "float32", None, False)
+    structure = Structure("tiny", SIZE, CLASSES, "float32", None, False, 1, 1)
     one, again = programs_classifier(structure), programs_classifier(structure._replace(image_size=SIZE))
     assert one is again
     assert programs_classifier(structure._replace(classes=2)) is not one
