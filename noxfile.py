@@ -28,7 +28,7 @@ def install(session: nox.Session, *requirements: str) -> None:
 def tests(session: nox.Session) -> None:
     """The quick tests: at most 4 minutes on two quiet cores. Prints the ten slowest."""
     install(session, *groups("test"))
-    session.run("pytest", "--durations=10", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", "--durations=10", *session.posargs)
 
 
 @nox.session
