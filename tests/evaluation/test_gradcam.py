@@ -155,7 +155,7 @@ def test_heat_lies_on_what_the_model_looks_for():
 def test_every_backbone_as_exported_is_explained(name):
     built = classifier.build(name, 64, classes=3)
     classifier.initialise(built, seed=0, dropout=0.2)
-    exported = export.core_model(built.model, core)
+    exported = export.core_model(built.model, 3, core)
     batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     found = gradcam.heat_maps(exported, batch, [0, 1])
     features = features_of(exported)(batch)
