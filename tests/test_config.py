@@ -11,7 +11,7 @@ import pytest
 from ctkeras import config
 from ctkeras.cli.idle import without_effect
 from ctkeras.cli.options import load_yaml, reference_table
-from ctkeras.config import FIELDS, RunConfig, parse_value
+from ctkeras.config import AUTO, FIELDS, RunConfig, parse_value
 from ctkeras.errors import UserError
 
 NUMBERS = [name for name, field in FIELDS.items() if field.type in (int, float)]
@@ -91,6 +91,8 @@ def test_a_truth_value_is_true_or_false(name, value):
 @pytest.mark.parametrize("value", [1, 1.5, True, None, ["phantom"], b"phantom"])
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_is_text(name, value):
+    if name == "fold" and type(value) is int:
+        return  # a fold may be given as its number
     with pytest.raises(UserError, match=name):
         parse_value(name, value)
 
@@ -134,7 +136,7 @@ def test_a_default_is_allowed_and_survives_as_text(name):
     default = FIELDS[name].default
     for form in (default, str(default)):
         parsed = parse_value(name, form)
-        assert (parsed, type(parsed)) == (default, str if default == "auto" else FIELDS[name].type)
+        assert (parsed, type(parsed)) == (default, str if default == AUTO else FIELDS[name].type)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -158,6 +160,8 @@ def test_warmup_ends_before_training_does():
         RunConfig(max_epochs=2, warmup_epochs=2)
 
 
+# What only epochs read.
+SOLVED_IDLE = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
 # What is given, and which of it changes nothing.
 IDLE = [
     ({}, set()),
@@ -191,8 +195,14 @@ IDLE = [
     *(({"model_name": "small_cnn", name: FIELDS[name].default}, {name}) for name in config.SCRATCH_IDLE),
     ({"model_name": "small_cnn", "freeze_backbone": True, "pretrained": True}, {"freeze_backbone", "pretrained"}),
     ({"model_name": "small_cnn", "head_epochs": 30, "weights_dir": "w"}, {"head_epochs", "weights_dir"}),
-    ({"early_stopping": 30}, {"early_stopping"}),
-    ({"early_stopping": 29}, set()),
+    ({"early_stopping": 30, "lr": 0.01}, {"early_stopping"}),
+    ({"early_stopping": 29, "lr": 0.01}, set()),
+    *(({name: FIELDS[name].default}, {name}) for name in SOLVED_IDLE),
+    ({"optimizer": "lbfgs", "lr": 0.01, "weight_decay": 0.1, "class_weighting": "none"}, {"lr"}),
+    *(({name: FIELDS[name].default, "optimizer": "adamw"}, set()) for name in SOLVED_IDLE),
+    ({"fold": "refit"}, set()),
+    ({"fold": "0", "folds": 0}, {"fold"}),
+    ({"fold": "all", "lr": 0.01}, {"fold"}),
 ]
 
 
@@ -280,7 +290,7 @@ def test_a_config_survives_json():
             changed[name] = field.metadata["choices"][-1] if field.metadata["choices"] else f"some {name}"
         else:
             changed[name] = field.metadata["high"] or 0.25 * (field.type is float) or 7
-    made = RunConfig(**changed | {"fold": "3"})
+    made = RunConfig(**changed | {"optimizer": "sgd", "fold": "2"})
     assert list(made.to_dict()) == list(FIELDS)
     assert RunConfig.from_mapping(json.loads(json.dumps(made.to_dict()))) == made != RunConfig()
 
@@ -385,7 +395,8 @@ def test_epoch_metrics_are_no_hyperparameters_but_lr():
         ({"weights_dir": "w", "pretrained": False}, ("weights_dir", "pretrained")),
         ({"head_epochs": 3}, ("head_epochs", "freeze_backbone", "unfreeze_from")),
         ({"augmentation": 0.5}, ("augmentation", "freeze_backbone", "feature_cache", "feature_views")),
-        ({"early_stopping": 30}, ("early_stopping", "max_epochs")),
+        ({"early_stopping": 30, "lr": 0.01}, ("early_stopping", "max_epochs")),
+        ({"scheduler": "step"}, ("scheduler", "optimizer", "lr", "freeze_backbone", "unfreeze_from")),
     ],
 )
 def test_nothing_is_said_of_what_a_search_has_yet_to_decide(given, deciding):
@@ -415,3 +426,75 @@ def test_the_example_of_a_config_runs_as_written():
     test = doctest.DocTestParser().get_doctest(RunConfig.__doc__, {"RunConfig": RunConfig}, "RunConfig", None, 0)
     assert len(test.examples) == 1
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+# What is given, and the optimizer, lr, weight_decay and number of folds that auto then stands for.
+AUTOS = [
+    ({}, "lbfgs", 0.03, AUTO, 5),
+    ({"weight_decay": 0.1}, "lbfgs", 0.03, 0.1, 5),
+    ({"folds": 0}, "lbfgs", 0.03, AUTO, 0),
+    ({"folds": 3, "fold": "refit"}, "lbfgs", 0.03, AUTO, 3),
+    ({"folds": "AUTO", "lr": " auto "}, "lbfgs", 0.03, AUTO, 5),
+    ({"lr": 0.01}, "adamw", 0.01, 1e-4, 0),
+    ({"lr": 0.01, "folds": 5, "fold": 4}, "adamw", 0.01, 1e-4, 5),
+    ({"lr": 0.01, "optimizer": "lbfgs"}, "lbfgs", 0.01, AUTO, 5),
+    ({"optimizer": "adam"}, "adam", 0.03, 1e-4, 0),
+    ({"optimizer": "sgd", "weight_decay": 0}, "sgd", 0.03, 0.0, 0),
+    ({"mixup_alpha": 0.2}, "adamw", 0.03, 1e-4, 0),
+    ({"feature_cache": False}, "adamw", 0.03, 1e-4, 0),
+    ({"unfreeze_from": "stage4"}, "adamw", 1e-4, 1e-4, 0),
+    ({"freeze_backbone": False}, "adamw", 1e-4, 1e-4, 0),
+    ({"model_name": "small_cnn"}, "adamw", 3e-3, 1e-4, 0),
+]
+
+
+@pytest.mark.parametrize(("given", "optimizer", "lr", "weight_decay", "folds"), AUTOS, ids=[str(row[0]) for row in AUTOS])
+def test_what_auto_stands_for(given, optimizer, lr, weight_decay, folds):
+    made = RunConfig(**given)
+    assert (made.optimizer, made.lr, made.weight_decay, made.fold_count) == (optimizer, lr, weight_decay, folds)
+    stored = json.loads(json.dumps(made.to_dict()))
+    assert RunConfig.from_mapping(stored) == made  # a config.json gives the run that it was written by
+
+
+@pytest.mark.parametrize(
+    ("given", "need"),
+    [
+        ({"freeze_backbone": False}, "freeze_backbone true"),
+        ({"unfreeze_from": "stage3"}, "unfreeze_from head"),
+        ({"mixup_alpha": 0.4}, "mixup_alpha 0"),
+        ({"feature_cache": False}, "feature_cache true"),
+        ({"model_name": "small_cnn"}, "freeze_backbone true"),
+    ],
+)
+def test_only_a_head_on_cached_features_is_solved(given, need):
+    with pytest.raises(UserError, match=f"optimizer lbfgs solves a head on cached features, so it needs {need}$"):
+        RunConfig(optimizer="lbfgs", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folds": 1}, "folds must be 0 or at least 2; got 1"),
+        ({"folds": 21}, "folds must be a whole number, 0 <= folds <= 20, or auto; got 21"),
+        ({"fold": "some"}, "fold must be all, refit or a number from 0; got 'some'"),
+        ({"fold": -1}, "fold must be all, refit or a number from 0; got '-1'"),
+        ({"fold": "5"}, r"fold must be below folds \(5\); got 5"),
+        ({"folds": 3, "fold": 3}, r"fold must be below folds \(3\); got 3"),
+        ({"folds": 5, "lr": 0.01}, "fold all needs optimizer lbfgs; with adamw train one fold at a time"),
+        ({"folds": 5, "optimizer": "sgd", "fold": "refit"}, "fold refit needs optimizer lbfgs; with sgd"),
+    ],
+)
+def test_a_fold_that_cannot_be_trained_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        RunConfig(**given)
+
+
+def test_auto_is_a_value_only_where_it_is_declared():
+    assert {name for name, field in FIELDS.items() if field.metadata["auto"]} == {
+        *("optimizer", "lr", "weight_decay", "folds")
+    }
+    for name in FIELDS:
+        assert config.describe(name).endswith("auto") == FIELDS[name].metadata["auto"]
+    for name in ("batch_size", "dropout", "freeze_backbone", "crop", "model_name"):
+        with pytest.raises(UserError, match=name):
+            parse_value(name, "auto")

@@ -84,6 +84,8 @@ def folds(labels: np.ndarray, groups: np.ndarray, k: int, *, seed: int) -> np.nd
         spread = [_spread(dealt, shares[group], fold) for fold in range(k)]
         fold_of[group] = np.argmin(spread)
         dealt[fold_of[group]] += shares[group]
+    if len(np.unique(fold_of)) < k:
+        raise UserError(f"some of {k} folds would have no images, because a class has too few groups: use fewer folds")
     return fold_of[groups]
 
 

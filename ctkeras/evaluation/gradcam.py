@@ -97,10 +97,11 @@ def explainer(model: "keras.Model") -> Explainer:
 
     def heat(states: list, pixels: "jax.Array", classes: "jax.Array") -> "tuple[jax.Array, jax.Array]":
         maps, _ = body.stateless_call(*states[0], pixels, training=False)
-        maps = maps if isinstance(maps, list) else [maps]
+        maps = list(maps) if isinstance(maps, list | tuple) else [maps]  # Keras unpacks a list of one output
 
         def evidence(maps: "list[jax.Array]") -> "tuple[jax.Array, jax.Array]":
-            (logits, answers), _ = tail.stateless_call(*states[1], maps, training=False)
+            inputs = maps if len(maps) > 1 else maps[0]
+            (logits, answers), _ = tail.stateless_call(*states[1], inputs, training=False)
             chosen = jnp.where(classes < 0, answers.argmax(-1), classes)
             # In inference images do not affect each other, so the gradient of the sum holds that of each image.
             return jnp.take_along_axis(logits, chosen[:, None], axis=1).sum(), answers

@@ -134,7 +134,8 @@ def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *,
     """Solves one head per fold, each on the images of all other folds, or one on all images if they are to be refitted.
 
     All heads share the standardisation, which knows no label. If weight_decay is auto, a member takes that of least
-    out-of-fold loss on the images it is trained on, so that no label of its own fold has a part in the choice.
+    out-of-fold loss on the images it is trained on. The labels of its own fold are not counted in that loss; they are
+    in it only through the heads of the other folds, which were trained on them.
 
     Args:
         config: as for solve.

@@ -1,5 +1,8 @@
 """The crop to the body and the preparation: on generated slices, odd images, and against the reference in the docs."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -7,36 +10,15 @@ from ctkeras.data import crop, phantom
 from ctkeras.data.crop import Preparation
 
 
-# This is the text of docs: numpy and Pillow, nothing of ctkeras.
-def reference(gray, size, *, crop="body", fit="stretch", gray_mode="as_is"):
-    from PIL import Image, ImageFilter
-
-    height, width = gray.shape
-    if crop == "body":
-        cells = np.asarray(Image.fromarray(gray).resize((128, 128), Image.BOX))
-        grays = range(cells.min(), cells.max())
-        means = [(cells[cells <= t].mean(), cells[cells > t].mean(), (cells <= t).mean()) for t in grays]
-        otsu = np.argmax([share * (1 - share) * (m1 - m0) ** 2 for m0, m1, share in means]) if means else 0
-        dark = means[otsu][0] if means else cells.min()
-        bright = Image.fromarray((cells > dark + 0.25 * (cells.min() + otsu - dark)).astype(np.uint8))
-        opened = np.asarray(bright.filter(ImageFilter.MinFilter(5)).filter(ImageFilter.MaxFilter(5)))
-        regions, before = opened * np.arange(128 * 128, 0, -1, dtype=np.int32).reshape(128, 128), None
-        while not np.array_equal(regions, before):  # the largest number spreads over its region
-            before = regions
-            wide = np.pad(regions, 1)
-            regions = opened * np.max([wide[y : y + 128, x : x + 128] for y in range(3) for x in range(3)], axis=0)
-        numbers, counts = np.unique(-regions[regions > 0], return_counts=True)
-        y, x = np.nonzero(regions == -numbers[counts.argmax()]) if len(numbers) else (np.array([0, 127]),) * 2
-        t, b = y.min() * height // 128, -(-(y.max() + 1) * height // 128)
-        l, r = x.min() * width // 128, -(-(x.max() + 1) * width // 128)  # noqa: E741
-        gray = gray[t:b, l:r] if (b - t) * (r - l) >= 0.15 * height * width else gray
-        height, width = gray.shape
-    scale = size / max(height, width)
-    h, w = (max(1, round(height * scale)), max(1, round(width * scale))) if fit == "pad" else (size, size)
-    pixels = np.asarray(Image.fromarray(gray).resize((w, h), Image.BILINEAR)).astype(float)
-    low, high = np.percentile(pixels, (1, 99)) if gray_mode == "stretch" else (0, 255)
-    pixels = np.rint(np.clip((pixels - low) / (high - low), 0, 1) * 255) if high > low else pixels
-    return np.pad(pixels, (((size - h) // 2, (size - h + 1) // 2), ((size - w) // 2, (size - w + 1) // 2)))
+@pytest.fixture(scope="module")
+def reference():
+    """The function on the page about the exported model: numpy and Pillow, nothing of ctkeras."""
+    root = next(folder for folder in pathlib.Path(__file__).parents if (folder / "pyproject.toml").exists())
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (root / "docs/model.md").read_text(encoding="utf-8"), re.S | re.M)
+    names = {}
+    exec(block, names)
+    assert "ctkeras" not in block
+    return names["reference"]
 
 
 def odd_images():
@@ -52,7 +34,7 @@ def odd_images():
 
 
 @pytest.mark.parametrize("choice", [Preparation(c, f, g) for c in crop.CROPS for f in crop.FITS for g in crop.GRAYS])
-def test_reference_of_the_docs_gives_the_same(choice):
+def test_reference_of_the_docs_gives_the_same(reference, choice):
     for image in odd_images():
         ours = crop.prepare(image, 64, choice)
         assert ours.shape == (64, 64) and ours.dtype == np.uint8

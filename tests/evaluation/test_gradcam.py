@@ -14,7 +14,7 @@ from ctkeras.cpu.layers import core
 from ctkeras.data import crop, images, phantom
 from ctkeras.errors import UserError
 from ctkeras.evaluation import gradcam, heatmap
-from ctkeras.models import classifier, export, predict
+from ctkeras.models import classifier, export, head, predict
 
 SIZE, NAMES = 32, ("adeno", "large", "normal")
 
@@ -155,7 +155,7 @@ def test_heat_lies_on_what_the_model_looks_for():
 def test_every_backbone_as_exported_is_explained(name):
     built = classifier.build(name, 64, classes=3)
     classifier.initialise(built, seed=0, dropout=0.2)
-    exported = export.core_model(built.model, built.model.output.shape[1], core)
+    exported = export.core_model(built.model, 3, core)
     batch = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     found = gradcam.heat_maps(exported, batch, [0, 1])
     features = features_of(exported)(batch)
@@ -163,6 +163,34 @@ def test_every_backbone_as_exported_is_explained(name):
     assert found.shape == features.shape[:3] == (2, side, side)
     cam = np.maximum(np.einsum("nhwd,dn->nhw", features, np.array(exported.layers[-2].kernel)[:, :2]), 0)
     np.testing.assert_allclose(found, cam / side**2, rtol=1e-3, atol=1e-4 * cam.max())
+
+
+def multi_stage(members):
+    """A classifier whose head reads four stages, with features away from their standard form, as it is exported."""
+    built = classifier.build("mobilenet_v2", 64, classes=3, head_stages=4, members=members)
+    classifier.initialise(built, seed=0, dropout=0.2)
+    rng = np.random.default_rng(2)
+    width = built.model.get_layer("pool").output.shape[-1]
+    head.set_statistics(built.model, rng.standard_normal(width), rng.uniform(0.5, 2, width))
+    kernels = [rng.standard_normal((width, 3)) for _ in range(members)]
+    head.set_weights(built.model, kernels, [np.zeros(3)] * members)
+    return export.core_model(built.model, 3, core)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_maps_of_all_stages_sum_to_the_logit(members, monkeypatch):
+    """Before negative values are set to 0, the sum of the map is the mean logit but for a constant of the class: CAM."""
+    import jax
+
+    network = multi_stage(members)
+    monkeypatch.setattr(jax.nn, "relu", lambda heat: heat)
+    batch = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
+    found = gradcam.heat_maps(network, batch, [1] * 4)
+    assert found.shape == (4, 2, 2)
+    logits = keras.Model(network.input, network.get_layer("logits").output).predict_on_batch(batch.astype(np.float32))
+    mean = np.asarray(logits, np.float64).reshape(4, members, 3).mean(1)[:, 1]
+    sums = found.sum((1, 2), dtype=np.float64)
+    np.testing.assert_allclose(sums - sums[0], mean - mean[0], rtol=1e-3, atol=1e-3 * np.abs(mean).max())
 
 
 def test_models_pooled_otherwise_are_explained_at_their_last_feature_map():

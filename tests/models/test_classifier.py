@@ -15,9 +15,9 @@ from ctkeras.training import steps
 from ctkeras.training.programs import programs_at
 
 SIZE, CLASSES = 32, 3
+HEAD = ["standardise/moving_mean", "standardise/moving_variance", "dropout/rate", "logits/kernel", "logits/bias"]
 HYPER = steps.Hyper(np.float32(0.1), np.float32(1e-4), np.float32(0.1))
 
-STATISTICS = {"standardise/moving_mean", "standardise/moving_variance"}  # of the head; never trained
 
 
 def tiny(image_size):
@@ -94,7 +94,7 @@ def test_the_frozen_split_composes_to_the_whole():
     np.testing.assert_allclose(suffix.predict_on_batch(prefix.predict_on_batch(inputs)), expected, atol=1e-5)
     owned = {weight.path for part in (prefix, suffix) for weight in part.weights}
     assert owned == {weight.path for weight in built.model.weights}
-    assert {weight.path for weight in suffix.weights} == {"dropout/rate", "logits/kernel", "logits/bias"} | STATISTICS
+    assert {weight.path for weight in suffix.weights} == set(HEAD)
 
 
 def test_unfrozen_the_suffix_is_the_model():
@@ -124,11 +124,10 @@ def test_no_model_is_nested_in_the_graph(name):
 def test_no_backbone_is_nested_and_its_weights_come_first_in_the_model(name):
     built = check_flat(name)
     names = [weight.path for weight in built.model.weights]
-    head = ["dropout/rate", "logits/kernel", "logits/bias"]
-    assert names[-3:] == head  # so that initialise puts loaded weights where they belong
+    assert names[-len(HEAD) :] == HEAD  # so that initialise puts loaded weights where they belong
     with backbones._blank_initializers():
         backbone = backbones.build(name, SIZE)
-    assert [weight.shape for weight in backbone.weights] == [weight.shape for weight in built.model.weights[:-3]]
+    assert [weight.shape for weight in backbone.weights] == [weight.shape for weight in built.model.weights[: -len(HEAD)]]
 
 
 def test_frozen_training_touches_only_the_head():
@@ -167,7 +166,7 @@ def test_fine_tuning_reaches_every_trainable_variable(freeze_batch_norm):
     differing = changed(before, values(built.model.weights))
     norms = {path for path in before if path.startswith("norm")}
     assert len(norms) == 8
-    expected = before.keys() - {"dropout/rate"} - STATISTICS - (norms if freeze_batch_norm else set())
+    expected = before.keys() - set(HEAD[:3]) - (norms if freeze_batch_norm else set())
     assert differing == expected
 
 
@@ -288,7 +287,7 @@ def test_loaded_weights_are_those_of_the_file_and_no_seed_changes_them(weights):
     with backbones._blank_initializers():
         expected = [rng.uniform(0.5, 1.5, weight.shape).astype(np.float32) for weight in tiny(SIZE).weights]
     for seed in (0, 1):
-        backbone = fresh(seed=seed, weights=weights).model.weights[:-5]
+        backbone = fresh(seed=seed, weights=weights).model.weights[: -len(HEAD)]
         for weight, value in zip(backbone, expected, strict=True):
             np.testing.assert_array_equal(weight.value, value)
 

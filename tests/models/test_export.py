@@ -78,8 +78,10 @@ def outputs_of(network, pixels):
     return np.asarray(compiled(state, pixels), np.float64)
 
 
-def write(trained, folder, name="tiny"):
-    return export.export(trained, folder, class_names=CLASS_NAMES, model_name=name, preparation=crop.WHOLE, kind=layers.core)
+def write(trained, folder, name="tiny", *, preparation=crop.WHOLE):
+    return export.export(
+        trained, folder, class_names=CLASS_NAMES, model_name=name, preparation=preparation, kind=layers.core
+    )
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +234,7 @@ def test_the_contract_says_what_goes_in_and_what_comes_out(trained, folder):
     assert contract["model_name"] == "tiny"
     assert contract["intended_use"].startswith("Research")
     assert "Not a medical device" in contract["intended_use"]
-    assert {"input_colour", "input_resize", "output"} <= contract.keys()
+    assert {"input_colour", "preparation", "output"} <= contract.keys()
     assert sorted(file.name for file in folder.iterdir()) == ["contract.json", "model.keras"]
     np.testing.assert_allclose(opened.predict_on_batch(raw_images()).sum(-1), 1, atol=1e-6)
 
