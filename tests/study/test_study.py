@@ -333,7 +333,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 
     monkeypatch.setattr(sources, "open_source", counted)
     monkeypatch.setattr(plan_module, "plan", planned)
-    monkeypatch.setattr(local, "run", _pretended)
+    monkeypatch.setattr(engines, "run", _pretended)
     monkeypatch.setattr(sweeps, "row", _row)
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     options = {**TINY, "data": str(image_folder), "output_dir": str(tmp_path / "runs")}
