@@ -184,8 +184,9 @@ class _Service:
         except BaseException as error:  # whatever it is, it may have damaged this process: another replaces it
             import traceback
 
-            traceback.print_exc(file=self.log or sys.__stderr__)
-            self.log = None
+            self.log = None  # it is closed by now
+            with contextlib.suppress(OSError), open(folder / LOG, "a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
             self.say(failed=f"{type(error).__name__}: {error}", spoilt=True)
 
 
@@ -226,10 +227,6 @@ def main() -> None:
     sys.stderr = _Notes(service)
     threading.Thread(target=service.listen, name="supervisor", daemon=True).start()
     service.work()
-
-
-if __name__ == "__main__":
-    main()
 
 
 def run_local(
@@ -274,3 +271,7 @@ def _drop_offline(folder: Path, run_id: str) -> None:
     for place in {folder, Path(os.environ.get("WANDB_DIR") or folder)}:
         for part in (place / "wandb").glob(f"offline-run-*-{run_id}"):
             shutil.rmtree(part, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
