@@ -333,6 +333,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 
     monkeypatch.setattr(sources, "open_source", counted)
     monkeypatch.setattr(plan_module, "plan", planned)
+    monkeypatch.setattr(study, "plan_plan", planned)
     monkeypatch.setattr(engines, "run", _pretended)
     monkeypatch.setattr(sweeps, "row", _row)
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
@@ -391,7 +392,7 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
 
 def test_a_phase_in_one_line():
     runs = [_result(0.1, 0.2, 0.5), _result(0.2, 0.2, 0.75)]
-    line = "phase 1: 3 trials in 2 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
+    line = "phase 1: 3 trials in 1.7 min, 1 failed, 1 stopped early, 4 epochs saved, best val_acc 0.7500 "
     model = RunConfig.model_name
     assert engines.summary(engines.Phase(1, "", runs, 1, 1, 4, 100.0)) == line + f"({model}, run 0.2 0.2)"
     assert engines.to_dict(engines.Phase(1, "", runs, 1, 1, 4, 100.0))["trials"] == 3
@@ -639,10 +640,11 @@ def test_the_whole_study_on_the_real_images(tmp_path, real_data, real_weights):
         )
     assert done.returncode == 0, (tmp_path / "errors").read_text()[-3000:]
     told = outcome(tmp_path)
-    assert [phase["trials"] for phase in told["phases"]] == [5, 2, 4]
+    assert [phase["trials"] for phase in told["phases"]] == [1, 3, 4]
+    assert told["in_folds"]["folds"] == 5
     assert told["winner"]["mean_val_acc"] > 0.5  # the largest class has 0.32
     assert told["test"]["n"] == 315
     assert told["test"]["acc_low"] > 0.38  # the largest class
     (folder,) = tmp_path.glob("runs/study-*")
     with open(folder / told["final"]["folder"] / "predictions.csv", newline="") as file:
-        assert {row["split"] for row in csv.DictReader(file)} == {"valid", "test"}
+        assert {row["split"] for row in csv.DictReader(file)} == {"folds", "test"}

@@ -115,8 +115,11 @@ def _given(run: Run) -> Html | None:
     value, images = run.metrics.get("given_val_acc"), run.metrics.get("given_val_n")
     if not in_folds(run) or not isinstance(value, int | float):
         return None
-    words = f"Out of fold means: each image was classified by a model trained in {run.metrics['folds']} folds without it, and "
-    words += f"without slices like it. On the {images} images of the given validation split only, it is {words_number(value)}."
+    words = "Out of fold means: each image was classified by a model that was trained without it and without slices like it "
+    words += (
+        f"({run.metrics['folds']} folds). On the {images} images of the given validation split only, the accuracy is "
+    )
+    words += f"{words_number(value)}."
     return p(words)
 
 
