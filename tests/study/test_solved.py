@@ -4,7 +4,6 @@ import json
 
 import pytest
 import sweeps
-from test_study import command_line  # noqa: F401 - a fixture
 
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
@@ -93,7 +92,7 @@ def test_the_cheapest_within_one_standard_error_wins(tmp_path):
     assert winner.compare(ranked[0], ranked[-1], folders).error == pytest.approx(0.0197, abs=1e-4)
     assert solved.cheapest(ranked, folders).best.name == nearer_default.name  # resnet18 is smaller, but too far behind
     chosen, words = solved.finalists({"parameters": {}} | phases.SOLVED1, runs, tmp_path)
-    assert [run.name for run in chosen][0] == best.name
+    assert chosen[0].name == best.name
     assert "best" in words
 
 
@@ -138,7 +137,7 @@ def test_the_verdict_when_the_cheaper_one_wins(tmp_path):
     assert "59 of them that are from the given validation split: 0.7797" in lines[3]
 
 
-def test_the_command_says_which_study_it_is(command_line):  # noqa: F811
+def test_the_command_says_which_study_it_is(command_line):
     words = [f"--{name}={value}" for name, value in DATA.items()]
     result = command_line(*words, "--models=mobilenet_v2", "--refit")
     assert result.exception is None
@@ -151,7 +150,7 @@ def test_the_command_says_which_study_it_is(command_line):  # noqa: F811
     assert isinstance(command_line(*words, "--lr=0.1", "--folds=5").exception, UserError)
 
 
-def test_a_study_begun_before_there_were_folds_is_resumed(command_line):  # noqa: F811
+def test_a_study_begun_before_there_were_folds_is_resumed(command_line):
     words = [f"--{name}={value}" for name, value in DATA.items()]
     old = plan(phases.PHASE1, {**DATA, "output_dir": str(command_line.folder)})
     (command_line.folder / old.name).mkdir()

@@ -11,12 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
 import sweeps
-from click.testing import CliRunner
 
 from ctkeras.cli.study import _numbers
 from ctkeras.cli.study import study as study_study
@@ -442,39 +440,6 @@ def test_a_study_that_is_stopped_goes_no_further(whole_study):
     assert study.run(planned, lambda task: engine(task) if task.number < 2 else None) is None
     assert not list(planned.output_dir.glob("*/phase3.yaml"))
     assert counts["evaluated"] == 0
-
-
-@pytest.fixture
-def command_line(monkeypatch, tmp_path):
-    """Runs the study verb with a pretended study; returns click's result and what the study was given."""
-    from ctkeras.report import report
-    from ctkeras.search import pool
-
-    calls = types.SimpleNamespace(ended=[], pools=[])
-
-    def run(planned, engine):
-        calls.study, calls.engine = planned, engine
-        return calls.outcome
-
-    class Pool:
-        def __init__(self, count, *, patience):
-            calls.pools.append((count, patience))
-
-        def end(self):
-            calls.ended.append(True)
-
-    monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(study, "verdict", lambda outcome: ["the verdict"])
-    monkeypatch.setattr(pool, "Pool", Pool)
-    monkeypatch.setattr(report, "write_report", lambda folder, *, data: folder / f"report of {data}")
-
-    def call(*words, outcome=True):
-        calls.outcome = types.SimpleNamespace(folder=tmp_path) if outcome else None
-        monkeypatch.setattr(sys, "argv", ["ctkeras", "study", *words])
-        return CliRunner().invoke(study_study, [*words, f"--output_dir={tmp_path}"], standalone_mode=False)
-
-    call.calls, call.folder = calls, tmp_path
-    return call
 
 
 def test_the_command_hands_its_options_on(command_line):
