@@ -66,9 +66,9 @@ def importance(runs: Sequence[Run], names: Sequence[str]) -> Importance | None:
 
 
 def _column(values: Sequence) -> np.ndarray:
-    """Values as numbers: text by its alphabetical position, which a tree can split; a wide range as logarithms."""
+    """Values as numbers: text, or auto among numbers, by position, which a tree can split; a wide range as logarithms."""
     if any(isinstance(value, str) for value in values):
-        known = sorted({str(value) for value in values})
-        return np.array([known.index(str(value)) for value in values], float)
+        known = sorted(set(values), key=lambda value: (isinstance(value, str), value))
+        return np.array([known.index(value) for value in values], float)
     numbers = np.array([float(value) for value in values])
     return np.log(numbers) if numbers.min() > 0 and numbers.max() / numbers.min() > 20 else numbers

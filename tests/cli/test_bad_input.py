@@ -184,7 +184,9 @@ CONTRACTS = {
 
 def make_runs(at):
     at.fingerprint = sources.open_source(str(at.good)).fingerprint
-    own = RunConfig(data=str(at.good), model_name="mobilenet_v2", image_size=32, pretrained=False, max_epochs=1, optimizer="adamw")
+    own = RunConfig(
+        data=str(at.good), model_name="mobilenet_v2", image_size=32, pretrained=False, max_epochs=1, optimizer="adamw"
+    )
     at.runs = at.root / "runs"
 
     def make(name, *, config=None, metrics=None, model="good", classes=("left", "right"), **values):
@@ -305,7 +307,10 @@ MISTAKES = {
     "YAML broken": (with_yaml("broken"), "broken.yaml is not YAML"),
     "YAML a list": (with_yaml("list"), "must hold a mapping"),
     "YAML of unknown names": (with_yaml("unknown"), "learning_rate"),
-    "YAML of a wrong value": (with_yaml("value"), "value.yaml, line 1: lr must be a number, 0 < lr, or auto; got 'fast'"),
+    "YAML of a wrong value": (
+        with_yaml("value"),
+        "value.yaml, line 1: lr must be a number, 0 < lr, or auto; got 'fast'",
+    ),
     "YAML of a name twice": (with_yaml("twice"), "twice.yaml, line 3: lr occurs twice"),
     "YAML no text": (with_yaml("bytes"), "bytes.yaml"),
     "YAML nested": (with_yaml("nested"), "lr must be a number"),

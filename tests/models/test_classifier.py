@@ -19,7 +19,6 @@ HEAD = ["standardise/moving_mean", "standardise/moving_variance", "dropout/rate"
 HYPER = steps.Hyper(np.float32(0.1), np.float32(1e-4), np.float32(0.1))
 
 
-
 def tiny(image_size):
     """A backbone with all that real ones have: BatchNorm, depthwise and 1x1 convolutions, a sum, dropout of its own."""
     image = keras.Input((image_size, image_size, 3))
@@ -127,7 +126,9 @@ def test_no_backbone_is_nested_and_its_weights_come_first_in_the_model(name):
     assert names[-len(HEAD) :] == HEAD  # so that initialise puts loaded weights where they belong
     with backbones._blank_initializers():
         backbone = backbones.build(name, SIZE)
-    assert [weight.shape for weight in backbone.weights] == [weight.shape for weight in built.model.weights[: -len(HEAD)]]
+    assert [weight.shape for weight in backbone.weights] == [
+        weight.shape for weight in built.model.weights[: -len(HEAD)]
+    ]
 
 
 def test_frozen_training_touches_only_the_head():

@@ -12,12 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-import types
 
 import numpy as np
 import pytest
 import sweeps
-from click.testing import CliRunner
 
 from ctkeras.cli.study import _numbers
 from ctkeras.cli.study import study as study_study
@@ -334,7 +332,8 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 
     monkeypatch.setattr(sources, "open_source", counted)
     monkeypatch.setattr(plan_module, "plan", planned)
-    monkeypatch.setattr(local, "run", _pretended)
+    monkeypatch.setattr(study, "plan_plan", planned)
+    monkeypatch.setattr(engines, "run", _pretended)
     monkeypatch.setattr(sweeps, "row", _row)
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     options = {**TINY, "data": str(image_folder), "output_dir": str(tmp_path / "runs")}
@@ -442,39 +441,6 @@ def test_a_study_that_is_stopped_goes_no_further(whole_study):
     assert study.run(planned, lambda task: engine(task) if task.number < 2 else None) is None
     assert not list(planned.output_dir.glob("*/phase3.yaml"))
     assert counts["evaluated"] == 0
-
-
-@pytest.fixture
-def command_line(monkeypatch, tmp_path):
-    """Runs the study verb with a pretended study; returns click's result and what the study was given."""
-    from ctkeras.report import report
-    from ctkeras.search import pool
-
-    calls = types.SimpleNamespace(ended=[], pools=[])
-
-    def run(planned, engine):
-        calls.study, calls.engine = planned, engine
-        return calls.outcome
-
-    class Pool:
-        def __init__(self, count, *, patience):
-            calls.pools.append((count, patience))
-
-        def end(self):
-            calls.ended.append(True)
-
-    monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(study, "verdict", lambda outcome: ["the verdict"])
-    monkeypatch.setattr(pool, "Pool", Pool)
-    monkeypatch.setattr(report, "write_report", lambda folder, *, data: folder / f"report of {data}")
-
-    def call(*words, outcome=True):
-        calls.outcome = types.SimpleNamespace(folder=tmp_path) if outcome else None
-        monkeypatch.setattr(sys, "argv", ["ctkeras", "study", *words])
-        return CliRunner().invoke(study_study, [*words, f"--output_dir={tmp_path}"], standalone_mode=False)
-
-    call.calls, call.folder = calls, tmp_path
-    return call
 
 
 def test_the_command_hands_its_options_on(command_line):
@@ -656,10 +622,11 @@ def test_the_whole_study_on_the_real_images(tmp_path, real_data, real_weights):
         )
     assert done.returncode == 0, (tmp_path / "errors").read_text()[-3000:]
     told = outcome(tmp_path)
-    assert [phase["trials"] for phase in told["phases"]] == [5, 2, 4]
+    assert [phase["trials"] for phase in told["phases"]] == [1, 3, 4]
+    assert told["in_folds"]["folds"] == 5
     assert told["winner"]["mean_val_acc"] > 0.5  # the largest class has 0.32
     assert told["test"]["n"] == 315
     assert told["test"]["acc_low"] > 0.38  # the largest class
     (folder,) = tmp_path.glob("runs/study-*")
     with open(folder / told["final"]["folder"] / "predictions.csv", newline="") as file:
-        assert {row["split"] for row in csv.DictReader(file)} == {"valid", "test"}
+        assert {row["split"] for row in csv.DictReader(file)} == {"folds", "test"}

@@ -57,9 +57,22 @@ def won(found: Findings) -> Section:
         "What won",
         p(*lead, class_="lead"),
         p(*verdict_words) if verdict_words else None,
+        _given(chosen),
         tag("div", *tiles, class_="tiles"),
-        p("Run ", tag("code", chosen.name), ". It was chosen by validation only."),
+        p("Run ", tag("code", chosen.name), ". It was chosen by validation only.", _rule(found)),
         files=files,
+    )
+
+
+def _rule(found: Findings) -> str:
+    """The rule by which a study in folds chose among what it cannot tell apart, and why; '' for any other."""
+    rule = found.results.study.get("rule")
+    if not rule:
+        return ""
+    return (
+        f" Of the accuracies, the mean over the seeds out of fold counts; {rule}. The reason: accuracy of a pool in which one "
+        "class is rare can be bought by neglecting that class, and the best of many configurations is partly lucky. A setting "
+        "away from its default has to pay more than chance does."
     )
 
 
@@ -85,9 +98,29 @@ def _interval_words(interval: Interval | None) -> str:
 
 
 def _share(interval: Interval | None, run: Run) -> str:
+    folds = in_folds(run)
     if interval is None:
-        return f"{run.val_acc:.1%} of the validation images"
-    return f"{round(interval.value * interval.images)} of the {interval.images} validation images"
+        return f"{run.val_acc:.1%} of the {'images, out of fold,' if folds else 'validation images'}"
+    images = "images, out of fold," if folds else "validation images"
+    return f"{round(interval.value * interval.images)} of the {interval.images} {images}"
+
+
+def in_folds(run: Run) -> bool:
+    """Whether a run was validated in folds of training and validation images together."""
+    return bool(run.metrics.get("folds"))
+
+
+def _given(run: Run) -> Html | None:
+    """A run in folds on the given validation split only, so that both numbers are always shown."""
+    value, images = run.metrics.get("given_val_acc"), run.metrics.get("given_val_n")
+    if not in_folds(run) or not isinstance(value, int | float):
+        return None
+    words = "Out of fold means: each image was classified by a model that was trained without it and without slices like it "
+    words += (
+        f"({run.metrics['folds']} folds). On the {images} images of the given validation split only, the accuracy is "
+    )
+    words += f"{words_number(value)}."
+    return p(words)
 
 
 def noise(found: Findings) -> tuple[str, list[str]]:
@@ -131,12 +164,19 @@ def _study_noise(found: Findings) -> tuple[str, list[str]]:
     named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
-    behind, noise_ = words_number(study.get("ahead")), words_number(study.get("noise"))
-    chance = f"other seeds and another {images} validation images" if images else "other seeds"
+    ahead, noise_ = study.get("ahead"), words_number(study.get("noise"))
+    side = "ahead" if isinstance(ahead, int | float) and ahead < 0 else "behind"
+    behind = words_number(abs(ahead) if isinstance(ahead, int | float) else ahead)
+    kind = "images" if study.get("in_folds") else "validation images"
+    chance = f"other seeds and another {images} {kind}" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} behind on average; "
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average; "
         f"{chance} would change that by up to {noise_} (95%)."
     )
+    if side == "ahead":
+        sentence += (
+            f" That is within one standard error ({words_number(study.get('standard_error'))}), so the cheaper one won."
+        )
     return ("noise" if inside else "more"), [sentence]
 
 

@@ -48,6 +48,10 @@ def learning_curves(found: Findings) -> Section:
         panels.append(
             tag("div", head, tag("div", *(tag("div", part) for part in drawn), class_="pair"), class_="panel")
         )
+    if all(run.config.get("optimizer") == "lbfgs" for run in top):
+        words = "These heads were solved to their optimum at once, so each has one row and no learning rate."
+        tables = [page.details("The same numbers as tables", *(_epochs(run) for run in top))]
+        return page.section("curves", "Learning curves", p(words), *tables, files=found.files("history.csv", runs=top))
     words = "The ring marks the epoch whose weights were saved: the best val_acc, ties by val_loss. "
     words += "Where the validation curve departs from the training curve, the model overfits."
     return page.section(
@@ -72,9 +76,10 @@ def _at(run: Run, name: str, epoch: int) -> str:
 
 def _epochs(run: Run) -> Html:
     """A run's history as a table."""
-    columns = ["epoch", "train_acc", "val_acc", "train_loss", "val_loss", "lr"]
+    columns = ["epoch", "train_acc", "val_acc", "train_loss", "val_loss"]
+    columns += [] if run.config.get("optimizer") == "lbfgs" else ["lr"]
     lines = [[int(row["epoch"]), *(f"{row.get(name, math.nan):.4g}" for name in columns[1:])] for row in run.history]
-    return page.table(columns, lines, caption=f"Epochs of {run.name}", numbers=range(6))
+    return page.table(columns, lines, caption=f"Epochs of {run.name}", numbers=range(len(columns)))
 
 
 def hyperband(found: Findings) -> Section | None:

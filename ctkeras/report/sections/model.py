@@ -37,7 +37,7 @@ def split_of(found: Findings) -> str:
         opened = found.test and found.chosen.folder and read_predictions(found.chosen.folder, "test")
     except UserError:
         opened = None
-    return "test" if opened else "validation"
+    return "test" if opened else "images out of fold" if found.chosen.metrics.get("folds") else "validation"
 
 
 def _missing(ident: str, heading: str, found: Findings) -> Section:

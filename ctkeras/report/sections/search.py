@@ -16,6 +16,7 @@ from ctkeras.runtime.console import seconds_text, value_text
 LINES = 240  # runs drawn in parallel coordinates; more would hide each other
 TOP_LINES = 80  # of these, the best; the others are sampled from the rest
 ENDED = {
+    "solved": "solved to the optimum",
     "max_epochs": "trained all epochs",
     "early_stopping": "early stopping",
     "hyperband": "hyperband",
@@ -56,7 +57,11 @@ def hyperparameters(found: Findings) -> Section:
     if len(top) == 1:
         top = _different([found.chosen, *found.runs])[:3]
     varied = results.searched(found.runs)
-    shown = [name for name in FIELDS if name in varied or name in ("model_name", "freeze_backbone", "lr")]
+    always = ["model_name", "freeze_backbone"]
+    always += (
+        [] if all(run.config["optimizer"] == "lbfgs" for run in top) else ["lr"]
+    )  # without effect on a solved head
+    shown = [name for name in FIELDS if name in varied or name in always]
     columns = ["hyperparameter", *(run.model_name for run in top)]
     lines: list[list[Any]] = [["validation accuracy", *(words.number(run.val_acc) for run in top)]]
     lines += [[name, *(value_text(run.config[name]) for run in top)] for name in shown if name != "model_name"]
