@@ -39,8 +39,15 @@ def _param(
     auto: bool = False,
 ) -> Any:
     """Declares one hyperparameter; `low`/`high` are inclusive bounds, `above`/`below` exclusive ones, `auto` also a value."""
-    bounds = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {"help": help, "choices": choices, "auto": auto, **bounds}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "auto": auto,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

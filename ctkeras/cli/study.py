@@ -81,7 +81,7 @@ def study(
     from ctkeras.search.storage import masked
     from ctkeras.study import engines
     from ctkeras.study.study import run as study_run
-    from ctkeras.study.study import verdict
+    from ctkeras.study.verdict import verdict
 
     if engine == "wandb":
         require_login()

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from ctkeras.cli.study import study as study_study
-from ctkeras.study import study
+from ctkeras.study import study, verdict
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def command_line(monkeypatch, tmp_path):
             calls.ended.append(True)
 
     monkeypatch.setattr(study, "run", run)
-    monkeypatch.setattr(study, "verdict", lambda outcome: ["the verdict"])
+    monkeypatch.setattr(verdict, "verdict", lambda outcome: ["the verdict"])
     monkeypatch.setattr(pool, "Pool", Pool)
     monkeypatch.setattr(report, "write_report", lambda folder, *, data: folder / f"report of {data}")
 

@@ -10,7 +10,7 @@ from ctkeras.errors import UserError
 from ctkeras.runs.folder import write_json
 from ctkeras.runs.result import Result
 from ctkeras.search.plan import plan as plan_search
-from ctkeras.study import solved, study, winner
+from ctkeras.study import solved, study, verdict, winner
 from ctkeras.study.study import plan
 from ctkeras.sweep import phases
 
@@ -130,7 +130,7 @@ def test_the_verdict_when_the_cheaper_one_wins(tmp_path):
     difference = winner.Difference(-0.01, 0.03, 5, 539, 0.0125)
     folds = solved.InFolds(5, 539, 59, 0.7797)
     test = {"n": 10, "acc": 0.8}
-    lines = study.verdict(study.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, solved.RULE))
+    lines = verdict.verdict(study.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, solved.RULE))
     assert "The winner is 0.0100 behind, less than one standard error (0.0125)" in lines[2]
     assert "539 images, out of fold," in lines[2]
     assert "validated in 5 folds of 539 images" in lines[3]

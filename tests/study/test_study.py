@@ -30,7 +30,7 @@ from ctkeras.search import local, storage
 from ctkeras.search import plan as plan_module
 from ctkeras.search.plan import plan as plan_plan
 from ctkeras.search.trialstore import Trials
-from ctkeras.study import engines, study, winner
+from ctkeras.study import engines, study, verdict, winner
 from ctkeras.sweep import phases
 from ctkeras.sweep.file import dump, fix, load
 
@@ -332,8 +332,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 
     monkeypatch.setattr(sources, "open_source", counted)
     monkeypatch.setattr(plan_module, "plan", planned)
-    monkeypatch.setattr(study, "plan_plan", planned)
-    monkeypatch.setattr(engines, "run", _pretended)
+    monkeypatch.setattr(local, "run", _pretended)
     monkeypatch.setattr(sweeps, "row", _row)
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     options = {**TINY, "data": str(image_folder), "output_dir": str(tmp_path / "runs")}
@@ -404,7 +403,7 @@ def _verdict(one, other, test=None, *, noise=0.0, images=0):
     first, second = (*found, None)[:2]
     difference = second and winner.Difference(first.mean - second.mean, noise, len(one), images)
     test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9} if test is None else test
-    return study.verdict(study.Outcome(pathlib.Path("runs"), [], first, second, difference, pathlib.Path("a"), test))
+    return verdict.verdict(study.Outcome(pathlib.Path("runs"), [], first, second, difference, pathlib.Path("a"), test))
 
 
 def test_the_verdict_in_sentences():
