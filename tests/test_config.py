@@ -448,7 +448,9 @@ AUTOS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "optimizer", "lr", "weight_decay", "folds"), AUTOS, ids=[str(row[0]) for row in AUTOS])
+@pytest.mark.parametrize(
+    ("given", "optimizer", "lr", "weight_decay", "folds"), AUTOS, ids=[str(row[0]) for row in AUTOS]
+)
 def test_what_auto_stands_for(given, optimizer, lr, weight_decay, folds):
     made = RunConfig(**given)
     assert (made.optimizer, made.lr, made.weight_decay, made.fold_count) == (optimizer, lr, weight_decay, folds)

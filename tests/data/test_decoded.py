@@ -71,7 +71,11 @@ def test_only_the_split_asked_for_is_opened(folder, source, own_cache, opened):
     train = decoded.load_split(source, "train", SIZE, crop.WHOLE)
     assert len(train.files) == 22
     assert sorted(opened) == sorted(train.files)
-    assert sorted(path.name for path in (own_cache / "decoded").glob("*/*")) == ["train-thumbnails.npy", "train.json", "train.npy"]
+    assert sorted(path.name for path in (own_cache / "decoded").glob("*/*")) == [
+        "train-thumbnails.npy",
+        "train.json",
+        "train.npy",
+    ]
 
 
 def test_a_split_is_decoded_once(source, own_cache, opened):
@@ -146,7 +150,9 @@ def test_arrays_without_their_table_count_for_nothing(source, own_cache):
 def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypatch):
     for size in (16, 17, 18):
         decoded.load_split(source, "valid", size, crop.WHOLE)
-        os.utime(decoded.split_folder(source, size, crop.WHOLE), (size, size))  # seconds; clocks are too coarse to tell them apart
+        os.utime(
+            decoded.split_folder(source, size, crop.WHOLE), (size, size)
+        )  # seconds; clocks are too coarse to tell them apart
     decoded.load_split(source, "valid", 16, crop.WHOLE)  # used last
     one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))

@@ -126,7 +126,9 @@ def test_no_backbone_is_nested_and_its_weights_come_first_in_the_model(name):
     assert names[-len(HEAD) :] == HEAD  # so that initialise puts loaded weights where they belong
     with backbones._blank_initializers():
         backbone = backbones.build(name, SIZE)
-    assert [weight.shape for weight in backbone.weights] == [weight.shape for weight in built.model.weights[: -len(HEAD)]]
+    assert [weight.shape for weight in backbone.weights] == [
+        weight.shape for weight in built.model.weights[: -len(HEAD)]
+    ]
 
 
 def test_frozen_training_touches_only_the_head():
