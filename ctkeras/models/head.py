@@ -25,6 +25,7 @@ STAGES = {
     "mobilenet_v3_large": ("expanded_conv_9_add", "expanded_conv_11_add", "expanded_conv_14_add"),
 }
 EPSILON = 1e-6  # added to each variance, of features near 1; a feature that is always 0 stays 0
+LEAST_SCALE = EPSILON**0.5  # a smaller variance would be lost in float32 beside EPSILON, and a division by 0 follow
 
 
 class Unpack(keras.layers.Layer):
@@ -90,11 +91,12 @@ def set_statistics(model: Any, mean: np.ndarray, scale: np.ndarray) -> None:
     Args:
         model: with a layer named standardise.
         mean: float [D].
-        scale: float [D], standard deviations; 1 for a feature that is constant.
+        scale: float [D], standard deviations; 1 for a feature that is constant. Those below LEAST_SCALE count as that.
     """
     layer = model.get_layer("standardise")
+    scale = np.maximum(scale, LEAST_SCALE)
     layer.moving_mean.assign(np.asarray(mean, np.float32))
-    layer.moving_variance.assign(np.asarray(scale, np.float32) ** 2 - np.float32(EPSILON))
+    layer.moving_variance.assign(np.maximum(scale**2 - EPSILON, 0).astype(np.float32))
 
 
 def set_weights(model: Any, kernels: Sequence[np.ndarray], biases: Sequence[np.ndarray]) -> None:

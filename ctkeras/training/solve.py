@@ -174,7 +174,7 @@ def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *,
 
 def put(model: "keras.Model", solution: Solution) -> None:
     """Puts solved heads into a Keras model, on features that it standardises."""
-    mean, scale = solution.mean, solution.scale
+    mean, scale = solution.mean, np.maximum(solution.scale, head.LEAST_SCALE)
     head.set_statistics(model, mean, scale)
     kernels = [kernel * scale[:, None] for kernel in solution.kernels]
     biases = [bias + mean @ kernel for kernel, bias in zip(solution.kernels, solution.biases, strict=True)]

@@ -150,7 +150,9 @@ def test_arrays_without_their_table_count_for_nothing(source, own_cache):
 def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypatch):
     for size in (16, 17, 18):
         decoded.load_split(source, "valid", size, crop.WHOLE)
-        os.utime(decoded.split_folder(source, size, crop.WHOLE), (size, size))  # seconds; clocks are too coarse
+        os.utime(
+            decoded.split_folder(source, size, crop.WHOLE), (size, size)
+        )  # seconds; clocks are too coarse to tell them apart
     decoded.load_split(source, "valid", 16, crop.WHOLE)  # used last
     one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
