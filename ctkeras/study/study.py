@@ -19,7 +19,7 @@ from ctkeras.search.plan import Search
 from ctkeras.search.plan import plan as plan_plan
 from ctkeras.study import engines, solved
 from ctkeras.study.engines import Phase
-from ctkeras.study.winner import Contender, Difference, compare, contenders
+from ctkeras.study.winner import Contender, Difference, compare, contenders, described
 from ctkeras.sweep.file import fix, plain, searched
 from ctkeras.sweep.phases import PHASE2_RUNS, SOLVED2_RUNS, next_phase
 from ctkeras.training.stopping import Stop, on_signals
@@ -285,9 +285,9 @@ def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
 def verdict(outcome: Outcome) -> list[str]:
     """The outcome, in sentences."""
     winner, other, difference = outcome.winner, outcome.runner_up, outcome.difference
-    lines = [f"winner:    {_described(winner)}"]
+    lines = [f"winner:    {described(winner)}"]
     if other is not None and difference is not None:
-        lines.append(f"runner-up: {_described(other)}")
+        lines.append(f"runner-up: {described(other)}")
         lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
         images = "images, out of fold," if outcome.in_folds else "validation images"
         cause = f"{difference.images} {images} and the seeds" if difference.images else "the seeds"
@@ -315,15 +315,3 @@ def verdict(outcome: Outcome) -> list[str]:
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
     lines.append(f"test accuracy {test['acc']:.4f} ({bounds}, {test['n']} images), evaluated once")
     return lines
-
-
-def _described(one: Contender) -> str:
-    """A configuration's numbers over its seeds, and its main hyperparameters."""
-    names = ["model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing"]
-    names += ["mixup_alpha", "optimizer", "scheduler", "max_epochs"]
-    if one.config.get("optimizer") == "lbfgs":  # the others have no effect
-        names = ["model_name", "head_stages", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay"]
-    values = list(one.accuracies.values())
-    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
-    settings = status.settings(one.config, names)
-    return f"val_acc {one.mean:.4f}, {spread}; {settings}"
