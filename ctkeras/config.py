@@ -66,11 +66,7 @@ class RunConfig:
     data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
-    model_name: str = _param(
-        "efficientnet_b0",
-        "backbone; small_cnn has no ImageNet weights and is always trained whole",
-        choices=MODEL_NAMES,
-    )
+    model_name: str = _param("efficientnet_b0", "backbone; small_cnn is trained from scratch", choices=MODEL_NAMES)
     pretrained: bool = _param(True, "start from ImageNet weights")
     weights_dir: str = _param("", "folder to search for weight files before downloading any")
     freeze_backbone: bool = _param(True, "train only the head; false fine-tunes the whole network")
@@ -78,23 +74,13 @@ class RunConfig:
     head_epochs: int = _param(0, "fine-tuning: number of epochs at the start that train only the head", low=0)
     freeze_batch_norm: bool = _param(True, "fine-tuning ImageNet weights: BatchNorm stays in inference mode")
     feature_cache: bool = _param(True, "frozen backbone: cache features; false computes them in every epoch")
-    feature_views: int = _param(
-        1, "frozen backbone: number of augmented views per image whose features are cached", low=1, high=64
-    )
+    feature_views: int = _param(1, "frozen backbone: augmented views per image with cached features", low=1, high=64)
     image_size: int = _param(224, "side in pixels of the square that images are resized to", low=32, high=512)
     crop: str = _param("body", "crop each image to the body before it is resized", choices=("body", "none"))
-    fit: str = _param(
-        "stretch", "bring an image to a square by stretching or by padding it", choices=("stretch", "pad")
-    )
-    gray: str = _param(
-        "as_is",
-        "stretch: bring the 1st and 99th percentile of each image to black and white",
-        choices=("as_is", "stretch"),
-    )
+    fit: str = _param("stretch", "stretch an image to a square, or pad it", choices=("stretch", "pad"))
+    gray: str = _param("as_is", "stretch: percentiles 1 and 99 become black and white", choices=("as_is", "stretch"))
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
-    precision: str = _param(
-        "float32", "number type to compute in; weights stay float32", choices=("float32", "bfloat16")
-    )
+    precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
     batch_size: int = _param(16, "images per step", low=1)
     max_epochs: int = _param(30, "number of epochs to train", low=1)
     early_stopping: int = _param(0, "stop after this many epochs without a better val_acc; 0 is off", low=0)
@@ -107,10 +93,7 @@ class RunConfig:
     )
     lr: float = _param(AUTO, "peak learning rate; auto: 0.03 for a head, 1e-4 for fine-tuning", above=0, auto=True)
     weight_decay: float = _param(
-        AUTO,
-        "weight decay of kernels; auto: chosen by folds inside training with lbfgs, otherwise 1e-4",
-        low=0,
-        auto=True,
+        AUTO, "decay of kernels; auto: chosen by folds if lbfgs, or else 1e-4", low=0, auto=True
     )
     folds: int = _param(
         AUTO,
@@ -120,10 +103,7 @@ class RunConfig:
         high=20,
         auto=True,
     )
-    fold: str = _param(
-        "all",
-        "all: train one member per fold, their mean is the model; refit: one model on everything; or a fold from 0",
-    )
+    fold: str = _param("all", "all: one member per fold, averaged; refit: one on everything; or a fold from 0")
     scheduler: str = _param("cosine", "learning rate schedule after warm-up", choices=("cosine", "step", "plateau"))
     warmup_epochs: float = _param(0.0, "epochs in which the learning rate rises from 0 to lr; may be a fraction", low=0)
     dropout: float = _param(0.3, "dropout rate in front of the head", low=0, below=1)
@@ -135,9 +115,7 @@ class RunConfig:
         "correct class imbalance by weights in the loss, by drawing rare classes more often, or not at all",
         choices=("loss", "sampling", "none"),
     )
-    leaks: str = _param(
-        "drop", "training images that also appear in valid or test, copies too", choices=("drop", "keep")
-    )
+    leaks: str = _param("drop", "training images that also appear in valid or test", choices=("drop", "keep"))
     log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
     seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ctkeras.search import status
-from ctkeras.study.winner import Contender
+from ctkeras.study.winner import described
 
 if TYPE_CHECKING:
     from ctkeras.study.study import Outcome
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
 def verdict(outcome: "Outcome") -> list[str]:
     """The outcome, in sentences."""
     winner, other, difference = outcome.winner, outcome.runner_up, outcome.difference
-    lines = [f"winner:    {_described(winner)}"]
+    lines = [f"winner:    {described(winner)}"]
     if other is not None and difference is not None:
-        lines.append(f"runner-up: {_described(other)}")
+        lines.append(f"runner-up: {described(other)}")
         lead = f"{difference.ahead:.4f} over {status.counted(difference.seeds, 'seed')}"
         images = "images, out of fold," if outcome.in_folds else "validation images"
         cause = f"{difference.images} {images} and the seeds" if difference.images else "the seeds"
         noise = f"chance in {cause} accounts for up to {difference.noise:.4f}"
         if not difference.ahead and not difference.noise:
-            lines.append("The runner-up is inside the noise: both were right on the same images, so neither is better.")
+            lines.append("The runner-up is within the noise: both were right on the same images, so neither is better.")
         elif not difference.ahead:
-            lines.append(f"The runner-up is inside the noise: both have the same mean, and {noise}.")
+            lines.append(f"The runner-up is within the noise: both have the same mean, and {noise}.")
         elif difference.ahead < 0:
             behind = f"{-difference.ahead:.4f} behind, less than one standard error ({difference.error:.4f})"
-            lines.append(f"The winner is {behind}; {outcome.rule}. The runner-up is inside the noise: {noise}.")
+            lines.append(f"The winner is {behind}; {outcome.rule}. The runner-up is within the noise: {noise}.")
         elif difference.inside_noise:
-            lines.append(f"The runner-up is inside the noise: the winner leads by {lead}, and {noise}.")
+            lines.append(f"The runner-up is within the noise: the winner leads by {lead}, and {noise}.")
         else:
             lines.append(f"The runner-up is outside the noise: the winner leads by {lead}, but {noise}.")
     else:
@@ -42,15 +42,3 @@ def verdict(outcome: "Outcome") -> list[str]:
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
     lines.append(f"test accuracy {test['acc']:.4f} ({bounds}, {test['n']} images), evaluated once")
     return lines
-
-
-def _described(one: Contender) -> str:
-    """A configuration's numbers over its seeds, and its main hyperparameters."""
-    names = ["model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing"]
-    names += ["mixup_alpha", "optimizer", "scheduler", "max_epochs"]
-    if one.config.get("optimizer") == "lbfgs":  # the others have no effect
-        names = ["model_name", "head_stages", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay"]
-    values = list(one.accuracies.values())
-    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
-    settings = status.settings(one.config, names)
-    return f"val_acc {one.mean:.4f}, {spread}; {settings}"

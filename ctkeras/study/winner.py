@@ -11,6 +11,7 @@ import numpy as np
 from ctkeras.config import PLACES
 from ctkeras.runs.predictions import read_validation
 from ctkeras.runs.result import Result, best_first
+from ctkeras.search import status
 from ctkeras.sweep import file
 
 LEVEL = 0.95  # confidence level of the interval around a difference
@@ -133,3 +134,15 @@ def _right(folder: Path | None) -> dict[str, float]:
         return {}
     right = valid.probabilities.argmax(-1) == valid.labels
     return dict(zip(valid.files, right.astype(float).tolist(), strict=True))
+
+
+def described(one: Contender) -> str:
+    """A configuration's numbers over its seeds, and its main hyperparameters."""
+    names = ["model_name", "freeze_backbone", "lr", "weight_decay", "batch_size", "dropout", "label_smoothing"]
+    names += ["mixup_alpha", "optimizer", "scheduler", "max_epochs"]
+    if one.config.get("optimizer") == "lbfgs":  # the others have no effect
+        names = ["model_name", "head_stages", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay"]
+    values = list(one.accuracies.values())
+    spread = f"sd {one.spread:.4f}, {min(values):.4f} to {max(values):.4f}, {status.counted(len(values), 'seed')}"
+    settings = status.settings(one.config, names)
+    return f"val_acc {one.mean:.4f}, {spread}; {settings}"

@@ -421,12 +421,12 @@ def test_the_verdict_in_sentences():
         "test accuracy 0.8000 (95% interval 0.5000 to 0.9000, 10 images), evaluated once",
     ]
     assert _verdict(first, second, noise=0.3)[2] == (
-        "The runner-up is inside the noise: the winner leads by 0.2500 over 2 seeds, "
+        "The runner-up is within the noise: the winner leads by 0.2500 over 2 seeds, "
         "and chance in the seeds accounts for up to 0.3000."
     )
     assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
     assert _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2] == (
-        "The runner-up is inside the noise: both have the same mean, and chance in the seeds accounts for up to 0.1000."
+        "The runner-up is within the noise: both have the same mean, and chance in the seeds accounts for up to 0.1000."
     )
     lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
     assert "1 seed; " in lines[0]
@@ -522,7 +522,7 @@ def test_the_whole_study_to_its_report_and_again(tmp_path):
     told = json.loads((folder / "study.json").read_text())
     assert [phase["trials"] for phase in told["phases"]] == [4, 2, 4]
     assert told["inside_noise"] in (True, False)
-    assert ("inside the noise" in done.stdout) == told["inside_noise"]
+    assert ("within the noise" in done.stdout) == told["inside_noise"]
     assert len(told["winner"]["val_acc"]) == len(told["runner_up"]["val_acc"]) == 2
     assert told["winner"]["mean_val_acc"] >= told["runner_up"]["mean_val_acc"]
     final = folder / told["final"]["folder"]

@@ -252,7 +252,7 @@ def split(n):
     labels = np.arange(n, dtype=np.int32) % 2
     pixels = rng.integers(0, 100, (n, 32, 32)).astype(np.uint8) + (labels * 100).astype(np.uint8)[:, None, None]
     return decoded.Split(pixels, labels, tuple(map(str, range(n))), ("dark", "bright"))
-values = dict(pretrained=False, model_name="mobilenet_v2", image_size=32, batch_size=8, max_epochs=2, augmentation=0)
+values = dict(pretrained=False, model_name="mobilenet_v2", image_size=32, batch_size=8, max_epochs=2, augmentation=0, lr=0.01)
 config = RunConfig(freeze_backbone={frozen}, output_dir={str(tmp_path)!r}, **values)
 print(train(config, data=Data(split(24), split(8), "arrays")).metrics["epochs"])
 """
