@@ -68,7 +68,7 @@ def summary(audited: Audit) -> dict[str, Any]:
         "duplicates": [[image.file for image in group] for group in audited.groups()],
         "near_duplicates": [[image.file for image in group] for group in audited.groups(near=True)],
         "near_pairs": [list(pair) for pair in audited.pairs],
-        "train_left_out": {name: len(files) for name, files in left_out.items()},
+        "train_left_out": {name: len(left_out[name]) for name in ("leaks", "conflicts")},
         "told_by_file": shortcuts.class_by_file(audited.images),
     }
 

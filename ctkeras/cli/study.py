@@ -151,17 +151,19 @@ def _planned(
         if earlier is not None:
             click.echo(f"Resuming {earlier.name} on the given split, as it was begun; in folds: --folds 5", err=True)
             return earlier
+        planned = plan(phases.SOLVED1, options, **request, solved=True)
         count = RunConfig.from_mapping(options).fold_count
         click.echo(
             f"Solving heads on frozen backbones, validated by {count} folds of train and valid together "
             "(--folds 0: trained in epochs, validated on the given split).",
             err=True,
         )
-        return plan(phases.SOLVED1, options, **request, solved=True)
+        return planned
     if parse_value("folds", options.get("folds", 0)) not in (0, "auto") and file is None:
         raise UserError(f"--folds {options['folds']} needs solved heads; the study would train in epochs: {why}")
+    planned = plan(own or phases.PHASE1, options if file is not None else in_epochs, **request)
     click.echo(f"Validating on the given split, not in folds: {why}.", err=True)
-    return plan(own or phases.PHASE1, options if file is not None else in_epochs, **request)
+    return planned
 
 
 def _begun_in_epochs(options: dict[str, Any], request: dict[str, Any]) -> "Study | None":

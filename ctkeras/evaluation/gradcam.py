@@ -121,12 +121,15 @@ def explainer(model: "keras.Model") -> Explainer:
 
 def _summed_to(heat: "jax.Array", shape: tuple[int, int]) -> "jax.Array":
     """A heat map [B, H, W] on the coarser grid of the last stage, whose places hold the sums of what they cover."""
-    import jax
+    rows, columns = (_overlaps(fine, coarse) for fine, coarse in zip(heat.shape[1:], shape, strict=True))
+    return rows @ heat @ columns.T
 
-    if heat.shape[1:] == shape:
-        return heat
-    share = heat.shape[1] * heat.shape[2] / (shape[0] * shape[1])
-    return jax.image.resize(heat, (heat.shape[0], *shape), "linear") * share
+
+def _overlaps(fine: int, coarse: int) -> np.ndarray:
+    """The share of each of `fine` places that lies in each of `coarse` places of the same length: float32 [coarse, fine]."""
+    starts, places = np.arange(coarse)[:, None] * fine / coarse, np.arange(fine)
+    shared = np.minimum(starts + fine / coarse, places + 1) - np.maximum(starts, places)
+    return np.maximum(shared, 0).astype(np.float32)
 
 
 def explain_files(

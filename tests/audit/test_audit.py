@@ -247,6 +247,8 @@ def test_no_label_of_another_split_says_what_training_leaves_out(tmp_path):
         source = write_set(tmp_path / name, clean_set() | {f"test/{name}/same.png": 0, f"valid/{name}/same.png": 4})
         audit.load(source)
         lists.append(json.loads((audit.folder(source) / "training.json").read_text()))
+    in_test = [each.pop("in_test") for each in lists]  # for folds, of the test split's pixels, never of its labels
+    assert in_test == [["train/a/0.png"], ["train/a/0.png"]]
     assert lists[0] == lists[1] == {"leaks": ["train/a/0.png", "train/b/1.png"], "conflicts": []}
 
 

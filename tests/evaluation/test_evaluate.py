@@ -72,7 +72,7 @@ def test_predictions_are_the_exported_models(run, data):
     rows = rows_of(run, "valid")
     assert len(rows) == 8
     for row in rows:
-        shown = images.read_rgb(data / row["file"], SIZE, crop.Preparation())[None].astype(np.float32)
+        shown = images.read_rgb(data / row["file"], SIZE, crop.WHOLE)[None].astype(np.float32)
         chances = np.asarray(network.predict_on_batch(shown))[0]
         assert [float(row[f"p_{name}"]) for name in names] == pytest.approx(chances.tolist(), abs=1e-6)
         assert row["predicted"] == names[chances.argmax()]

@@ -153,7 +153,7 @@ def test_prepare_caches_all_that_training_reads_and_decodes_each_image_once(tmp_
     data = load_data(source, RunConfig(data=source.path))
     assert data.train.images.shape[1:] == (224, 224)
     assert len(data.train.files) == 5  # and one left out
-    decoded.load_split(source, "test", 224, crop.WHOLE)
+    decoded.load_split(source, "test", 224, crop.Preparation())
     audit.load(source)
     assert decodings == []
     assert run(capfd, "data", "prepare", "--data", source.path)[0] == 0
@@ -168,7 +168,7 @@ def test_prepare_caches_all_that_training_reads_and_decodes_each_image_once(tmp_
     for entry in entries:
         megabytes, folder = re.search(r"([\d.]+) MB +(/.*)$", entry).groups()
         assert float(megabytes) == pytest.approx(folder_bytes(pathlib.Path(folder)) / 1e6, abs=0.05)
-    assert float(entries[0].partition(" MB")[0].split()[-1]) == pytest.approx(11 * 224**2 / 1e6, abs=0.06)
+    assert float(entries[0].partition(" MB")[0].split()[-1]) == pytest.approx(11 * (224**2 + 32**2) / 1e6, abs=0.06)
 
 
 def test_prepare_takes_several_sizes(tmp_path, capfd, decodings):
@@ -178,7 +178,7 @@ def test_prepare_takes_several_sizes(tmp_path, capfd, decodings):
     assert re.findall(r"12 images at (\d+) px", out) == ["32", "64"]
     decodings.clear()
     for size in (32, 64):
-        decoded.load_split(sources.open_source("phantom:12"), "train", size, crop.WHOLE)
+        decoded.load_split(sources.open_source("phantom:12"), "train", size, crop.Preparation())
     assert decodings == []
     assert run(capfd, "data", "prepare", "--data", "phantom:12", "--image_size", "31")[0] == 2
 

@@ -402,7 +402,12 @@ def test_a_run_folder_is_created_once_and_a_newer_one_left_alone(tmp_path):
 
 
 def test_what_ends_a_run_for_good():
-    assert set(folder.FINISHED) == {"max_epochs", "early_stopping", "hyperband"}  # a stop or a NaN can be resumed
+    assert set(folder.FINISHED) == {
+        "solved",
+        "max_epochs",
+        "early_stopping",
+        "hyperband",
+    }  # a stop or a NaN can be resumed
 
 
 def test_predictions_are_read_as_written(tmp_path):

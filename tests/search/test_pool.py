@@ -208,7 +208,9 @@ def told(number, folder, *, epochs=3, asks=(), **values):
     """A trial as a supervisor sends it."""
     from ctkeras.config import RunConfig
 
-    config = RunConfig.from_mapping({**sweeps.CONSTANT, "max_epochs": epochs, "output_dir": str(folder), **values})
+    config = RunConfig.from_mapping(
+        {**sweeps.CONSTANT, "optimizer": "adamw", "max_epochs": epochs, "output_dir": str(folder), **values}
+    )
     return {"run_id": f"trial-{number}", "config": config.to_dict(), "group": "g", "job_type": "j", "asks": list(asks)}
 
 
