@@ -208,9 +208,8 @@ def told(number, folder, *, epochs=3, asks=(), **values):
     """A trial as a supervisor sends it."""
     from ctkeras.config import RunConfig
 
-    config = RunConfig.from_mapping(
-        {**sweeps.CONSTANT, "optimizer": "adamw", "max_epochs": epochs, "output_dir": str(folder), **values}
-    )
+    fixed = {**sweeps.CONSTANT, "optimizer": "adamw", "max_epochs": epochs, "output_dir": str(folder)}
+    config = RunConfig.from_mapping(fixed | values)
     return {"run_id": f"trial-{number}", "config": config.to_dict(), "group": "g", "job_type": "j", "asks": list(asks)}
 
 
