@@ -310,6 +310,7 @@ def test_images_that_are_in_test_too_leave_the_pool(tmp_path):
     assert clean_set()  # the plain set has no copies at all
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_solved_head(tmp_path):
     """Bright and dark images: even a network of no training tells them apart once its head is solved."""
     import keras
