@@ -31,6 +31,7 @@ from ctkeras.training.train import TrainingFailed
 WANDB = pathlib.Path(sys.executable).with_name("wandb")
 NAMES = set(EPOCH_METRICS)
 TINY = {"model_name": "mobilenet_v2", "pretrained": False, "data": "phantom:48", "image_size": 32, "batch_size": 8}
+TINY |= {"optimizer": "adamw"}
 COMMAND = ["${env}", "python", "-m", "ctkeras", "train"]
 
 

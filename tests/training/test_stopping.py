@@ -28,7 +28,8 @@ Programs.train_step = train_step
 run()
 """
 TRAIN = (
-    "train --data phantom:48 --model_name mobilenet_v2 --pretrained false --image_size 32 --batch_size 8 --max_epochs 9"
+    "train --data phantom:48 --model_name mobilenet_v2 --pretrained false --image_size 32 --batch_size 8 --max_epochs 9 "
+    "--optimizer adamw"
 )
 
 
