@@ -99,7 +99,7 @@ FILES = {
     "no command": (REFUSED, with_(command=None)),
     "program only": (LOCAL, with_(command=None, program="train.py")),
     "another program": (LOCAL, with_(command="[python, other.py, '${args}']")),
-    "a path with the word": (LOCAL, with_(command="[python, /work/ctkeras/other.py]")),
+    "a path with the word": (LOCAL, with_(command="[python, /opt/ctkeras/other.py]")),
     "a path to the command": (SOUND, with_(command="[/usr/bin/ctkeras, train]")),
     "another verb": (REFUSED, with_(command="[ctkeras, evaluate]")),
     "command of text": (REFUSED, with_(command="python -m ctkeras train")),
