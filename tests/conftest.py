@@ -9,6 +9,8 @@ _SESSION = tempfile.TemporaryDirectory(prefix="ctkeras-tests-")
 os.environ["CTKERAS_CACHE_DIR"] = os.path.join(_SESSION.name, "cache")
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["KERAS_BACKEND"] = "jax"
+# Tests run side by side, one per core: a second thread of OpenBLAS would only spin against the other tests' threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 REAL_DATA = os.environ.pop("CTKERAS_DATA", "")  # tests name their data; none may use this by accident
 
 import pytest  # noqa: E402
