@@ -36,12 +36,14 @@ class Split:
     class_names: tuple[str, ...]
     # uint8 [N, 32, 32]: cropped to the body whatever the images are, to tell which slices are alike; None for arrays.
     thumbnails: np.ndarray | None = None
+    patients: tuple[str, ...] = ()  # of each image, as in layout.Entry; () for arrays
 
     def select(self, which: np.ndarray) -> "Split":
         """The images that a mask bool [N], or indices, name."""
         thumbnails = None if self.thumbnails is None else self.thumbnails[which]
         files = tuple(np.array(self.files, object)[which])
-        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails)
+        patients = tuple(np.array(self.patients, object)[which]) if self.patients else ()
+        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails, patients)
 
 
 class Look(NamedTuple):
@@ -77,7 +79,8 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
     thumbnails = np.load(folder / f"{split}-thumbnails.npy", mmap_mode="r")
     os.utime(folder)
     names = tuple(table["class_names"])
-    return Split(pixels, np.array(table["labels"], np.int32), tuple(table["files"]), names, thumbnails)
+    labels, patients = np.array(table["labels"], np.int32), tuple(table.get("patients", ()))
+    return Split(pixels, labels, tuple(table["files"]), names, thumbnails, patients)
 
 
 def _decode(source: Source, split: str, *, image_size: int, preparation: Preparation, folder: Path) -> None:
@@ -103,6 +106,7 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
     table = {
         "files": [entry.file for entry, *_ in rows],
         "labels": [source.class_names.index(entry.class_name) for entry, *_ in rows],
+        "patients": [entry.patient for entry, *_ in rows],
         "class_names": source.class_names,
     }
     _write(folder, f"{split}-thumbnails", np.stack([small for _, _, small, _ in rows]))

@@ -34,13 +34,14 @@ CT_CLASSES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image: its split, class name, path inside the source (with /), size in bytes and CRC-32."""
+    """One image: its split, class name, path inside the source (with /), size in bytes, CRC-32 and patient."""
 
     split: str
     class_name: str
     file: str
     size: int
     crc: int
+    patient: str = ""  # equal for the slices of one patient, and a pseudonym; '' where the data does not say
 
 
 def list_folder(root: Path) -> list[tuple[str, int, int]]:
@@ -197,6 +198,9 @@ def checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
 
 
 def fingerprint(entries: tuple[Entry, ...]) -> str:
-    """Returns the SHA-256 of names, classes and contents, which is the same for a zip and for its unpacked folder."""
-    rows = "\n".join(f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}" for e in entries)
+    """Returns the SHA-256 of names, classes, contents and patients; the same for a zip and for its unpacked folder."""
+    rows = "\n".join(
+        f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}" + (f"\t{e.patient}" if e.patient else "")
+        for e in entries
+    )
     return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()

@@ -37,12 +37,15 @@ def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
     for number in np.argsort(files, kind="stable"):
         copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number]).data).digest(), []).append(int(number))
     chosen = np.array([same[0] for same in copies.values() if len(set(labels[same].tolist())) == 1], int)
-    everything = Split(images, labels, tuple(files), train.class_names, thumbnails)
+    patients = (*train.patients, *valid.patients) if train.patients and valid.patients else ()
+    everything = Split(images, labels, tuple(files), train.class_names, thumbnails, patients)
     return everything.select(chosen), chosen >= len(train.files)
 
 
 def groups_of(split: Split) -> np.ndarray:
-    """Clusters of similar slices: int [N]."""
+    """Which images must stay together: int [N]. Patients where every image names one, or else clusters of similar slices."""
+    if split.patients and all(split.patients):
+        return groups.of_patients(split.patients)
     return groups.clusters(thumbnails_of(split))
 
 
