@@ -4,7 +4,8 @@ Neighbouring slices of one patient look alike, and a model that has seen one nam
 only where no group lies on both of its sides.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -45,6 +46,69 @@ def clusters(thumbnails: np.ndarray, *, correlation: float = CORRELATION) -> np.
 def of_patients(patients: Sequence[str]) -> np.ndarray:
     """Numbers patients by first occurrence: int64 [N], one group per patient."""
     return _in_order(np.unique(np.asarray(patients), return_inverse=True)[1])
+
+
+def named(files: Sequence[str], pattern: str) -> list[str]:
+    r"""Names the patient of each file by a pattern, as a pseudonym: patients are numbered from 1 by first occurrence.
+
+    Args:
+        files: paths inside the data set, with /.
+        pattern: a regular expression, searched for in each path; its first group names the patient.
+
+    Returns:
+        One pseudonym per file.
+
+    Raises:
+        UserError: it is not a regular expression, has no group, or does not match every file.
+
+    Example:
+        >>> named(["train/a/p7-01.png", "train/a/p7-02.png", "test/b/p9-01.png"], r"(p\d+)-")
+        ['1', '1', '2']
+    """
+    usage = f"a path such as {files[0] if files else 'train/a/p012-3.png'!r}; as in --group_pattern '(p\\d+)-'"
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"group_pattern {pattern!r} is not a regular expression ({error}); it names the patient in {usage}"
+        ) from error
+    if not expression.groups:
+        raise UserError(f"group_pattern {pattern!r} needs brackets around the part that names the patient in {usage}")
+    matches = [expression.search(file) for file in files]
+    names = [match[1] if match else None for match in matches]
+    if missing := [file for file, name in zip(files, names, strict=True) if not name]:
+        raise UserError(
+            f"group_pattern {pattern!r} does not find a patient in {len(missing):,} of {len(files):,} files, such as "
+            f"{missing[0]}; its first brackets must match in every path, as in --group_pattern '(p\\d+)-'"
+        )
+    numbers: dict[str | None, str] = {}
+    return [numbers.setdefault(name, str(len(numbers) + 1)) for name in names]
+
+
+def connected(count: int, pairs: Iterable[tuple[int, int, float]]) -> np.ndarray:
+    """Returns, for each of `count` numbers, the smallest number that pairs connect it with: int64 [count]."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
+    ends = np.array([(i, j) for i, j, *_ in pairs], np.int64).reshape(-1, 2).T
+    graph = sparse.coo_matrix((np.ones(ends.shape[1], bool), ends), shape=(count, count))
+    _, smallest, inverse = np.unique(
+        csgraph.connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
+    )
+    return smallest[inverse].astype(np.int64)
+
+
+def joined(*numberings: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Joins groups that share an image: int64 [N], numbered by first occurrence.
+
+    Args:
+        numberings: int [N] each; images with the same number in any of them are in one group.
+    """
+    count, pairs = len(numberings[0]), []
+    for numbers in numberings:
+        _, first, inverse = np.unique(np.asarray(numbers), return_index=True, return_inverse=True)
+        pairs += [(at, int(own), 1.0) for at, own in enumerate(first[inverse])]
+    return _in_order(connected(count, pairs)) if count else np.zeros(0, np.int64)
 
 
 def folds(labels: np.ndarray, groups: np.ndarray, k: int, *, seed: int) -> np.ndarray:

@@ -1,0 +1,145 @@
+"""What a lookup scores that knows no anatomy: each image gets the class of the training image that it resembles most.
+
+Where splits share patients, the most similar slice is the same patient's, and a lookup of 32 x 32 thumbnails names the
+class. A model's accuracy says something about lungs only by how far it exceeds this.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ctkeras.audit.audit import Audit, Image
+
+RESAMPLES, LEVEL = 1000, 0.05  # of the bootstrap over groups; the interval holds 1 - LEVEL
+_ROWS = 512  # images compared with all references at once
+_LATER = {"train": ("valid", "test"), "valid": ("test",), "test": ()}  # splits whose images training leaves out
+
+
+class Nearest(NamedTuple):
+    """The reference that an image resembles most."""
+
+    file: str
+    class_name: str
+    correlation: float  # of 32 x 32 thumbnails, cropped to the body
+
+
+class Lookup(NamedTuple):
+    """How often the most similar reference has an image's class."""
+
+    n: int  # images
+    acc: float
+    low: float  # 95% interval, by resampling groups
+    high: float
+    chance: float  # share of the references' most frequent class in the split
+    apart: float  # accuracy with references of an image's own group left out; NaN where nothing is left
+
+
+def nearest(audited: Audit, split: str, into: Sequence[str] = ("train",), *, leaks: str = "drop") -> dict[str, Nearest]:
+    """Returns the most similar reference of each image of a split, by correlation of their thumbnails.
+
+    Args:
+        audited: the data set's audit.
+        split: whose images are looked up.
+        into: splits that the references are from.
+        leaks: drop: references are the images that training uses, so none that appears in a later split, exactly or
+            nearly; keep: all images of `into`.
+
+    Returns:
+        For each file of `split`; empty if there are no references.
+    """
+    own, references = _of(audited, (split,)), _references(audited, into, leaks)
+    best, correlation = _most_similar(audited, own, references)[0]
+    rows = zip(own, best.tolist(), correlation.tolist(), strict=True) if len(references) else ()
+    images = audited.images
+    return {images[at].file: Nearest(images[to].file, images[to].class_name, value) for at, to, value in rows}
+
+
+def lookup(audited: Audit, split: str, into: Sequence[str] = ("train",), *, leaks: str = "drop") -> Lookup:
+    """Returns how often the most similar reference has an image's class.
+
+    Args:
+        audited: the data set's audit.
+        split: whose images are looked up.
+        into: splits that the references are from.
+        leaks: as for nearest.
+    """
+    own, references = _of(audited, (split,)), _references(audited, into, leaks)
+    if not len(own) or not len(references):
+        return Lookup(len(own), *[float("nan")] * 5)
+    names = np.array([image.class_name for image in audited.images])
+    (best, _), (other, similarity) = _most_similar(audited, own, references)
+    right = names[best] == names[own]
+    common, counts = np.unique(names[references], return_counts=True)
+    low, high = _interval(right, _numbers(audited.images, own, "group"))
+    there = similarity > -2
+    apart = float((names[other] == names[own])[there].mean()) if there.any() else float("nan")
+    chance = float((names[own] == common[counts.argmax()]).mean())
+    return Lookup(len(own), float(right.mean()), low, high, chance, apart)
+
+
+def _of(audited: Audit, splits: Sequence[str]) -> np.ndarray:
+    """The numbers of the images of some splits: int [n]."""
+    return np.flatnonzero([image.split in splits for image in audited.images])
+
+
+def _references(audited: Audit, into: Sequence[str], leaks: str) -> np.ndarray:
+    """The numbers of the images that are looked up: those that training uses, or all."""
+    if leaks == "keep":
+        return _of(audited, into)
+    left_out: set[str] = set()
+    for split in into:
+        left_out |= audited.leaked(split, tuple(later for later in _LATER[split] if later not in into))
+    numbers = _of(audited, into)
+    return numbers[[audited.images[at].file not in left_out for at in numbers]]
+
+
+def _most_similar(
+    audited: Audit, own: np.ndarray, references: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(number int [n], correlation float [n]) of the most similar reference, and of the most similar of another group.
+
+    A correlation of -3 says that there is none.
+    """
+    if not len(references):
+        none = np.zeros(len(own), np.int64), np.full(len(own), -3.0)
+        return none, none
+    known, groups = _unit(audited.thumbnails[references]), _numbers(audited.images, references, "group")
+    rows = [*_blocks(own, known, references, groups, audited)]
+    first, one, second, two = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return (first, one), (second, two)
+
+
+def _blocks(
+    own: np.ndarray, known: np.ndarray, references: np.ndarray, groups: np.ndarray, audited: Audit
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields what _most_similar returns, for some images at a time."""
+    for start in range(0, len(own), _ROWS):
+        part = own[start : start + _ROWS]
+        correlation = _unit(audited.thumbnails[part]) @ known.T
+        best, rows = correlation.argmax(1), np.arange(len(part))
+        values = correlation[rows, best]
+        correlation[_numbers(audited.images, part, "group")[:, None] == groups] = -3
+        other = correlation.argmax(1)
+        yield references[best], values, references[other], correlation[rows, other]
+
+
+def _unit(thumbnails: np.ndarray) -> np.ndarray:
+    """Rows of mean 0 and length 1, float32 [n, D], whose products are correlations; a flat thumbnail is all 0."""
+    rows = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    rows -= rows.mean(1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+def _numbers(images: Sequence[Image], which: np.ndarray, name: str) -> np.ndarray:
+    """A field of some images: int [n]."""
+    return np.array([getattr(images[at], name) for at in which], np.int64)
+
+
+def _interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of an accuracy, by resampling groups (Efron 1979)."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    sizes, hits = np.bincount(numbers), np.bincount(numbers, right)
+    drawn = np.random.default_rng(0).integers(len(sizes), size=(RESAMPLES, len(sizes)))
+    low, high = np.quantile(hits[drawn].sum(1) / sizes[drawn].sum(1), (LEVEL / 2, 1 - LEVEL / 2))
+    return float(low), float(high)
