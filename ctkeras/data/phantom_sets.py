@@ -17,7 +17,8 @@ class Recipe(NamedTuple):
 
     images: int
     patients: int = 0  # each with about the same number of slices; 0: every slice is of another patient
-    leaking: bool = False  # whether splits share patients, as those of the public set do
+    # The faults of the public set: splits share patients, and only test slices show the air around the body.
+    leaking: bool = False
 
 
 class Item(NamedTuple):
