@@ -4,6 +4,7 @@ Where splits share patients, the most similar slice is the same patient's, and a
 class. A model's accuracy says something about lungs only by how far it exceeds this.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,8 +16,9 @@ RESAMPLES, LEVEL = 1000, 0.05  # of the bootstrap over groups; the interval hold
 _ROWS = 512  # images compared with all references at once
 _NONE = -3  # in place of a correlation
 # A lookup is spoken of where its lower bound is above chance by the first, and above its accuracy without images of the same
-# group by the second. Over 20 generated sets of unrelated patients …
-_OVER_CHANCE, _OVER_APART = 0.15, 0.05
+# group by the second. In 100 random patient-disjoint splits of generated sets it was above chance by at most 0.23; in the
+# public set it is by 0.40 and 0.51 (valid, test), and above its accuracy without them by 0.10 and 0.16.
+_OVER_CHANCE, _OVER_APART = 0.3, 0.05
 _LATER = {"train": ("valid", "test"), "valid": ("test",), "test": ()}  # splits whose images training leaves out
 
 
@@ -75,7 +77,7 @@ def lookup(audited: Audit, split: str, into: Sequence[str] = ("train",), *, leak
     """
     own, known = _of(audited, (split,)), references(audited, into, leaks=leaks)
     if not len(own) or not len(known):
-        return Lookup(len(own), *[float("nan")] * 5)
+        return Lookup(len(own), math.nan, math.nan, math.nan, math.nan, math.nan)
     names = np.array([image.class_name for image in audited.images])
     (best, _), (other, similarity) = _most_similar(audited, own, known)
     right = names[best] == names[own]

@@ -4,6 +4,7 @@ Of splits that were drawn from the same images in the same way, no model can tel
 curve (AUC) is near 0.5. Where it is near 1, a test accuracy also measures how well a model bears another preparation.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def shift(
     names, values = _columns(audited.facts[own], prepared) if features is None else ((), features[own])
     folds = min(FOLDS, *(len(np.unique(groups[label == side])) for side in (True, False)))
     if folds < 2:
-        return Shift(len(own), *[float("nan")] * 4)
+        return Shift(len(own), math.nan, math.nan, math.nan, math.nan)
     columns = _standardised(values, classes)
     permuted = _permuted(label, np.unique(2 * groups + label, return_inverse=True)[1])
     null = _auc(_scores(columns, permuted, groups, folds, seed=0), permuted)
