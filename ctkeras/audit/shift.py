@@ -17,7 +17,7 @@ PERMUTATIONS, RESAMPLES, LEVEL = 499, 300, 0.05
 LEAST_AUC, LEAST_P = 0.7, 0.01  # a shift is spoken of from this AUC on, and at most this p
 TELLING, SHOWN = 0.62, 3  # AUC from which a single fact is named, and how many are
 _WORDS = {
-    "margin": "the share outside the body",
+    "margin": "the black margin",
     "black": "the black area",
     "sharpness": "the sharpness",
     "width": "the width",

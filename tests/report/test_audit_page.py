@@ -272,6 +272,10 @@ def summary_of(**changes):
         "balance": {split: {"a": 2, "bcdefg": 2} for split in layout.SPLITS},
         "train_left_out": {"leaks": 0, "conflicts": 0},
         "told_by_file": {"images": 1, "reason": "there is only one"},
+        "groups": {"by": "patient", "number": 3, "largest": 4, "purity": 1.0},
+        "shared_patients": [],
+        "lookup": {split: {"speaks": False} for split in ("valid", "test")},
+        "shift": {split: {when: {"speaks": False} for when in ("before", "after")} for split in ("valid", "test")},
         **changes,
     }
 
@@ -285,6 +289,7 @@ def test_a_summary_without_faults_in_words():
         "",
         "12 images, 12 of them distinct",
         "no image appears in two splits",
+        "3 patients; the largest has 4 images, and 100% have one class",
         "equal images under two labels: none",
         "unreadable images: none",
         "images in another format than their name says: none",
