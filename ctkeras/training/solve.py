@@ -130,7 +130,14 @@ def solve(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, valid
     return Solution(factors.mean, factors.scale, [solved.kernel], [solved.bias], [_positive(strength)], *logits)
 
 
-def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, folds: Folds) -> Solution:
+def solve_folds(
+    config: RunConfig,
+    train: Sequence[np.ndarray],
+    split: Split,
+    *,
+    folds: Folds,
+    chosen: np.ndarray | None = None,
+) -> Solution:
     """Solves one head per fold, each on the images of all other folds, or one on all images if they are to be refitted.
 
     All heads share the standardisation, which knows no label. If weight_decay is auto, a member takes that of least
@@ -142,10 +149,14 @@ def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *,
         train: V views, each float [N, D].
         split: the pooled images, for their labels.
         folds: how they are divided.
+        chosen: bool [N], the images that heads may be trained on; None: all.
     """
     rows, targets, weights = _problem(config, train, split)
     factors, tiled, images = solver.factorise(rows), np.tile(folds.of, len(train)), len(split.labels)
     first = np.arange(len(tiled)) < images
+    if chosen is not None:
+        used = np.tile(chosen, len(train))
+        weights, first = np.where(used, weights, 0.0), first & used
     count = int(folds.of.max()) + 1
     strengths = [config.weight_decay] * count
     if is_auto(config.weight_decay):
