@@ -93,7 +93,8 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
             bar.close()
             return None
         lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
-        hyper = Hyper(np.float32(lr), np.float32(config.weight_decay), np.float32(config.label_smoothing))
+        numbers = lr, config.weight_decay, config.label_smoothing, config.layer_decay, config.ema
+        hyper = Hyper(*map(np.float32, numbers))
         run.state = programs.train_step(run.state, frozen, programs.place_batch(batch), hyper)
         _wait_for_earlier(pending, run.state)
         bar.update(i + 1)

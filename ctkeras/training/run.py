@@ -57,10 +57,13 @@ class Loop:
 
 
 def improve(run: Loop, row: dict[str, Any]) -> bool:
-    """Adds the row to the history; takes the epoch's weights as the best ones if it is: by val_acc, ties by val_loss."""
+    """Adds the row to the history; takes the epoch's weights if it is the best so far: by val_acc, ties by val_loss.
+
+    If the last epoch is what is wanted, the weights of each epoch are taken.
+    """
     progress = run.progress
     better = (row["val_acc"], -row["val_loss"]) > (progress.best_acc, -progress.best_loss)
-    if better:
+    if better or run.config.best == "last":
         progress.best_epoch = row["epoch"]
         progress.best_acc, progress.best_loss = row["val_acc"], row["val_loss"]
         run.programs.store(run.state)
@@ -75,7 +78,7 @@ def save(run: Loop, folder: Path) -> None:
     """Writes history.csv and the checkpoint."""
     write_history(folder, run.progress.history)
     facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
-    names = ("trainable", "non_trainable", "optimizer")
+    names = ("trainable", "non_trainable", "optimizer", "average")
     arrays = {name: [np.asarray(array) for array in getattr(run.state, name)] for name in names}
     save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
 

@@ -79,7 +79,7 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
                 f"{folder} was started on other images or other weights; resume it with the same, or start a new run"
             )
         progress = Progress(**{**facts, "plateau": Plateau(**facts["plateau"])})
-        stored = {name: checkpoint.arrays.get(name, []) for name in ("trainable", "non_trainable", "optimizer")}
+        stored = {name: checkpoint.arrays.get(name, []) for name in ("trainable", "non_trainable", "optimizer", "average")}
         state = programs.place(State(**stored, totals=new_totals()))
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
     return Loop(
