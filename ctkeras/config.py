@@ -201,9 +201,10 @@ def _check_folds(config: RunConfig) -> None:
         raise UserError(f"fold must be all, refit or a number from 0; got {config.fold!r}")
     if count and config.fold.isdecimal() and int(config.fold) >= count:
         raise UserError(f"fold must be below folds ({count}); got {config.fold}")
-    if count and config.fold in FOLD_WORDS and config.optimizer != "lbfgs":
+    if count and config.fold == "refit" and config.optimizer != "lbfgs":
         raise UserError(
-            f"fold {config.fold} needs optimizer lbfgs; with {config.optimizer} train one fold at a time: --fold 0, --fold 1, …"
+            f"fold refit needs optimizer lbfgs; with {config.optimizer} nothing would say when training on everything is "
+            "to end: use --fold all"
         )
 
 

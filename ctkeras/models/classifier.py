@@ -62,6 +62,17 @@ class Classifier:
             depth_of |= {id(variable): depth for variable in layer.weights}
         return tuple(depth_of[id(variable)] for variable in variables)
 
+    def frozen_layers(self, cut: str) -> set[str]:
+        """Names of the layers before the point where training begins; `cut` is one of config.CUTS."""
+        if cut == "input":
+            return set()
+        if cut == "head":
+            outputs = [self.model.get_layer("pool").output]
+        else:
+            outputs = [_stage_input(self.model, cut)]
+            outputs += head.early_pools(self.model, outputs[0])
+        return {operation.name for operation in keras.Model(self.model.input, outputs).operations}
+
     def split(self, cut: str) -> tuple[keras.Model | None, keras.Model]:
         """Splits the graph where training begins.
 
