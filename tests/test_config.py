@@ -197,6 +197,7 @@ IDLE = [
     ({"model_name": "small_cnn", "freeze_backbone": True, "pretrained": True}, {"freeze_backbone", "pretrained"}),
     ({"model_name": "small_cnn", "head_epochs": 30, "weights_dir": "w"}, {"head_epochs", "weights_dir"}),
     ({"early_stopping": 30, "lr": 0.01}, {"early_stopping"}),
+    ({"early_stopping": 3, "lr": 0.01, "best": "last"}, {"early_stopping"}),
     ({"early_stopping": 29, "lr": 0.01}, set()),
     *(({name: FIELDS[name].default}, {name}) for name in SOLVED_IDLE),
     ({"optimizer": "lbfgs", "lr": 0.01, "weight_decay": 0.1, "class_weighting": "none"}, {"lr"}),

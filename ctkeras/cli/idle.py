@@ -55,6 +55,7 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
             c.augmentation and frozen and c.feature_cache and not views,
             one_view,
         ),
+        ("early_stopping", "best", c.early_stopping and c.best == "last", "best is last"),
         ("early_stopping", "max_epochs", c.early_stopping >= c.max_epochs, f"max_epochs is {c.max_epochs}"),
     )
     lines: dict[str, str] = {}

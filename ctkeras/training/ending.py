@@ -113,7 +113,8 @@ def _export(run: "Loop", folder: Path) -> None:
     from ctkeras.training.run import export_best
 
     solved = run.config.optimizer == "lbfgs"
-    what = "the model" if solved else f"epoch {run.progress.best_epoch}, the best,"
+    word = "last" if run.config.best == "last" else "best"
+    what = "the model" if solved else f"epoch {run.progress.best_epoch}, the {word},"
     with console.waiting(f"Exporting {what} and checking the file"):
         export_best(run, folder)
     valid, probabilities = run.data.valid, softmax(run.best_logits)
