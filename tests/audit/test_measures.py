@@ -8,7 +8,7 @@ from ctkeras.audit import audit, groups, lookup, measures, shift
 from ctkeras.data import sources
 from ctkeras.errors import UserError
 
-CLEAN, LEAKING = "phantom:96:patients=24", "phantom:96:patients=24,leaking"
+CLEAN, LEAKING = "phantom:240:patients=40", "phantom:240:patients=40,leaking"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_clusters_of_similar_slices_are_the_patients(audited, spec):
 def test_clean_patients_are_passed_over_and_leaking_ones_are_not(audited):
     clean, leaking = (list(measures.sentences(measures.measures(audited[spec]))) for spec in (CLEAN, LEAKING))
     assert len(clean) == 1
-    assert clean[0].startswith("24 patients")
+    assert clean[0].startswith("40 patients")
     kinds = [line.partition(":")[0] for line in leaking[1:]]
     assert {"LEAK", "LOOKUP", "SHIFT"} == set(kinds)
     assert any("rewards recognising patients" in line for line in leaking)
