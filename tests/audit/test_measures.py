@@ -69,9 +69,9 @@ def test_a_pattern_names_patients():
 def test_a_pattern_reaches_the_groups_of_the_audit(audited):
     regrouped = audited[CLEAN].regrouped(r"-(\d+)\.png")
     assert regrouped.grouped_by == "patient"
-    assert len({image.group for image in regrouped.images}) == 4  # the number of the slice, in place of the patient
+    assert len({image.group for image in regrouped.images}) == 6  # the number of the slice, in place of the patient
     files = [image.file for image in regrouped.images]
-    assert len(set(regrouped.group_of(files[:4]))) == 4
+    assert len(set(regrouped.group_of(files[:6]))) == 6
 
 
 def test_groups_that_share_an_image_are_joined():
