@@ -42,9 +42,14 @@ def bounds(statistics: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np
 def totals(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums over each resample's images: weights float [R, N] and values [N] or [N, K] to float [R] or [R, K].
 
-    Not by `@`: in products of such thin matrices, BLAS' threads mostly wait for each other, on a busy machine for minutes.
+    Not by `@` of dense arrays: in products of such thin matrices, BLAS' threads mostly wait for each other, on a busy
+    machine for minutes. The values are mostly 0, so a sparse product also has less to add.
     """
-    return np.einsum("rn,n...->r...", weights, values)
+    from scipy import sparse
+
+    if values.ndim == 1:
+        return np.einsum("nr,n->r", weights.T, values)
+    return (sparse.csr_array(values.T.astype(np.float64)) @ np.ascontiguousarray(weights.T)).T
 
 
 def _draws(groups: np.ndarray):
@@ -59,7 +64,7 @@ def _draws(groups: np.ndarray):
         size = min(rows, RESAMPLES - start)
         chosen = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count)
-        yield times[:, member].astype(np.float64)
+        yield times.T.astype(np.float64)[member].T  # in memory one row per image, which ranking and totals go through
         bar.update(start + size)
     bar.close()
 
