@@ -18,8 +18,12 @@ DATA_HELP = "the data set, if it is no longer where the run found it"
 )
 @click.option("--data", "spec", default=None, help=DATA_HELP)
 @click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
-def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
+@click.option("--robustness", is_flag=True, help="measure it on changed validation images; write robustness.json")
+def evaluate(run_folder: Path, split: str, spec: str | None, again: bool, robustness: bool) -> None:
     """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
+    if robustness:
+        _robustness(run_folder, split, spec)
+        return
     from ctkeras.evaluation import summary
     from ctkeras.evaluation.evaluate import evaluate as evaluate_run
 
@@ -45,11 +49,33 @@ def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> Non
     )
 
 
-def _with_bounds(metrics: dict[str, Any], name: str) -> str:
-    """A number with its interval, as text."""
+def _robustness(run_folder: Path, split: str, spec: str | None) -> None:
+    """Measures a model on changed validation images and prints one line per change."""
+    from ctkeras.errors import UserError
+    from ctkeras.evaluation import robustness
+
+    if split != "valid":
+        raise UserError(
+            f"--robustness is measured on validation images, so that no choice rests on test; got --split {split}"
+        )
+    found = robustness.robustness(run_folder, data=spec)
+    click.echo(
+        f"accuracy of {found['n']} validation images unchanged: {_with_bounds(found, 'acc', low='low', high='high')}"
+    )
+    click.echo(f"classified by {found['by']}")
+    for change in robustness.CHANGES:
+        rows = [row for row in found["rows"] if row["change"] == change.name]
+        cells = "  ".join(f"{row['strength']:g}: {row['acc']:.3f}" for row in rows)
+        click.echo(f"{change.name:<12} {cells}  ({change.unit})")
+    click.echo(found["worst"])
+    click.echo(f"intervals: {run_folder / robustness.FILE}")
+
+
+def _with_bounds(metrics: dict[str, Any], name: str, *, low: str = "", high: str = "") -> str:
+    """A number with its interval, as text; its bounds are NAME_low and NAME_high unless they are named."""
     if metrics.get(name) is None:
         return "undefined"
-    return f"{metrics[name]:.3f} ({metrics[f'{name}_low']:.3f} to {metrics[f'{name}_high']:.3f})"
+    return f"{metrics[name]:.3f} ({metrics[low or f'{name}_low']:.3f} to {metrics[high or f'{name}_high']:.3f})"
 
 
 @click.command()

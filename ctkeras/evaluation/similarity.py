@@ -41,7 +41,8 @@ def results(
     Returns:
         by_similarity, a list from the most similar images to the least: from, to, n, acc, low, high, lookup_acc;
         novel_n and novel_acc, of images whose nearest training image correlates below NOVEL; lookup_acc, lookup_chance,
-        lookup_speaks, clean_lookup_acc and novel_lookup_acc. All bounds are by resampling groups. Empty without references.
+        lookup_speaks (the split rewards recognising patients), lookup_apart, clean_lookup_acc and novel_lookup_acc. All bounds
+        are by resampling groups. Empty without references.
     """
     near = lookup.nearest(audited, split, trained.into, leaks=trained.leaks, apart=trained.apart)
     if not near:
@@ -72,7 +73,8 @@ def _lookup(audited: Audit, split: str, trained: Trained, hit: np.ndarray, units
     found = lookup.lookup(audited, split, trained.into, leaks=trained.leaks)
     low, high = bootstrap.share(hit, units)
     bounds = {"lookup_acc": float(hit.mean()), "lookup_acc_low": low, "lookup_acc_high": high}
-    return bounds | {"lookup_chance": found.chance, "lookup_speaks": bool(found.speaks and not trained.apart)}
+    speaks = bool(found.speaks and not trained.apart)
+    return bounds | {"lookup_chance": found.chance, "lookup_speaks": speaks, "lookup_apart": trained.apart}
 
 
 def _part(which: np.ndarray, right: np.ndarray, hit: np.ndarray, units: np.ndarray) -> dict[str, Any]:

@@ -62,8 +62,9 @@ def _lookup(metrics: Mapping[str, Any]) -> str:
     """What the lookup's accuracy means."""
     if metrics.get("lookup_acc") is None:
         return ""
+    which = "image of another group, as in folds" if metrics.get("lookup_apart") else "training image"
     text = (
-        f"Lookup: the class of the most similar training image, without any model, is right for {metrics['lookup_acc']:.0%}; "
+        f"Lookup: the class of the most similar {which}, without any model, is right for {metrics['lookup_acc']:.0%}; "
         f"always naming one class, for {metrics['lookup_chance']:.0%}."
     )
     return f"{text} This split rewards recognising patients." if metrics.get("lookup_speaks") else text
