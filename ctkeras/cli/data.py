@@ -38,7 +38,7 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
     from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
-    source = sources.open_source(_data_set(spec))
+    source = sources.open_source(data_set(spec))
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in layout.SPLITS:
@@ -67,7 +67,7 @@ def check(spec: str | None, as_json: bool, html: str | None) -> int:
     from ctkeras.data import sources
     from ctkeras.report import audit_page
 
-    source = sources.open_source(_data_set(spec))
+    source = sources.open_source(data_set(spec))
     audited = audit.check(source)
     summary: dict[str, Any] = summary_summary(audited)
     path = Path(html) if html else audit.folder(source) / "check.html"
@@ -81,7 +81,7 @@ def check(spec: str | None, as_json: bool, html: str | None) -> int:
     return 1 if summary["leaks"] else 0
 
 
-def _data_set(spec: str | None) -> str:
+def data_set(spec: str | None) -> str:
     """Returns the data set named by --data, else by CTKERAS_DATA."""
     return spec or os.environ.get("CTKERAS_DATA", "")
 
