@@ -54,7 +54,9 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
     if report:
         for label, name in enumerate(names):
             own = [(labels == label) & (parts == i) for i in range(3)]
-            cells = [f"{s} {o.sum()} ({len(set(groups[o]))} groups)" for s, o in zip(splitting.SPLITS, own, strict=True)]
+            cells = [
+                f"{s} {o.sum()} ({len(set(groups[o]))} groups)" for s, o in zip(splitting.SPLITS, own, strict=True)
+            ]
             click.echo(f"  {name}: {', '.join(cells)}")
 
 
