@@ -125,7 +125,9 @@ def entries(path: Path, rows: list[Row]) -> list[Entry]:
     Raises:
         UserError: rows are faulty: all in one message, at most ten of them in words.
     """
-    errors, seen, made = [], {}, []
+    errors: list[str] = []
+    seen: dict[str, Row] = {}
+    made: list[Entry] = []
     names = pseudonyms([row.patient for row in rows])
     found = Located(path.parent)
     bar = console.Bar(f"checking {path.name}", len(rows))
