@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras.config import FIELDS, PLACES
-from ctkeras.evaluation.comparison import LEVEL, Interval, indistinguishable
+from ctkeras.evaluation.comparison import Interval, indistinguishable, worded
 from ctkeras.report import results
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, page
@@ -136,17 +136,12 @@ def noise(found: Findings) -> tuple[str, list[str]]:
     if compared is None:
         return "unknown", ["The lead cannot be tested: not all runs have predictions for the same validation images."]
     next_best = "The best run of another architecture" if other.model_name != chosen.model_name else "The runner-up"
-    bounds = f"{words_number(compared.low)} to {words_number(compared.high)}"
-    sentence = (
-        f"{next_best}, {described(other)}, {_behind(compared.difference)} "
-        f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
-    )
-    close, same = indistinguishable(
-        found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
-    )
+    sentence = f"{next_best}, {described(other)}, {_behind(compared.difference)}. {worded(compared)}"
+    others = [found.right[run.name] for run in found.runs if run is not chosen]
+    close, same = indistinguishable(found.right[chosen.name] or {}, others, found.units[0], unit=found.units[1])
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
-    return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
+    more = f" By the same test, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
+    return ("noise" if compared.inside_noise else "more"), [sentence, more]
 
 
 def _behind(difference: float) -> str:
