@@ -50,7 +50,7 @@ class Interval(NamedTuple):
     images: int
 
 
-def test(
+def difference_test(
     right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, unit: str, by_seed: Sequence[float] = ()
 ) -> Comparison:
     """The paired permutation test of two models, and the interval that follows from it.
@@ -146,6 +146,22 @@ def units(audited: audit.Audit | None, files: Sequence[str]) -> tuple[np.ndarray
     return np.array([known.get(file, -1 - place) for place, file in enumerate(files)]), unit
 
 
+def audit_of(options: Mapping[str, Any]) -> audit.Audit | None:
+    """The audit of the data set that options name, for units; None, with a note, if the data cannot be read.
+
+    Args:
+        options: hyperparameters, of which data and group_pattern count.
+    """
+    try:
+        source = sources.open_source(str(options.get("data") or ""))
+        return audit.load(source, group_pattern=str(options.get("group_pattern") or ""))
+    except UserError as error:
+        console.note(
+            f"Note: slices of one patient are counted as separate images because the data cannot be read ({error})."
+        )
+        return None
+
+
 def paired(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, unit: str = IMAGE) -> dict[str, Any]:
     """Two models' accuracies and the test of their difference; flat.
 
@@ -167,7 +183,7 @@ def paired(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, unit
             "acc_b": bootstrap.totals(weights, right_b) / total,
         }
 
-    found = test(right_a, right_b, groups, unit=unit)
+    found = difference_test(right_a, right_b, groups, unit=unit)
     numbers: dict[str, Any] = {"n": found.n, "n_units": found.n_units, "unit": unit}
     numbers |= {"acc_a": float(right_a.mean()), "acc_b": float(right_b.mean())} | bootstrap.bounds(statistics, groups)
     numbers |= {
@@ -203,7 +219,10 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
     order_a, order_b = (np.argsort(each.files) for each in (a, b))
     right_a, right_b = (each.probabilities.argmax(-1) == each.labels for each in (a, b))
     files = tuple(a.files[i] for i in order_a)
-    groups, unit = _units(folder_a, files, data)
+    config = read_config(folder_a)
+    if data:
+        sources.open_source(data)  # which the user named, so it must be there
+    groups, unit = units(audit_of({"data": data or config.data, "group_pattern": config.group_pattern}), files)
     return paired(right_a[order_a], right_b[order_b], groups, unit=unit)
 
 
@@ -222,20 +241,6 @@ def _predictions(folder: Path, split: str) -> Predictions:
 def _labelled(predictions: Predictions) -> np.ndarray:
     """(file, label) of each image, in the order of files."""
     return np.array(sorted(zip(predictions.files, map(str, predictions.labels), strict=True)))
-
-
-def _units(folder: Path, files: tuple[str, ...], data: str | None) -> tuple[np.ndarray, str]:
-    """See units; every file is a unit, with a note, where the data cannot be read."""
-    config = read_config(folder)
-    try:
-        return units(audit.load(sources.open_source(data or config.data), group_pattern=config.group_pattern), files)
-    except UserError as error:
-        if data:
-            raise
-        console.note(
-            f"Note: slices of one patient are counted as separate images because the data cannot be read ({error})."
-        )
-        return units(None, files)
 
 
 def accuracy_interval(right: Mapping[str, bool], twins: Mapping[str, int]) -> Interval:
@@ -267,7 +272,7 @@ def against(
     """
     if first.keys() != other.keys() or not first:
         return None
-    return test(*_paired(first, other), _groups(first, groups), unit=unit)
+    return difference_test(*_paired(first, other), _groups(first, groups), unit=unit)
 
 
 def _paired(first: Mapping[str, bool], other: Mapping[str, bool]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,9 +22,9 @@ def test_of_single_images_the_test_is_mcnemars_exact_one(only_a, only_b):
     right_a = np.repeat([True, True, False], [1, only_a, only_b])
     right_b = np.repeat([True, False, True], [1, only_a, only_b])
     tail = sum(stats.binom(only_a + only_b, 0.5).pmf(k) for k in range(min(only_a, only_b) + 1))
-    found = comparison.test(right_a, right_b, np.arange(len(right_a)), unit="image")
+    found = comparison.difference_test(right_a, right_b, np.arange(len(right_a)), unit="image")
     assert found.p == pytest.approx(min(1.0, 2 * tail), abs=1e-9 if len(right_a) < 14 else 0.01)
-    turned = comparison.test(right_b, right_a, np.arange(len(right_a)), unit="image")
+    turned = comparison.difference_test(right_b, right_a, np.arange(len(right_a)), unit="image")
     assert (turned.difference, turned.low, turned.p) == (-found.difference, -found.high, found.p)
 
 
@@ -34,7 +34,7 @@ def test_the_interval_the_p_and_the_words_never_contradict_each_other():
     for number in range(150):
         right_a, right_b = rng.random((2, 60)) < np.array([[0.8], [0.55]])
         seeds = [[], rng.normal(0.2, 0.05, 3).tolist()][number % 2]
-        found = comparison.test(right_a, right_b, np.arange(60) // 3, unit="patient", by_seed=seeds)
+        found = comparison.difference_test(right_a, right_b, np.arange(60) // 3, unit="patient", by_seed=seeds)
         assert found.low <= found.difference <= found.high
         assert found.inside_noise == (found.low <= 0 <= found.high) == ("may be chance" in comparison.worded(found))
         verdicts.add(found.inside_noise)
@@ -51,7 +51,7 @@ def test_slices_of_one_patient_are_not_independent():
     for _ in range(150):
         right_a, right_b = np.repeat(rng.random((2, 30)) < 0.7, 10, axis=1)
         for unit, groups in (("patient", np.arange(300) // 10), ("image", np.arange(300))):
-            wrong[unit] += not comparison.test(right_a, right_b, groups, unit=unit).inside_noise
+            wrong[unit] += not comparison.difference_test(right_a, right_b, groups, unit=unit).inside_noise
     assert wrong["patient"] <= 15
     assert wrong["image"] > 50
 
@@ -63,7 +63,7 @@ def test_the_standard_error_is_that_of_a_bootstrap_over_patients():
     ahead, numbers = right_a.astype(float) - right_b, np.unique(groups)
     rows = {number: np.flatnonzero(groups == number) for number in numbers}
     drawn = [ahead[np.concatenate([rows[n] for n in rng.choice(numbers, len(numbers))])].mean() for _ in range(2000)]
-    found = comparison.test(right_a, right_b, groups, unit="patient")
+    found = comparison.difference_test(right_a, right_b, groups, unit="patient")
     assert found.error == pytest.approx(np.std(drawn), rel=0.15)
 
 

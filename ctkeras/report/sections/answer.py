@@ -81,8 +81,9 @@ def _over_seeds(found: Findings) -> str:
     winner = found.results.study.get("winner")
     if not isinstance(winner, Mapping) or "mean_val_acc" not in winner:
         return ""
-    mean, spread = words_number(winner["mean_val_acc"]), words_number(winner.get("sd_val_acc"))
-    return f" Over its seeds, this configuration reaches {mean} ± {spread} on average; this run is the best of them."
+    mean, spread = words_number(winner["mean_val_acc"]), winner.get("sd_val_acc")
+    mean += f" ± {words_number(spread)}" if isinstance(spread, int | float) and spread else ""
+    return f" Over its seeds, this configuration reaches {mean} on average; this run is the best of them."
 
 
 def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
@@ -154,24 +155,19 @@ def _behind(difference: float) -> str:
 def _study_noise(found: Findings) -> tuple[str, list[str]]:
     """The same, as the study computed it over its seeds and wrote it to study.json."""
     study = found.results.study
-    inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
+    inside, other = study["inside_noise"], study.get("runner_up")
     first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
     named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
-    ahead, noise_ = study.get("ahead"), words_number(study.get("noise"))
+    ahead = study.get("ahead")
     side = "ahead" if isinstance(ahead, int | float) and ahead < 0 else "behind"
     behind = words_number(abs(ahead) if isinstance(ahead, int | float) else ahead)
-    kind = "images" if study.get("in_folds") else "validation images"
-    chance = f"other seeds and another {images} {kind}" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average; "
-        f"{chance} would change that by up to {noise_} (95%)."
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average. {study.get('verdict') or ''}"
     )
     if side == "ahead":
-        sentence += (
-            f" That is within one standard error ({words_number(study.get('standard_error'))}), so the cheaper one won."
-        )
+        sentence += " That is within one standard error of its accuracy, so the cheaper one won."
     return ("noise" if inside else "more"), [sentence]
 
 
