@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ctkeras.config import RunConfig, parse_value
 from ctkeras.errors import UserError
@@ -11,9 +11,6 @@ from ctkeras.runs.folder import read_metrics
 from ctkeras.runs.result import Result
 from ctkeras.study.winner import Contender, contenders, standard_error
 from ctkeras.sweep.file import searched
-
-if TYPE_CHECKING:
-    from ctkeras.audit.audit import Audit
 
 # Given for all trials, they ask for training in epochs, of which a solved head has none.
 BY_EPOCHS = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout", "mixup_alpha")
@@ -63,7 +60,7 @@ def why_not(options: Mapping[str, Any], *, engine: str, file: Path | None, wide:
     return "" if config.optimizer == "lbfgs" else f"{config.optimizer} trains in epochs, and {COST}"
 
 
-def cheapest(ranked: Sequence[Contender], folders: Mapping[str, Path], audited: "Audit | None" = None) -> Contender:
+def cheapest(ranked: Sequence[Contender], folders: Mapping[str, Path], audited: Any = None) -> Contender:
     """The cheapest configuration within one standard error of the best one (Breiman et al. 1984, chapter 3).
 
     The standard error is that of the best one's own accuracy, by patient or group of similar slices and by seed. The best of
@@ -76,7 +73,7 @@ def cheapest(ranked: Sequence[Contender], folders: Mapping[str, Path], audited: 
     Args:
         ranked: configurations, the best first.
         folders: the run folders that are on this machine, by run name.
-        audited: of the data set, for its patients or groups of similar slices.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
     """
     least = ranked[0].mean - standard_error(ranked[0], folders, audited)
     near = [one for one in ranked if one.mean >= least]
@@ -111,7 +108,7 @@ def _parameters(folder: Path | None) -> float:
 
 
 def finalists(
-    content: Mapping[str, Any], results: Sequence[Result], folder: Path, audited: "Audit | None" = None
+    content: Mapping[str, Any], results: Sequence[Result], folder: Path, audited: Any = None
 ) -> tuple[list[Result], str]:
     """The runs whose configurations phase 3 repeats, and the rule in words.
 
@@ -122,7 +119,7 @@ def finalists(
         content: the sweep of phase 2, which has all hyperparameters that are searched.
         results: the runs of phases 1 and 2.
         folder: of the study.
-        audited: of the data set, for its patients or groups of similar slices.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
     """
     ranked = contenders(results)
     folders = {run.name: folder / run.name for run in results if (folder / run.name).is_dir()}

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from ctkeras.runs.predictions import read_validation
 from ctkeras.runs.result import Result, best_first
 from ctkeras.search import status
 from ctkeras.sweep import file
-
-if TYPE_CHECKING:
-    from ctkeras.audit.audit import Audit
 
 LEAST_FOR_SD = 3  # seeds; the standard deviation of two says nothing
 
@@ -71,16 +68,14 @@ def contenders(results: Sequence[Result]) -> list[Contender]:
     return sorted(configurations, key=lambda one: (-one.mean, np.mean([run.val_loss for run in one.runs.values()])))
 
 
-def compare(
-    winner: Contender, other: Contender, folders: Mapping[str, Path], audited: "Audit | None" = None
-) -> Comparison | None:
+def compare(winner: Contender, other: Contender, folders: Mapping[str, Path], audited: Any = None) -> Comparison | None:
     """The winner's lead in accuracy over the seeds that both ran with, by the one test of a difference.
 
     Args:
         winner: the better one.
         other: the runner-up.
         folders: the run folders that are on this machine, by run name.
-        audited: of the data set, for its patients or groups of similar slices.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
 
     Returns:
         None without both configurations' predictions for the same images.
@@ -96,7 +91,7 @@ def compare(
     return comparison.difference_test(*each.mean(1), groups, unit=unit, by_seed=by_seed)
 
 
-def standard_error(one: Contender, folders: Mapping[str, Path], audited: "Audit | None" = None) -> float:
+def standard_error(one: Contender, folders: Mapping[str, Path], audited: Any = None) -> float:
     """The standard error of a configuration's mean accuracy: of its choice of patients, and of its seeds.
 
     Slices of one patient or group are not independent, so groups count, not images (Cochran 1977, section 9.3): of the public
@@ -105,7 +100,7 @@ def standard_error(one: Contender, folders: Mapping[str, Path], audited: "Audit 
     Args:
         one: the configuration.
         folders: the run folders that are on this machine, by run name.
-        audited: of the data set, for its patients or groups of similar slices.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
     """
     right = [found for run in one.runs.values() if (found := _right(folders.get(run.name)))]
     files = sorted(set.intersection(*(set(run) for run in right))) if right else []
