@@ -18,13 +18,15 @@ from ctkeras.runtime import console
 from ctkeras.search import plan as search_plan
 from ctkeras.search.plan import Search
 from ctkeras.study import engines, solved
+from ctkeras.study.edges import at_edges
 from ctkeras.study.engines import Phase
 from ctkeras.study.winner import Contender, compare, contenders
-from ctkeras.sweep.file import fix, plain, searched
+from ctkeras.sweep.file import fix, load, plain, searched
 from ctkeras.sweep.phases import PHASE2_RUNS, SOLVED2_RUNS, next_phase
 from ctkeras.training.stopping import Stop, on_signals
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
+LAST_STEPS = 2  # the evaluation on test and the report, each of which takes about as long as a trial of a solved head
 LEAST_SEEDS = 2  # of phase 3; one seed has no spread
 
 
@@ -58,6 +60,7 @@ class Outcome:
     final: Path  # the run folder of the model
     test: dict[str, Any]  # the model's metrics on the test split
     in_folds: solved.InFolds | None = None  # the winner's numbers in folds
+    edges: Sequence[str] = ()  # sentences: which of the winner's values lie at the edge of what was searched
     rule: str = ""  # by which the winner was chosen, if not by the highest mean
 
 
@@ -142,7 +145,7 @@ def run(study: Study, engine: engines.Engine) -> Outcome | None:
     header = [f"Phase 1 of {name}."]
     done: list[Phase] = []
     for number in (1, 2, 3):
-        later = sum(study.trials[number:])
+        later = sum(study.trials[number:]) + LAST_STEPS
         options = {**study.options, "output_dir": str(folder)}
         where = {"storage": study.storage} | ({"search_seed": study.seed} if study.seed else {})
         file = engines.write(folder, number, content, header, {**options, **where})
@@ -190,7 +193,9 @@ def _ended(study: Study, done: list[Phase], folder: Path) -> Outcome | None:
         return None
     metrics = _test_once(final, str(study.options.get("data", "")))
     rule = solved.RULE if study.solved else ""
-    return Outcome(folder, done, first, other, difference, final, metrics, in_folds, rule)
+    searches = [load(folder / f"phase{number}.yaml").content for number in (1, 2)]
+    edges = at_edges(first.config, searches)
+    return Outcome(folder, done, first, other, difference, final, metrics, in_folds, edges, rule)
 
 
 def _fixed(study: Study) -> dict[str, Any]:
@@ -285,6 +290,7 @@ def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
         "inside_noise": difference.inside_noise if difference else None,
         "standard_error": difference.error if difference else None,
         "rule": outcome.rule,
+        "edges": list(outcome.edges),
         "in_folds": outcome.in_folds._asdict() if outcome.in_folds else None,
         "final": {"folder": outcome.final.name, "model": f"{outcome.final.name}/model.keras"},
         "test_metrics": f"{outcome.final.name}/metrics_test.json",

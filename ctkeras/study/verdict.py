@@ -28,6 +28,7 @@ def verdict(outcome: "Outcome") -> list[str]:
             f"validated in {folds.folds} folds of {folds.images} images of train and valid: val_acc {winner.mean:.4f}; on the "
             f"{folds.given_images} of them that are from the given validation split: {folds.given_val_acc:.4f}"
         )
+    lines += outcome.edges
     test = outcome.test
     lines.append(f"final model: {outcome.final / 'model.keras'}")
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"
