@@ -17,7 +17,7 @@ PERMUTATIONS, RESAMPLES, LEVEL = 499, 300, 0.05
 LEAST_AUC, LEAST_P = 0.7, 0.01  # a shift is spoken of from this AUC on, and at most this p
 TELLING, SHOWN = 0.62, 3  # AUC from which a single fact is named, and how many are
 _WORDS = {
-    "margin": "the share outside the body",
+    "margin": "the black margin",
     "black": "the black area",
     "sharpness": "the sharpness",
     "width": "the width",
@@ -63,8 +63,8 @@ def shift(
 ) -> Shift:
     """Tells one split from another by a linear model on facts of their images.
 
-    Each column has its class's mean taken off, so that another mix of classes is no shift. Images that appear in both splits,
-    exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression, cross-validated
+    Each column has its class's mean taken off, so that another mix of classes is not a shift. Images that appear in both
+    splits, exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression, cross-validated
     in folds that part no group, and p is from permutations of the groups' splits.
 
     Args:

@@ -38,7 +38,7 @@ def parse(spec: str) -> Recipe:
         spec: phantom, phantom:<images>, phantom:<images>:patients=<patients> or the same with ,leaking.
 
     Raises:
-        UserError: it is none of these, or there are too few images or patients.
+        UserError: it is named otherwise, or there are too few images or patients.
 
     Example:
         >>> parse("phantom:240:patients=40")
