@@ -88,7 +88,8 @@ def compare(winner: Contender, other: Contender, folders: Mapping[str, Path], au
     each = np.array([[[run[file] for file in files] for run in runs] for runs in right])  # [2, seeds, images]
     groups, unit = comparison.units(audited, files)
     by_seed = (each[0] - each[1]).mean(1).tolist()
-    return comparison.difference_test(*each.mean(1), groups, unit=unit, by_seed=by_seed)
+    right_a, right_b = each.mean(1)
+    return comparison.difference_test(right_a, right_b, groups, unit=unit, by_seed=by_seed)
 
 
 def standard_error(one: Contender, folders: Mapping[str, Path], audited: Any = None) -> float:
