@@ -67,16 +67,31 @@ def _write(read: results.Results, out: Path, data: str) -> Path:
 
 def compose(found: Findings) -> str:
     """The page as text: the answer first, then the search, the model, the data, and how to reproduce it."""
-    from ctkeras.report.sections import answer, data, epochs, model, record, search, testsplit
+    from ctkeras.report.sections import (
+        answer,
+        data,
+        epochs,
+        labels,
+        model,
+        numbers,
+        record,
+        robustness,
+        search,
+        similarity,
+        testsplit,
+        training_size,
+    )
 
     parts: list[tuple[str, Sequence[Section | None]]] = [
         (
             "The answer",
             [
+                numbers.three_numbers(found),
                 answer.won(found),
                 answer.architectures(found),
                 answer.seeds(found),
                 testsplit.test_numbers(found),
+                similarity.by_similarity(found),
             ],
         ),
         (
@@ -93,9 +108,15 @@ def compose(found: Findings) -> str:
         ),
         (
             "The model",
-            [model.confusion(found), model.reliability(found), model.worst_errors(found)],
+            [
+                model.confusion(found),
+                model.reliability(found),
+                robustness.robustness(found),
+                training_size.by_training_size(found),
+                model.worst_errors(found),
+            ],
         ),
-        ("The data", [data.data_audit(found)]),
+        ("The data", [data.data_audit(found), labels.label_check(found)]),
         (
             "The record",
             [record.reproduce(found), record.model_card(found), record.left_out(found)],

@@ -1,7 +1,6 @@
 """The report's part on the model: its confusion matrix, its calibration, its worst errors."""
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,11 +10,10 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import number, three
+from ctkeras.report.pictures import PICTURE, with_heat
 from ctkeras.runs.predictions import Predictions, read_predictions, read_validation
 
 WORST = 6  # errors shown, with two pictures each
-PICTURE = 224  # px; of an image in the report
-QUALITY = 88  # of JPEG; six pairs take a tenth of a megabyte
 WELL_CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that is called so
 MOST_CLASSES = 20  # a picture of a larger confusion matrix is unreadable
 
@@ -161,7 +159,7 @@ def worst_errors(found: Findings) -> Section:
     files = found.files("predictions.csv", runs=[found.chosen])
     if not len(order):
         return page.section("errors", heading, p("None: every image was classified correctly."), files=files)
-    pictures, why = _pictures(found, [given.files[i] for i in order], predicted[order])
+    pictures, why = with_heat(found, [given.files[i] for i in order], predicted[order])
     cards = []
     for place, i in enumerate(order):
         true, called = given.class_names[given.labels[i]], given.class_names[predicted[i]]
@@ -191,31 +189,3 @@ def worst_errors(found: Findings) -> Section:
         files=files,
         short="Worst errors",
     )
-
-
-def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tuple[list[tuple[str, ...]], str]:
-    """Each image without and with its heat map, as data URIs; or why they cannot be shown."""
-    folder = found.chosen.folder
-    if found.source is None:
-        return [], found.no_data
-    if folder is None or not (folder / "model.keras").exists():
-        return [], "the run has no model.keras"
-    from ctkeras.data import decoded, images
-    from ctkeras.evaluation import gradcam, heatmap
-    from ctkeras.models import predict
-    from ctkeras.runtime import process
-
-    try:
-        process.configure()
-        model, _, preparation = predict.open_model(folder)
-        split = "test" if split_of(found) == "test" else "valid"
-        loaded = decoded.load_split(found.source, split, int(model.input.shape[1]), preparation)
-        gray = np.stack([loaded.images[loaded.files.index(file)] for file in files])
-        heat = gradcam.heat_maps(model, images.as_rgb(gray), classes)
-    except (UserError, ValueError) as error:
-        return [], f"Grad-CAM failed ({' '.join(str(error).split())[:200]})"
-    large = [heatmap.fitted(image, PICTURE) for image in gray]
-    return [
-        (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(heatmap.overlay(image, warm), quality=QUALITY))
-        for image, warm in zip(large, heat, strict=True)
-    ], ""
