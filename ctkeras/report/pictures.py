@@ -56,7 +56,7 @@ def _prepared(found: Findings, files: Sequence[str], size: int, preparation: Any
     """
     from ctkeras.data import decoded
 
-    wanted, shown = set(files), {}
+    wanted, shown = set(files), dict[str, np.ndarray]()
     for split in sorted({image.split for image in found.audit.images if image.file in wanted}):
         loaded = decoded.load_split(found.source, split, size, preparation)
         shown |= {file: image for file, image in zip(loaded.files, loaded.images, strict=True) if file in wanted}

@@ -1,6 +1,7 @@
 """The report's part on the model: its confusion matrix, its calibration, its worst errors."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from ctkeras.evaluation import calibration, metrics
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
-from ctkeras.report.html.words import number, three
+from ctkeras.report.html.words import known, number, three
 from ctkeras.report.pictures import PICTURE, with_heat
 from ctkeras.runs.predictions import Predictions, read_predictions, read_validation
 
@@ -85,7 +86,7 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     hits, true, called = counts.diagonal(), counts.sum(1), counts.sum(0)
     for i, name in enumerate(names):
         if found.test:
-            cells = [three(found.test, metrics.class_key(kind, name)) for kind in kinds]
+            cells: list[Any] = [_stacked(found, metrics.class_key(kind, name)) for kind in kinds]
         else:
             rest = counts.sum() - true[i]
             shares = ((hits[i], called[i]), (hits[i], true[i]), (rest - called[i] + hits[i], rest))
@@ -95,7 +96,15 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     words = {"auc": "AUC", "ap": "average precision"}
     columns = ["class", "images", *(words.get(kind, kind) for kind in shown)]
     caption = "Each class against the others" + (", with 95% intervals" if found.test else "")
-    return page.table(columns, lines, caption=caption, numbers=range(1, len(columns)))
+    table = page.table(columns, lines, caption=caption, numbers=range(1, len(columns)))
+    return tag("div", table, class_="tight")
+
+
+def _stacked(found: Findings, name: str) -> Html:
+    """A metric with its bounds on a line of their own, so that five of them fit beside each other."""
+    low, high = (found.test.get(f"{name}_{end}") for end in ("low", "high"))
+    bounds = [tag("span", f"{number(low)}–{number(high)}", class_="bounds")] if known(low) and known(high) else []
+    return page.join([number(found.test.get(name)), *bounds])
 
 
 def reliability(found: Findings) -> Section:

@@ -97,8 +97,8 @@ def new_patients(found: Findings) -> Number:
     interval, what = "", found.grouped_by or "images"
     if right:
         bounds = accuracy_interval(right, found.groups)
-        count = len({found.groups.get(file, file) for file in right})
-        interval = f"95% interval {bounds.low:.3f} to {bounds.high:.3f}, by resampling {count:,} {what}"
+        parts = len({found.groups.get(file, file) for file in right})
+        interval = f"95% interval {bounds.low:.3f} to {bounds.high:.3f}, by resampling {parts:,} {what}"
     groups = "of its patient" if what == "patients" else "like it"
     count = f"{len(right):,} images" if right else "images"
     words = f"The {count} of training and validation, each answered by one of {number(run.metrics['folds'], 0)} members that "
@@ -176,7 +176,7 @@ def unseen(found: Findings) -> str:
         ends = [valid.get(f"lookup_acc_{end}") for end in ("low", "high")]
     if not known(own):
         return ""
-    below, above = ends if ends and all(map(known, ends)) else (own, own)
+    below, above = (end if known(end) else own for end in ends or (own, own))
     if below <= high and low <= above:
         return ""
     return (

@@ -54,9 +54,9 @@ def _section(found: Findings, rows: Sequence[Mapping[str, Any]], file: str, spli
 
 def _drawn(row: Mapping[str, Any], name: str, text: str) -> charts.Row:
     """A range as a line of the chart, without bounds that are not numbers."""
-    bounds = [row.get(end) if known(row.get(end)) else None for end in ("low", "high")]
+    low, high = (row.get(end) if known(row.get(end)) else None for end in ("low", "high"))
     lookup = (float(row["lookup_acc"]),) if known(row.get("lookup_acc")) else ()
-    return charts.Row(name, row["acc"], *bounds, text, lookup)
+    return charts.Row(name, row["acc"], low, high, text, lookup)
 
 
 def _range(row: Mapping[str, Any]) -> str:
