@@ -81,6 +81,11 @@ class RunConfig:
     gray: str = _param("as_is", "stretch: percentiles 1 and 99 become black and white", choices=("as_is", "stretch"))
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
+    layer_decay: float = _param(
+        1.0, "fine-tuning: the learning rate of each stage, as a share of the next one's", above=0, high=1
+    )
+    ema: float = _param(0.0, "fine-tuning: decay per step of averaged weights; 0 is off", low=0, below=1)
+    best: str = _param("val", "export the epoch of best val_acc, or the last", choices=("val", "last"))
     batch_size: int = _param(16, "images per step", low=1)
     max_epochs: int = _param(30, "number of epochs to train", low=1)
     early_stopping: int = _param(0, "stop after this many epochs without a better val_acc; 0 is off", low=0)
@@ -200,9 +205,10 @@ def _check_folds(config: RunConfig) -> None:
         raise UserError(f"fold must be all, refit or a number from 0; got {config.fold!r}")
     if count and config.fold.isdecimal() and int(config.fold) >= count:
         raise UserError(f"fold must be below folds ({count}); got {config.fold}")
-    if count and config.fold in FOLD_WORDS and config.optimizer != "lbfgs":
+    if count and config.fold == "refit" and config.optimizer != "lbfgs":
         raise UserError(
-            f"fold {config.fold} needs optimizer lbfgs; with {config.optimizer} train one fold at a time: --fold 0, --fold 1, …"
+            f"fold refit needs optimizer lbfgs; with {config.optimizer} nothing would say when training on everything is "
+            "to end: use --fold all"
         )
 
 

@@ -9,6 +9,7 @@ import click
 
 from ctkeras import __version__
 from ctkeras.cli.data import data
+from ctkeras.cli.learning import learning
 from ctkeras.cli.report import app, report
 from ctkeras.cli.results import compare, evaluate, explain, predict
 from ctkeras.cli.study import study
@@ -92,5 +93,5 @@ def doctor() -> None:
         click.echo(f"{name:<22} {value}")
 
 
-for verb in (data, train, evaluate, compare, predict, explain, study, sweep, report, app):
+for verb in (data, train, evaluate, compare, learning, predict, explain, study, sweep, report, app):
     cli.add_command(verb)

@@ -240,7 +240,7 @@ def _cut(model: "keras.Model") -> "tuple[keras.Model, keras.Model]":
         maps = [layer.output for layer in layers if len(getattr(layer.output, "shape", ())) == 4]
         if not pools and not maps:
             raise ValueError("no layer has a feature map as its output")
-        of_head = [layer.input for layer in pools if re.fullmatch(r"pool_\d+", layer.name)]
+        of_head = [layer.input for layer in pools if re.fullmatch(r"pool(_\d+)?(_m\d+)?", layer.name)]
         read = of_head or [pools[-1].input if pools else maps[-1]]
         return keras.Model(model.inputs, read), keras.Model(read, [_logits(model), model.outputs[0]])
     except (ValueError, AttributeError) as error:

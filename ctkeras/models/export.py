@@ -1,6 +1,7 @@
 """model.keras and contract.json: a file that plain Keras opens on any backend, checked by reloading it; and prediction."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
+DROPOUT = r"dropout(_m\d+)?"  # its layer, one per member of a joined model
 TOLERANCE = 1e-4  # largest difference in probability between the reloaded file and the trained model in float32
 
 
@@ -73,8 +75,8 @@ def core_model(trained: "keras.Model", classes: int, kind: Kind = type) -> "kera
     def clone(layer: Any) -> Any:
         if not isinstance(layer, keras.layers.Layer):
             return type(layer).from_config(layer.get_config())
-        if layer.name == "dropout":
-            return keras.layers.Dropout(float(layer.rate), name="dropout")
+        if re.fullmatch(DROPOUT, layer.name):
+            return keras.layers.Dropout(float(layer.rate), name=layer.name)
         settings = layer.get_config()
         for key in settings:
             if key.endswith("_initializer"):
@@ -83,7 +85,7 @@ def core_model(trained: "keras.Model", classes: int, kind: Kind = type) -> "kera
 
     image = keras.Input(trained.input.shape[1:], name="image")
     clean = keras.models.clone_model(trained, input_tensors=image, clone_function=clone)
-    sources = {weight.path: weight for weight in trained.weights if not weight.path.startswith("dropout/")}
+    sources = {weight.path: weight for weight in trained.weights if not re.match(f"{DROPOUT}/", weight.path)}
     for target, source in zip(clean.weights, sources.values(), strict=True):
         target.assign(np.array(source.value))
     outputs = head.probabilities(clean.output, clean.output.shape[-1] // classes)

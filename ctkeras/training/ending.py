@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ctkeras import __version__
 from ctkeras.errors import UserError
-from ctkeras.evaluation.metrics import softmax
+from ctkeras.evaluation.metrics import accuracy, softmax
 from ctkeras.runs.checkpoint import drop_checkpoint
 from ctkeras.runs.folder import FINISHED, write_metrics
 from ctkeras.runs.predictions import FOLDS, prediction_rows, worst_errors, write_predictions
@@ -93,6 +93,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float])
     metrics = {
         **_numbers(run, stopped_by),
         **run.facts,
+        **_in_folds(run),
         **_counts(run),
         **{f"seconds_{part}": seconds for part, seconds in spent.items()},
         "seconds_export": time.perf_counter() - begun,
@@ -112,7 +113,8 @@ def _export(run: "Loop", folder: Path) -> None:
     from ctkeras.training.run import export_best
 
     solved = run.config.optimizer == "lbfgs"
-    what = "the model" if solved else f"epoch {run.progress.best_epoch}, the best,"
+    word = "last" if run.config.best == "last" else "best"
+    what = "the model" if solved else f"epoch {run.progress.best_epoch}, the {word},"
     with console.waiting(f"Exporting {what} and checking the file"):
         export_best(run, folder)
     valid, probabilities = run.data.valid, softmax(run.best_logits)
@@ -123,18 +125,33 @@ def _export(run: "Loop", folder: Path) -> None:
 
 def _numbers(run: "Loop", stopped_by: str) -> dict[str, Any]:
     """What a run reached, how large its model is and how long it took."""
-    progress = run.progress
+    progress, parts = run.progress, run.programs.parts
     best = progress.history[progress.best_epoch - 1] if progress.best_epoch else {}
     return {
         **{name: best.get(name) for name in ("val_acc", "val_loss", "train_acc", "train_loss")},
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "stopped_by": stopped_by,
-        "params_total": sum(int(np.prod(w.shape)) for w in run.built.model.weights if w.name != "rate"),
-        "params_trainable": sum(int(np.prod(v.shape)) for v in run.programs.parts.suffix.trainable_variables),
+        "params_total": _size(run.built.model.weights) + (len(run.members) - 1) * _size(parts.suffix.weights),
+        "params_trainable": len(run.members) * _size(parts.suffix.trainable_variables),
         "seconds_total": progress.seconds,
         "seconds_compile": progress.compile_seconds,
     }
+
+
+def _size(weights: Sequence[Any]) -> int:
+    """The number of parameters, without dropout's rate."""
+    return sum(int(np.prod(weight.shape)) for weight in weights if weight.name != "rate")
+
+
+def _in_folds(run: "Loop") -> dict[str, Any]:
+    """Of a run in folds, their number and the accuracy on the images of the given validation split."""
+    folds, labels = run.data.folds, run.data.valid.labels
+    if folds is None:
+        return {}
+    given, probabilities = folds.given, softmax(run.best_logits)
+    acc = accuracy(labels[given], probabilities[given]) if given.any() and len(probabilities) else None
+    return {"folds": int(folds.of.max()) + 1, "given_val_n": int(given.sum()), "given_val_acc": acc}
 
 
 def _counts(run: "Loop") -> dict[str, int]:

@@ -94,7 +94,12 @@ def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_batches(
-    features: Sequence[np.ndarray] | jax.Array, split: Split, recipe: Recipe, epoch: int
+    features: Sequence[np.ndarray] | jax.Array,
+    split: Split,
+    recipe: Recipe,
+    epoch: int,
+    *,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yields an epoch's batches of features: each image in one of its views, then mixup, then class weights.
 
@@ -103,13 +108,15 @@ def train_batches(
         split: for its labels.
         recipe: as for pixels.
         epoch: from 0.
+        rows: int [N], the row of each image of the split among the features; None: the same.
     """
     classes = len(split.class_names)
     rng = np.random.default_rng([recipe.seed, epoch, 3])
     weights = batches.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
     one_hot = np.eye(classes, dtype=np.float32)
     for indices in batches.epoch_order(split.labels, recipe, epoch):
-        inputs = _gather(features, rng.integers(len(features), size=len(indices)), indices)
+        places = indices if rows is None else rows[indices]
+        inputs = _gather(features, rng.integers(len(features), size=len(indices)), places)
         labels = one_hot[split.labels[indices]]
         if recipe.mixup_alpha:
             inputs, labels = mixup(inputs, labels, alpha=recipe.mixup_alpha, rng=rng)
@@ -142,10 +149,13 @@ def mixup(inputs: Any, labels: np.ndarray, *, alpha: float, rng: np.random.Gener
     return wide * inputs + (1 - wide) * inputs[pairs], share * labels + (1 - share) * labels[pairs]
 
 
-def eval_batches(features: Sequence[np.ndarray], split: Split, batch_size: int) -> Iterator[Batch]:
-    """Yields view 0 in order, the last batch padded and masked by weight 0."""
+def eval_batches(
+    features: Sequence[np.ndarray], split: Split, batch_size: int, *, rows: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Yields view 0 in order, the last batch padded and masked by weight 0; `rows` as for train_batches."""
     one_hot = np.eye(len(split.class_names), dtype=np.float32)[split.labels]
     ones = np.ones(len(one_hot), np.float32)
     for start in range(0, len(one_hot), batch_size):
-        parts = (array[start : start + batch_size] for array in (features[0], one_hot, ones))
+        own = slice(start, start + batch_size)
+        parts = (features[0][own if rows is None else rows[own]], one_hot[own], ones[own])
         yield Batch(*(batches.padded(part, batch_size) for part in parts))

@@ -8,7 +8,6 @@ import numpy as np
 from ctkeras.audit import groups
 from ctkeras.data import crop
 from ctkeras.data.decoded import SMALL, Split
-from ctkeras.errors import UserError
 
 
 class Folds(NamedTuple):
@@ -76,15 +75,3 @@ def divide(pooled: Split, k: int, *, seed: int) -> np.ndarray:
         UserError: there are too few groups for k folds.
     """
     return groups.folds(pooled.labels, groups_of(pooled), k, seed=seed)
-
-
-def part(pooled: Split, fold_of: np.ndarray, fold: int) -> tuple[Split, Split]:
-    """(training, validation) of one fold: the images of all other folds, and its own.
-
-    Raises:
-        UserError: the fold has no images.
-    """
-    inside = fold_of == fold
-    if not inside.any():
-        raise UserError(f"fold {fold} has no images; use fewer folds")
-    return pooled.select(~inside), pooled.select(inside)

@@ -34,6 +34,34 @@ class Data:
     # What the audit removed from training, for metrics.json.
     cleaned: dict[str, Any] = dataclasses.field(default_factory=dict)
     folds: Folds | None = None
+    # In one fold, all pooled images, and which of these are trained on and validated on: features are computed for all.
+    pool: tuple[Split, np.ndarray, np.ndarray] | None = None
+
+
+def members_of(data: Data) -> list[Data]:
+    """What each member of a run trains on and validates on: one per fold, or the run's own data."""
+    if data.folds is None or data.folds.refit:
+        return [data]
+    return [in_fold(data, data.folds.of, fold) for fold in range(int(data.folds.of.max()) + 1)]
+
+
+def in_fold(data: Data, fold_of: np.ndarray, fold: int) -> Data:
+    """The data of one fold: validation is its images, training those of all others.
+
+    Args:
+        data: its training images are the pooled ones.
+        fold_of: int [N], the fold of each pooled image.
+        fold: from 0.
+
+    Raises:
+        UserError: the fold has no images.
+    """
+    inside = fold_of == fold
+    if not inside.any():
+        raise UserError(f"fold {fold} has no images; use fewer folds")
+    train, valid = data.train.select(~inside), data.train.select(inside)
+    rows = data.train, np.flatnonzero(~inside), np.flatnonzero(inside)
+    return dataclasses.replace(data, train=train, valid=valid, folds=None, pool=rows)
 
 
 def load_data(source: sources.Source, config: RunConfig) -> Data:
@@ -73,10 +101,9 @@ def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Sp
         f"Cross-validating in {config.fold_count} folds of {len(pooled.files)} distinct images of train and valid; similar "
         "slices stay in one fold."
     )
-    record = dataclasses.asdict(cleaned)
-    if config.fold.isdecimal():
-        return Data(*folds.part(pooled, fold_of, int(config.fold)), source.fingerprint, record)
-    return Data(pooled, pooled, source.fingerprint, record, Folds(fold_of, given, config.fold == "refit"))
+    divided = Folds(fold_of, given, config.fold == "refit")
+    data = Data(pooled, pooled, source.fingerprint, dataclasses.asdict(cleaned), divided)
+    return in_fold(data, fold_of, int(config.fold)) if config.fold.isdecimal() else data
 
 
 def preparation_of(config: RunConfig) -> Preparation:
@@ -92,6 +119,16 @@ class Feed:
     valid: Callable[[], Iterator[Batch]]
     # With a frozen prefix, what the batches are taken from: views of training, and validation, each float32 [N, …].
     features: tuple[Sequence[np.ndarray], np.ndarray] | None = None
+    rows: np.ndarray | None = None  # int, which of these rows are training's; None: all
+    valid_rows: np.ndarray | None = None
+
+    def arrays(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """The features of the training images, V views of float32 [N, …], and those of the validation images."""
+        assert self.features is not None  # for the type checker: asked for only where the prefix is frozen
+        train, valid = self.features
+        if self.rows is None:
+            return list(train), valid
+        return [view[self.rows] for view in train], valid[self.valid_rows]
 
 
 def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str) -> Feed:
@@ -121,15 +158,26 @@ def _feature_feed(programs: "Programs", config: RunConfig, data: Data, *, weight
     load = functools.partial(
         features.load, programs, weights=weights, augmentation=config.augmentation, precision=config.precision
     )
-    train = load(data.train, name="training", views=config.feature_views if config.augmentation else 1)
-    valid = load(data.valid, name="validation", views=1)
+    views = config.feature_views if config.augmentation else 1
+    rows = valid_rows = None
+    if data.pool is None:
+        train, valid = load(data.train, name="training", views=views), load(data.valid, name="validation", views=1)
+    else:
+        pooled, rows, valid_rows = data.pool
+        train = valid = load(pooled, name="pooled", views=views)
     read = train, valid[0]
     if jax.default_backend() != "cpu" and sum(view.nbytes for view in train) <= RESIDENT_BYTES:
         train = programs.place(np.stack(train))
     return Feed(
-        lambda epoch: features.train_batches(train, data.train, _recipe(config), epoch),
-        _resident(programs, lambda: features.eval_batches(valid, data.valid, config.batch_size), valid[0].nbytes),
+        lambda epoch: features.train_batches(train, data.train, _recipe(config), epoch, rows=rows),
+        _resident(
+            programs,
+            lambda: features.eval_batches(valid, data.valid, config.batch_size, rows=valid_rows),
+            len(data.valid.files) * valid[0][0].nbytes,
+        ),
         read,
+        rows,
+        valid_rows,
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +14,7 @@ from ctkeras.models import export
 from ctkeras.runtime import console, process
 from ctkeras.training.inputs import feed_of
 from ctkeras.training.programs import frozen_fingerprint, phase_programs
-from ctkeras.training.run import Loop, cut_at, export_best, improve, save
+from ctkeras.training.run import Loop, Member, cut_at, export_best, improve, save, trained_model
 from ctkeras.training.schedule import learning_rate
 from ctkeras.training.steps import Hyper, State, new_totals
 
@@ -69,7 +69,7 @@ def run_epochs(
 
 
 def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
-    """Trains and validates one epoch.
+    """Trains and validates one epoch of every member.
 
     Args:
         run: at the epoch's start.
@@ -80,38 +80,58 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
     """
     config, programs, epoch = run.config, run.programs, run.progress.epoch
     begun, compiled = time.perf_counter(), programs.compile_seconds
-    steps = batches.steps_per_epoch(len(run.data.train.files), config.batch_size)
-    run.state = run.state._replace(totals=programs.place(new_totals()))
-    frozen = programs.place(programs.frozen_variables())
-    bar = console.Bar(f"epoch {epoch + 1}/{config.max_epochs}", steps)
-    pending: list[Any] = []
-    lr = 0.0
+    steps = [batches.steps_per_epoch(len(member.data.train.files), config.batch_size) for member in run.members]
+    bar = console.Bar(f"epoch {epoch + 1}/{config.max_epochs}", sum(steps))
     if epoch == 0 and not programs.compiled:
         console.note("Compiling the training step (cached for later runs) …")
-    for i, batch in enumerate(run.feed.train(epoch)):
-        if stop.reason:
-            bar.close()
-            return None
-        lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
-        hyper = Hyper(np.float32(lr), np.float32(config.weight_decay), np.float32(config.label_smoothing))
-        run.state = programs.train_step(run.state, frozen, programs.place_batch(batch), hyper)
-        _wait_for_earlier(pending, run.state)
-        bar.update(i + 1)
+    lr, done = 0.0, 0
+    for member, count in zip(run.members, steps, strict=True):
+        for lr in _train_member(run, member, stop, steps=count):
+            done += 1
+            bar.update(done)
     bar.close()
-    totals = {name: float(value) for name, value in jax.device_get(run.state.totals).items()}
+    if done < sum(steps):
+        return None
+    totals = [jax.device_get(member.state.totals) for member in run.members]
+    examples = sum(float(each["examples"]) for each in totals)
+    finite = all(int(each["bad_step"]) < 0 for each in totals)
     val_acc, val_loss = validate(run)
     run.progress.epoch += 1
     run.progress.compile_seconds += programs.compile_seconds - compiled
     return {
         "epoch": run.progress.epoch,
-        "train_acc": totals["correct"] / totals["examples"],
-        "train_loss": math.nan if totals["bad_step"] >= 0 else totals["loss"] / totals["examples"],
+        "train_acc": sum(float(each["correct"]) for each in totals) / examples,
+        "train_loss": sum(float(each["loss"]) for each in totals) / examples if finite else math.nan,
         "val_acc": val_acc,
         "val_loss": val_loss,
         "lr": lr,
         "epoch_seconds": time.perf_counter() - begun,
         "memory_bytes": process.memory_bytes(),
     }
+
+
+def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Iterator[float]:
+    """Trains one epoch of a member; yields the learning rate after each step, and ends early if it is to stop.
+
+    Args:
+        run: at the epoch's start.
+        member: one of its members.
+        stop: its `reason` is read before each step.
+        steps: number of steps per epoch.
+    """
+    config, programs, epoch = run.config, run.programs, run.progress.epoch
+    member.state = member.state._replace(totals=programs.place(new_totals()))
+    frozen = programs.place(programs.frozen_variables())
+    pending: list[Any] = []
+    for i, batch in enumerate(member.feed.train(epoch)):
+        if stop.reason:
+            return
+        lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
+        numbers = lr, config.weight_decay, config.label_smoothing, config.layer_decay, config.ema
+        hyper = Hyper(*map(np.float32, numbers))
+        member.state = programs.train_step(member.state, frozen, programs.place_batch(batch), hyper)
+        _wait_for_earlier(pending, member.state)
+        yield lr
 
 
 def _wait_for_earlier(pending: list[Any], state: State) -> None:
@@ -127,15 +147,20 @@ def validate(run: Loop) -> tuple[float, float]:
     """Sets `logits` to those of the validation images, in order; returns val_acc and val_loss."""
     programs, labels = run.programs, run.data.valid.labels
     frozen = programs.place(programs.frozen_variables())
-    outputs = [programs.eval_step(run.state, frozen, programs.place_batch(batch)) for batch in run.feed.valid()]
-    run.logits = np.concatenate([np.asarray(output) for output in outputs])[: len(labels)]
+    run.logits = np.zeros((len(labels), len(run.data.valid.class_names)), np.float32)
+    for member in run.members:
+        placed = (programs.place_batch(batch) for batch in member.feed.valid())
+        outputs = [programs.eval_step(member.state, frozen, batch) for batch in placed]
+        count = len(member.data.valid.labels)
+        run.logits[member.rows] = np.concatenate([np.asarray(output) for output in outputs])[:count]
     probabilities = metrics.softmax(run.logits)
     return metrics.accuracy(labels, probabilities), metrics.cross_entropy(labels, probabilities)
 
 
 def not_finite(run: Loop, row: dict[str, Any]) -> str:
     """Where a loss of the last epoch was not finite, and what to do, in a sentence; '' when all were finite."""
-    step = int(run.state.totals["bad_step"]) + 1  # from 1; 0 when every step's loss was finite
+    steps = [int(member.state.totals["bad_step"]) + 1 for member in run.members]
+    step = next((step for step in steps if step), 0)  # from 1; 0 when every step's loss was finite
     if not step and np.isfinite(row["val_loss"]):
         return ""
     where = f"step {step}" if step else "validation"
@@ -144,19 +169,20 @@ def not_finite(run: Loop, row: dict[str, Any]) -> str:
 
 def _prove_early(run: Loop, ending: "Ending") -> None:
     """Exports once, after the first epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
-    if not export.is_proved(run.built.model):
+    if not export.is_proved(trained_model(run)):
         with console.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
             export_best(run, ending.folder)
 
 
 def unfreeze(run: Loop) -> None:
     """Moves from training the head to training from config.cut on, with a new optimizer, because its variables are others."""
-    run.programs.store(run.state)
-    run.progress.cut = run.config.cut
+    before, run.progress.cut = run.programs, run.config.cut
     run.programs = phase_programs(run.built, run.config, run.config.cut)
-    run.state = run.programs.start()
     run.weights = frozen_fingerprint(run.programs)
-    run.feed = feed_of(run.programs, run.config, run.data, weights=run.weights)
+    for member in run.members:
+        before.store(member.state)
+        member.state = run.programs.start()
+        member.feed = feed_of(run.programs, run.config, member.data, weights=run.weights)
     console.note(f"The head is trained; now training from {run.config.cut} on.")
 
 

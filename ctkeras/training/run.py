@@ -3,22 +3,20 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
-from ctkeras.models import classifier, export
+from ctkeras.models import classifier, export, join
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
 from ctkeras.training.inputs import Data, Feed, preparation_of
 from ctkeras.training.programs import Programs, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
-
-if TYPE_CHECKING:
-    pass
+STORED = ("trainable", "non_trainable", "optimizer", "average")  # of each member's state, in a checkpoint
 
 
 @dataclasses.dataclass
@@ -37,6 +35,16 @@ class Progress:
 
 
 @dataclasses.dataclass
+class Member:
+    """One of the models that a run trains side by side: one per fold, or the only one."""
+
+    data: Data  # what it trains and is validated on
+    state: State
+    feed: Feed
+    rows: np.ndarray | slice  # which of the run's validation images it answers for
+
+
+@dataclasses.dataclass
 class Loop:
     """A run in progress."""
 
@@ -45,8 +53,7 @@ class Loop:
     built: classifier.Classifier
     progress: Progress
     programs: Programs
-    state: State
-    feed: Feed
+    members: list[Member]
     weights: str  # the frozen weights' fingerprint
     compiled: dict[str, int]  # process.compile_counts at the start
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)  # more for metrics.json
@@ -57,14 +64,19 @@ class Loop:
 
 
 def improve(run: Loop, row: dict[str, Any]) -> bool:
-    """Adds the row to the history; takes the epoch's weights as the best ones if it is: by val_acc, ties by val_loss."""
+    """Adds the row to the history; takes the epoch's weights if it is the best so far: by val_acc, ties by val_loss.
+
+    If the last epoch is what is wanted, the weights of each epoch are taken.
+    """
     progress = run.progress
     better = (row["val_acc"], -row["val_loss"]) > (progress.best_acc, -progress.best_loss)
-    if better:
+    if better or run.config.best == "last":
         progress.best_epoch = row["epoch"]
         progress.best_acc, progress.best_loss = row["val_acc"], row["val_loss"]
-        run.programs.store(run.state)
-        run.best = [np.array(weight.value) for weight in changing_weights(run)]
+        run.best = []
+        for member in run.members:
+            run.programs.store(member.state)
+            run.best += [np.array(weight.value) for weight in changing_weights(run)]
         run.best_logits = run.logits
     progress.plateau = progress.plateau.after(row["val_loss"])
     progress.history.append(row)
@@ -75,24 +87,37 @@ def save(run: Loop, folder: Path) -> None:
     """Writes history.csv and the checkpoint."""
     write_history(folder, run.progress.history)
     facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
-    names = ("trainable", "non_trainable", "optimizer")
-    arrays = {name: [np.asarray(array) for array in getattr(run.state, name)] for name in names}
+    arrays = {
+        f"{name}{number or ''}": [np.asarray(array) for array in getattr(member.state, name)]
+        for number, member in enumerate(run.members)
+        for name in STORED
+    }
     save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
 
 
 def export_best(run: Loop, folder: Path) -> None:
     """Writes the best epoch's model into the run folder; the state in training does not change."""
-    for weight, value in zip(changing_weights(run), run.best, strict=True):
-        weight.assign(value)
-    names = run.data.train.class_names
     export.export(
-        run.built.model,
+        trained_model(run),
         folder,
-        class_names=names,
+        class_names=run.data.train.class_names,
         model_name=run.config.model_name,
         preparation=preparation_of(run.config),
         kind=layers.core,
     )
+
+
+def trained_model(run: Loop) -> Any:
+    """The keras.Model with the best epoch's weights; of members trained side by side, one model with all of them."""
+    weights = changing_weights(run)
+    parts = [run.best[start : start + len(weights)] for start in range(0, len(run.best), len(weights))]
+    if len(parts) > 1:
+        paths = [weight.path for weight in weights]
+        values = [dict(zip(paths, part, strict=True)) for part in parts]
+        return join.joined(run.built.model, run.built.frozen_layers(run.config.cut), values)
+    for weight, value in zip(weights, parts[0], strict=True):
+        weight.assign(value)
+    return run.built.model
 
 
 def changing_weights(run: Loop) -> list[Any]:

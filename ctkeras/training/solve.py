@@ -76,19 +76,19 @@ def run_solved(
 def _solve_run(run: Loop) -> dict[str, Any]:
     """Solves the head, puts it into the model and the state, and returns the row of EPOCH_METRICS."""
     begun, config, data = time.perf_counter(), run.config, run.data
-    assert run.feed.features is not None  # for the type checker: config allows lbfgs only on cached features
-    train, valid = run.feed.features
+    train, valid = run.members[0].feed.arrays()
     with console.waiting("Solving the head"):
         if data.folds is None:
             solution = solve(config, train, data.train, valid=valid)
         else:
             solution = solve_folds(config, train, data.train, folds=data.folds)
     put(run.built.model, solution)
-    run.state = run.programs.start()
+    run.members[0].state = run.programs.start()
     run.logits = solution.valid_logits.astype(np.float32)
     run.progress.epoch = 1
     fitted, validated = metrics.softmax(solution.train_logits), metrics.softmax(solution.valid_logits)
-    run.facts = _facts(solution, data.folds, data.valid.labels, validated)
+    # Of folds, the geometric mean.
+    run.facts["weight_decay"] = float(np.exp(np.mean(np.log(solution.weight_decays))))
     return {
         "epoch": 1,
         "train_acc": metrics.accuracy(data.train.labels, fitted),
@@ -99,16 +99,6 @@ def _solve_run(run: Loop) -> dict[str, Any]:
         "epoch_seconds": time.perf_counter() - begun,
         "memory_bytes": process.memory_bytes(),
     }
-
-
-def _facts(solution: Solution, folds: Folds | None, labels: np.ndarray, validated: np.ndarray) -> dict[str, Any]:
-    """What metrics.json says beside a run's numbers: the strength of L2, and the accuracy on the given validation images."""
-    facts: dict[str, Any] = {"weight_decay": float(np.exp(np.mean(np.log(solution.weight_decays))))}
-    if folds is not None:
-        given = folds.given
-        facts |= {"folds": int(folds.of.max()) + 1, "given_val_n": int(given.sum())}
-        facts["given_val_acc"] = metrics.accuracy(labels[given], validated[given]) if given.any() else None
-    return facts
 
 
 def solve(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, valid: np.ndarray) -> Solution:
@@ -130,7 +120,14 @@ def solve(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, valid
     return Solution(factors.mean, factors.scale, [solved.kernel], [solved.bias], [_positive(strength)], *logits)
 
 
-def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, folds: Folds) -> Solution:
+def solve_folds(
+    config: RunConfig,
+    train: Sequence[np.ndarray],
+    split: Split,
+    *,
+    folds: Folds,
+    chosen: np.ndarray | None = None,
+) -> Solution:
     """Solves one head per fold, each on the images of all other folds, or one on all images if they are to be refitted.
 
     All heads share the standardisation, which knows no label. If weight_decay is auto, a member takes that of least
@@ -142,10 +139,14 @@ def solve_folds(config: RunConfig, train: Sequence[np.ndarray], split: Split, *,
         train: V views, each float [N, D].
         split: the pooled images, for their labels.
         folds: how they are divided.
+        chosen: bool [N], the images that heads may be trained on; None: all.
     """
     rows, targets, weights = _problem(config, train, split)
     factors, tiled, images = solver.factorise(rows), np.tile(folds.of, len(train)), len(split.labels)
     first = np.arange(len(tiled)) < images
+    if chosen is not None:
+        used = np.tile(chosen, len(train))
+        weights, first = np.where(used, weights, 0.0), first & used
     count = int(folds.of.max()) + 1
     strengths = [config.weight_decay] * count
     if is_auto(config.weight_decay):

@@ -10,13 +10,13 @@ import numpy as np
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.models import classifier, head
-from ctkeras.runs.checkpoint import load_checkpoint
+from ctkeras.runs.checkpoint import Checkpoint, load_checkpoint
 from ctkeras.runtime import console, process
 from ctkeras.training import solve, solver
-from ctkeras.training.inputs import Data, Feed, feed_of
+from ctkeras.training.inputs import Data, Feed, feed_of, members_of
 from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs, programs_at
 from ctkeras.training.programs import classifier as programs_classifier
-from ctkeras.training.run import Loop, Progress, cut_at
+from ctkeras.training.run import STORED, Loop, Member, Progress, cut_at
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State, new_totals
 
@@ -68,23 +68,34 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
     cut = facts.get("cut", cut_at(config, 0))
     programs = phase_programs(built, config, cut)
     weights = frozen_fingerprint(programs)
-    progress = Progress(cut)
-    feed = feed_of(programs, config, data, weights=weights)
-    if checkpoint is None:
-        prepare_head(config, data, built, feed)
-    state, best, best_logits = programs.start(), [], np.zeros((0, 0))
+    progress, best, best_logits = Progress(cut), [], np.zeros((0, 0))
     if checkpoint:
         if facts.pop("start") != [data.fingerprint, weights]:
             raise UserError(
                 f"{folder} was started on other images or other weights; resume it with the same, or start a new run"
             )
         progress = Progress(**{**facts, "plateau": Plateau(**facts["plateau"])})
-        stored = {name: checkpoint.arrays.get(name, []) for name in ("trainable", "non_trainable", "optimizer")}
-        state = programs.place(State(**stored, totals=new_totals()))
         best, best_logits = checkpoint.arrays["best"], checkpoint.arrays["best_logits"][0]
+    members = []
+    parts = [data] if config.optimizer == "lbfgs" else members_of(data)
+    for number, part in enumerate(parts):
+        feed = feed_of(programs, config, part, weights=weights)
+        if checkpoint is None:
+            prepare_head(config, part, built, feed)
+            state = programs.start()
+        else:
+            state = programs.place(_stored_state(checkpoint, number))
+        rows = part.pool[2] if len(parts) > 1 and part.pool else slice(None)
+        members.append(Member(part, state, feed, rows))
     return Loop(
-        config, data, built, progress, programs, state, feed, weights, compiled, best=best, best_logits=best_logits
+        config, data, built, progress, programs, members, weights, compiled, best=best, best_logits=best_logits
     )
+
+
+def _stored_state(checkpoint: Checkpoint, number: int) -> State:
+    """The state of a run's member, as the checkpoint has it."""
+    stored = {name: checkpoint.arrays.get(f"{name}{number or ''}", []) for name in STORED}
+    return State(**stored, totals=new_totals())
 
 
 def prepare_head(config: RunConfig, data: Data, built: classifier.Classifier, feed: Feed) -> None:
@@ -102,15 +113,14 @@ def prepare_head(config: RunConfig, data: Data, built: classifier.Classifier, fe
     if config.optimizer == "lbfgs":
         return  # solve.install does the same
     if feed.features is not None and cut_at(config, 0) == "head":
-        mean, scale = solver.statistics(np.concatenate(feed.features[0]))
+        mean, scale = solver.statistics(np.concatenate(feed.arrays()[0]))
         head.set_statistics(built.model, mean, scale)
     elif config.cut != "head" and config.pretrained:
         programs = programs_at(built, cut="head", on_features=True, optimizer=config.optimizer)
         fixed = dataclasses.replace(config, augmentation=0, feature_views=1)
-        features = feed_of(programs, fixed, data, weights=frozen_fingerprint(programs)).features
-        assert features is not None  # for the type checker: the programs are on features
+        train, valid = feed_of(programs, fixed, data, weights=frozen_fingerprint(programs)).arrays()
         with console.waiting("Solving the head that fine-tuning starts from"):
-            solution = solve.solve(config, features[0], data.train, valid=features[1])
+            solution = solve.solve(config, train, data.train, valid=valid)
         solve.put(built.model, solution)
 
 

@@ -14,7 +14,7 @@ from ctkeras.runs.folder import make_folder, new_id, write_config
 from ctkeras.runtime import console, process
 from ctkeras.tracking.run import Tracker, start_run
 from ctkeras.training.ending import Ending
-from ctkeras.training.inputs import Data, load_data
+from ctkeras.training.inputs import Data, load_data, members_of
 from ctkeras.training.stopping import Stop, watch
 
 HIGH_LR = 0.01  # the sweep's upper end; above it fine-tuning forgets what ImageNet taught
@@ -99,7 +99,7 @@ def _train(
         ending.passed("data")
     _warn(config)
     assert data is not None  # for the type checker: it was given, or there is a source
-    members = int(data.folds.of.max()) + 1 if data.folds is not None and not data.folds.refit else 1
+    members = len(members_of(data)) if config.optimizer == "lbfgs" else 1  # heads of one graph, solved together
     classes = len(data.train.class_names)
     built = start.build(config, classes=classes, weights=weights, members=members)  # refuses a file of other weights
     ending.passed("model")

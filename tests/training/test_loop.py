@@ -35,7 +35,7 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         config=RunConfig(max_epochs=len(rows), **values),
         progress=Progress("head"),
         programs=Programs(),
-        state=types.SimpleNamespace(totals=totals),
+        members=[types.SimpleNamespace(state=types.SimpleNamespace(totals=totals))],
         weight=weight,
         best=[],
         best_logits=None,
@@ -118,7 +118,7 @@ def test_a_run_that_another_thread_has_ended_changes_nothing_more(monkeypatch, t
 )
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(monkeypatch, tmp_path, bad_step, val_loss, where):
     run, end = scripted(monkeypatch, tmp_path, [(0.5, val_loss)], lr=0.25)
-    run.state.totals["bad_step"] = np.int32(bad_step)
+    run.members[0].state.totals["bad_step"] = np.int32(bad_step)
     why, trouble = run_epochs(run, end)
     assert why == "nan"
     assert trouble.startswith(f"The loss is not finite in epoch 1, {where}: lower lr (0.25)")

@@ -13,6 +13,7 @@ from ctkeras.errors import UserError
 from ctkeras.evaluation import metrics
 from ctkeras.training import folds, solve, solver
 from ctkeras.training.folds import Folds
+from ctkeras.training.inputs import Data, in_fold
 
 CLASSES = 3
 
@@ -174,12 +175,15 @@ def test_no_group_is_parted_and_each_fold_has_each_class():
         assert len(set(fold_of[clusters == cluster])) == 1
     for fold in range(5):
         assert set(labels[fold_of == fold]) == {0, 1, 2}
-    training, validation = folds.part(split, fold_of, 3)
+    pooled = Data(split, split, "f")
+    part = in_fold(pooled, fold_of, 3)
+    training, validation = part.train, part.valid
+    assert [split.files[row] for row in part.pool[2]] == list(validation.files)
     assert sorted(training.files + validation.files) == sorted(split.files)
     assert set(validation.files) == set(np.array(split.files)[fold_of == 3])
     assert (fold_of != folds.divide(split, 5, seed=1)).any()
     with pytest.raises(UserError, match="fold 7 has no images"):
-        folds.part(split, fold_of, 7)
+        in_fold(pooled, fold_of, 7)
 
 
 def test_more_folds_than_groups_are_refused():
@@ -264,12 +268,32 @@ def test_evaluate_shows_out_of_fold_answers_for_what_the_model_was_trained_on(in
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_one_fold_is_trained_in_epochs(tmp_path):
-    result = train(tmp_path, folds=3, fold=0, lr=0.03, max_epochs=2)
-    assert (result.metrics["stopped_by"], result.metrics["epochs"]) == ("max_epochs", 2)
-    rows = rows_of(result.folder)
-    assert {row["split"] for row in rows} == {"valid"}
-    assert {row["file"].partition("/")[0] for row in rows} <= {"train", "valid"}
+TRAINED = {"head": {"lr": 0.03}, "stage4": {"unfreeze_from": "stage4"}, "input": {"freeze_backbone": False}}
+
+
+@pytest.mark.parametrize("cut", ["head", "stage4", pytest.param("input", marks=pytest.mark.slow)])
+def test_folds_trained_side_by_side_are_the_folds_trained_one_by_one(tmp_path, cut):
+    from ctkeras.evaluation import gradcam
+
+    values = {**TRAINED[cut], "folds": 2, "max_epochs": 2, "best": "last"}
+    together = train(tmp_path, **values)
+    assert (together.metrics["folds"], together.metrics["stopped_by"]) == (2, "max_epochs")
+    assert {"given_val_n", "given_val_acc"} <= together.metrics.keys()
+    members = [train(tmp_path, **values, fold=fold) for fold in range(2)]
+    rows = {row["file"]: row["predicted"] for row in rows_of(together.folder) if row["split"] == "folds"}
+    assert rows == {row["file"]: row["predicted"] for member in members for row in rows_of(member.folder)}
+    model, *alone = (open_file(run.folder / "model.keras") for run in (together, *members))
+    assert all(type(layer).__module__.startswith("keras.src.") for layer in model.layers)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    expected = np.mean([member.predict_on_batch(pixels) for member in alone], axis=0)
+    np.testing.assert_allclose(model.predict_on_batch(pixels), expected, atol=1e-5)
+    assert gradcam.heat_maps(model, pixels).shape[0] == 3
+
+
+def open_file(path):
+    import keras
+
+    return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def test_refit_leaves_one_head(tmp_path, in_folds):
@@ -316,7 +340,6 @@ def test_fine_tuning_starts_from_the_solved_head(tmp_path):
     import keras
 
     from ctkeras.models import backbones
-    from ctkeras.training.inputs import Data
     from ctkeras.training.train import train as run
 
     with backbones._blank_initializers():

@@ -118,9 +118,10 @@ def test_parameters_are_counted(finished):
 @pytest.mark.parametrize(
     ("values", "epochs"),
     [
-        pytest.param(FULL, 2, id="full"),
+        pytest.param(FULL, 2, id="full", marks=pytest.mark.slow),
         pytest.param(FROZEN, 2, id="frozen"),
-        pytest.param(STAGE, 2, id="stage"),
+        pytest.param(FROZEN | {"folds": 2, "ema": 0.9, "best": "last"}, 2, id="folds_averaged"),
+        pytest.param(STAGE, 2, id="stage", marks=pytest.mark.slow),
         pytest.param(STAGE | {"head_epochs": 2}, 2, id="between_head_and_stage", marks=pytest.mark.slow),
         pytest.param(HEAD_FIRST, 2, id="between_head_and_all", marks=pytest.mark.slow),
         pytest.param(HEAD_FIRST, 3, id="after_head", marks=pytest.mark.slow),
@@ -128,7 +129,10 @@ def test_parameters_are_counted(finished):
 )
 def test_resumed_run_repeats_the_uninterrupted_one(tmp_path, values, epochs):
     whole = train(config(tmp_path, **values), run_id="whole")
-    steps = sources.open_source(values["data"]).images * 6 // 10 // values["batch_size"]
+    images = sources.open_source(values["data"]).images
+    steps = images * 6 // 10 // values["batch_size"]
+    if members := values.get("folds"):  # of train and valid, 3 images in 4, each member trains on half
+        steps = members * (images * 3 // 4 // 2 // values["batch_size"])
     cut = train(config(tmp_path, **values), run_id="cut", stop=StopAfter(epochs * steps + 1))
     assert cut.metrics["stopped_by"] == "sigterm"
     assert cut.metrics["epochs"] == epochs
@@ -166,7 +170,7 @@ def test_nan_ends_the_run_with_its_step_and_a_hint(tmp_path):
     assert json.loads((tmp_path / "nan" / "metrics.json").read_text())["stopped_by"] == "nan"
 
 
-@pytest.mark.parametrize("values", [FROZEN, STAGE], ids=["frozen", "stage"])
+@pytest.mark.parametrize("values", [FROZEN, pytest.param(STAGE, marks=pytest.mark.slow)], ids=["frozen", "stage"])
 def test_other_numbers_compile_nothing(tmp_path, values):
     """Nor do they load a compiled program again; structural settings do."""
     train(config(tmp_path, **values))
