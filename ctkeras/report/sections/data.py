@@ -47,7 +47,8 @@ def data_audit(found: Findings) -> Section:
 def _reconciled(found: Findings, leaked: int) -> str:
     """How many test images also appear in train or valid, and how that follows from the rows of the table."""
     rows = [leak for leak in found.audit.leaks() if leak.split == "test"]
-    words = f" {plural(leaked, 'test image')} also {'appears' if leaked == 1 else 'appear'} in train or valid, exactly or nearly"
+    words = f" {plural(leaked, 'test image')} also {'appears' if leaked == 1 else 'appear'} in train or valid"
+    words += ", exactly or nearly"
     if len(rows) > 1:
         parts = [f"{len(leak.files):,} in {leak.into} {'exactly' if leak.exact else 'nearly'}" for leak in rows]
         total = sum(len(leak.files) for leak in rows)
