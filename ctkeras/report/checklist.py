@@ -14,7 +14,7 @@ from ctkeras.report.html.page import Section, p, tag
 SOURCES = {
     "claim": "CLAIM 2024 Update (Tejani et al., Radiology: Artificial Intelligence 2024, e240300)",
     "tripod-ai": "TRIPOD+AI (Collins et al., BMJ 2024; 385: e078378)",
-    "metrics": "the steps of Metrics Reloaded (Maier-Hein et al., Nature Methods 2024; 21: 195), with numbers of this tool's own",
+    "metrics": "Metrics Reloaded (Maier-Hein et al., Nature Methods 2024; 21: 195); the numbers are this tool's own",
 }
 OPEN = "to be written by the authors"
 

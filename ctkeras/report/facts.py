@@ -1,4 +1,4 @@
-"""What the tool knows for a reporting checklist: one sentence per fact, with the files it is from; '' where it does not know."""
+"""What the tool knows for a reporting checklist: a sentence per fact with its files; '' where it does not know."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
