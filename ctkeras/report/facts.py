@@ -150,7 +150,10 @@ def _ensemble(found: Findings) -> Fact:
 
 
 def _metrics(found: Findings) -> Fact:
-    words = "Accuracy, balanced accuracy, macro F1, AUC, average precision, calibration error; by class precision, recall, specificity."
+    words = (
+        "Accuracy, balanced accuracy, macro F1, AUC, average precision, calibration error; of each class precision, "
+    )
+    words += "recall and specificity."
     return _own(found, words if found.test else "", "metrics_test.json")
 
 
@@ -209,7 +212,8 @@ def _thresholds(found: Findings) -> Fact:
 def _failures(found: Findings) -> Fact:
     right = found.right[found.chosen.name]
     wrong = sum(not value for value in right.values()) if right else 0
-    words = f"{wrong:,} of {len(right):,} images of validation misclassified; listed in the report." if right else ""
+    where = "images, out of fold," if answer.in_folds(found.chosen) else "images of validation"
+    words = f"{wrong:,} of {len(right):,} {where} were misclassified; the report shows the worst." if right else ""
     return _own(found, words, "predictions.csv")
 
 

@@ -83,6 +83,7 @@ def compose(found: Findings, checklist: str = "") -> str:
         labels,
         model,
         numbers,
+        ranking,
         record,
         robustness,
         search,
@@ -119,6 +120,7 @@ def compose(found: Findings, checklist: str = "") -> str:
             "The model",
             [
                 model.confusion(found),
+                ranking.thresholds(found),
                 model.reliability(found),
                 robustness.robustness(found),
                 training_size.by_training_size(found),

@@ -112,6 +112,8 @@ def new_patients(found: Findings) -> Number:
 def _bounds(values: Mapping[str, Any], name: str) -> str:
     """An interval in words: by group where it is known, and how wide it is with images and with groups."""
     pairs = [(values.get(f"{name}{by}_low"), values.get(f"{name}{by}_high")) for by in ("_group", "")]
+    if name == "novel_acc" and known(values.get("novel_group_n")):  # its only bounds are by group
+        pairs.reverse()
     widths = []
     for (low, high), count, what in zip(pairs, _counts(values, name), (_grouped(values), "images"), strict=True):
         if known(low) and known(high) and known(count):
@@ -149,18 +151,22 @@ def _lookup(values: Mapping[str, Any], prefix: str) -> str:
 
 
 def rewards(found: Findings) -> str:
-    """That the split rewards recognising patients, where the lookup is more than half-way from chance to the model."""
+    """That the split rewards recognising patients: as evaluate says, or where the lookup is over half-way to the model."""
     test = found.test
     acc, lookup, chance = (test.get(name) for name in ("acc", "lookup_acc", "lookup_chance"))
+    if known(lookup) and isinstance(speaks := test.get("lookup_speaks"), bool):
+        return _recognising(lookup) if speaks else ""
     if not (known(acc) and known(lookup) and known(chance)) or lookup - chance <= max(0.0, acc - chance) / 2:
         return ""
     low = test.get("lookup_acc_low")
     if not known(low) or low <= chance:
         return ""
-    return (
-        f"A lookup of the most similar training image already scores {number(lookup)} on this test split: the split rewards "
-        "recognising patients."
-    )
+    return _recognising(lookup)
+
+
+def _recognising(lookup: float) -> str:
+    words = f"A lookup of the most similar training image already scores {number(lookup)} on this test split"
+    return f"{words}: the split rewards recognising patients."
 
 
 def unseen(found: Findings) -> str:
