@@ -13,8 +13,8 @@ from ctkeras.errors import UserError
 
 SIZE = 32  # pixels of a side of the thumbnails that are compared, of images cropped to the body
 CORRELATION = 0.85  # average within a cluster, at least
-LARGEST = 10_000  # images clustered at once: N^2 / 2 distances of 8 bytes, 400 MB, and some 10 s
-_ROWS = 1024  # thumbnails correlated with all others at once
+LARGEST = 10_000  # images clustered at once: N^2 / 2 distances of 8 bytes, twice 400 MB, and some 10 s
+_ROWS = 256  # thumbnails correlated with all others at once
 _RAISE = 0.2  # of the way to 1, each time that images are too many to be clustered at once
 
 
@@ -34,7 +34,7 @@ def clusters(thumbnails: np.ndarray, *, correlation: float = CORRELATION) -> np.
     """
     if not len(thumbnails):
         return np.zeros(0, np.int64)
-    units = _unit(np.asarray(thumbnails, np.float64).reshape(len(thumbnails), -1))
+    units = _unit(np.asarray(thumbnails, np.float32).reshape(len(thumbnails), -1))
     numbers, count = np.empty(len(units), np.int64), 0
     for members in _components(units, correlation):
         own = _linked(units[members], 1 - correlation)
@@ -171,14 +171,14 @@ def _components(units: np.ndarray, correlation: float) -> list[np.ndarray]:
     from scipy import sparse
     from scipy.sparse import csgraph
 
-    pairs = [np.zeros((2, 0), np.int64)]
-    for start in range(0, len(units), _ROWS):
-        row, column = np.nonzero(units[start : start + _ROWS] @ units.T >= correlation)
-        later = column > row + start
-        pairs.append(np.stack([row[later] + start, column[later]]))
-    row, column = np.concatenate(pairs, axis=1)
-    graph = sparse.coo_matrix((np.ones(len(row), bool), (row, column)), shape=(len(units),) * 2)
-    numbers = csgraph.connected_components(graph, directed=False)[1]
+    numbers = np.arange(len(units))
+    for start in range(
+        0, len(units), _ROWS
+    ):  # one component after another grows together, so that no list of pairs is kept
+        row, column = np.nonzero(units[start : start + _ROWS] @ units[start:].T >= correlation)
+        ends = numbers[row + start], numbers[column + start]
+        graph = sparse.coo_matrix((np.ones(len(row), bool), ends), shape=(len(units),) * 2)
+        numbers = csgraph.connected_components(graph, directed=False)[1][numbers]
     order = np.argsort(numbers, kind="stable")
     parts = []
     for members in np.split(order, np.cumsum(np.bincount(numbers))[:-1]):
@@ -193,13 +193,17 @@ def _components(units: np.ndarray, correlation: float) -> list[np.ndarray]:
 def _linked(units: np.ndarray, distance: float) -> np.ndarray:
     """Clusters of average linkage cut at a distance of 1 - correlation: int [N] from 0."""
     from scipy.cluster import hierarchy
-    from scipy.spatial.distance import squareform
 
-    if len(units) == 1:
+    count = len(units)
+    if count == 1:
         return np.zeros(1, np.int64)
-    distances = np.clip(1 - units @ units.T, 0, 2)
-    np.fill_diagonal(distances, 0)
-    tree = hierarchy.linkage(squareform(distances, checks=False), "average")
+    distances = np.empty(count * (count - 1) // 2)  # above the diagonal, row by row, as linkage takes them
+    at = 0
+    for row in range(count - 1):
+        end = at + count - 1 - row
+        distances[at:end] = np.clip(1 - units[row + 1 :] @ units[row], 0, 2)
+        at = end
+    tree = hierarchy.linkage(distances, "average")
     return hierarchy.fcluster(tree, distance, "distance").astype(np.int64) - 1
 
 

@@ -17,7 +17,8 @@ class Recipe(NamedTuple):
 
     images: int
     patients: int = 0  # each with about the same number of slices; 0: every slice is of another patient
-    leaking: bool = False  # whether splits share patients, as those of the public set do
+    # The faults of the public set: splits share patients, and only test slices show the air around the body.
+    leaking: bool = False
 
 
 class Item(NamedTuple):
@@ -37,7 +38,7 @@ def parse(spec: str) -> Recipe:
         spec: phantom, phantom:<images>, phantom:<images>:patients=<patients> or the same with ,leaking.
 
     Raises:
-        UserError: it is none of these, or there are too few images or patients.
+        UserError: it is named otherwise, or there are too few images or patients.
 
     Example:
         >>> parse("phantom:240:patients=40")

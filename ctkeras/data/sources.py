@@ -125,18 +125,19 @@ def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[
     """Yields the generated images of one split, as PNG."""
     from PIL import Image
 
-    from ctkeras.data import phantom, phantom_sets
+    from ctkeras.data import crop, phantom, phantom_sets
 
-    for item in phantom_sets.items(phantom_sets.parse(source.path), split):
+    recipe = phantom_sets.parse(source.path)
+    for item in phantom_sets.items(recipe, split):
         if only is not None and item.file not in only:
             continue
         content = io.BytesIO()
         picture = phantom.phantom_slice(item.seed, item.label, position=item.position)
+        if recipe.leaking and split != "test":
+            picture = crop.cropped(picture, crop.Preparation())
         Image.fromarray(picture).save(content, "PNG")
-        yield (
-            Entry(split, phantom.CLASSES[item.label], item.file, content.tell(), 0, item.patient),
-            content.getvalue(),
-        )
+        entry = Entry(split, phantom.CLASSES[item.label], item.file, content.tell(), 0, item.patient)
+        yield entry, content.getvalue()
 
 
 def _phantom(spec: str) -> Source:
