@@ -120,6 +120,10 @@ class RunConfig:
         "correct class imbalance by weights in the loss, by drawing rare classes more often, or not at all",
         choices=("loss", "sampling", "none"),
     )
+    group_pattern: str = _param(
+        "",
+        "regular expression whose first brackets name the patient in a file's path; '': as the data says, if it does",
+    )
     leaks: str = _param("drop", "training images that also appear in valid or test", choices=("drop", "keep"))
     log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
     seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)

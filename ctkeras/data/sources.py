@@ -74,9 +74,9 @@ def open_source(spec: str) -> Source:
 def count(source: Source, split: str) -> int:
     """Returns the number of images in a split."""
     if source.kind == "phantom":
-        from ctkeras.data import phantom
+        from ctkeras.data import phantom_sets
 
-        return phantom.split_sizes(source.images)[split]
+        return phantom_sets.count(phantom_sets.parse(source.path), split)
     return sum(entry.split == split for entry in source.entries)
 
 
@@ -125,30 +125,27 @@ def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[
     """Yields the generated images of one split, as PNG."""
     from PIL import Image
 
-    from ctkeras.data import phantom
+    from ctkeras.data import crop, phantom, phantom_sets
 
-    for file, seed, label in phantom.split_items(source.images, split):
-        if only is not None and file not in only:
+    recipe = phantom_sets.parse(source.path)
+    for item in phantom_sets.items(recipe, split):
+        if only is not None and item.file not in only:
             continue
         content = io.BytesIO()
-        Image.fromarray(phantom.phantom_slice(seed, label)).save(content, "PNG")
-        yield Entry(split, phantom.CLASSES[label], file, content.tell(), 0), content.getvalue()
+        picture = phantom.phantom_slice(item.seed, item.label, position=item.position)
+        if recipe.leaking and split != "test":
+            picture = crop.cropped(picture, crop.Preparation())
+        Image.fromarray(picture).save(content, "PNG")
+        entry = Entry(split, phantom.CLASSES[item.label], item.file, content.tell(), 0, item.patient)
+        yield entry, content.getvalue()
 
 
 def _phantom(spec: str) -> Source:
-    """Returns a generated set; its fingerprint is its size and the version of what is drawn."""
-    from ctkeras.data import phantom
+    """Returns a generated set; its fingerprint is its recipe and the version of what is drawn."""
+    from ctkeras.data import phantom, phantom_sets
 
-    text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
-    if not text.isascii() or not text.isdigit():
-        raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
-    if len(text) > 6:
-        raise UserError(f"{spec} would take over a day to draw; phantom takes up to 999999 images")
-    try:
-        phantom.split_sizes(int(text))
-    except ValueError as error:
-        raise UserError(f"{spec}: {error}") from error
-    return Source("phantom", spec, phantom.CLASSES, f"phantom-{int(text)}-{phantom.VERSION}", images=int(text))
+    recipe = phantom_sets.parse(spec)
+    return Source("phantom", spec, phantom.CLASSES, phantom_sets.fingerprint(recipe), images=recipe.images)
 
 
 def _download_from_kaggle() -> Path:
