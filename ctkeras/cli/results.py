@@ -105,12 +105,17 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", default="heat", show_default=True, type=click.Path(path_type=Path), help="folder for the pictures"
+    "--out",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="folder for the pictures  [default: heat, in the folder of the model]",
 )
 @click.option("--class", "wanted", default=None, help="show the evidence for this class  [default: the predicted one]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True, help="images per batch")
-def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
+def explain(
+    model: Path, paths: tuple[Path, ...], out: Path | None, wanted: str | None, as_json: bool, batch_size: int
+) -> int:
     """Show which parts of an image a model's answer is based on (Grad-CAM). Not for diagnosis."""
     from ctkeras.errors import UserError, did_you_mean
     from ctkeras.evaluation import gradcam
@@ -118,6 +123,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     from ctkeras.runs import folder
 
     files = predict.image_files(paths)
+    out = out or (model if model.is_dir() else model.parent) / "heat"
     folder.require_folder(out, "--out")
     opened, names, preparation = predict.open_named(model)
     if wanted is not None and wanted not in names:

@@ -162,7 +162,7 @@ def build(
         if not isinstance(layer, keras.layers.Layer):  # MobileNetV3 adds constants by plain operations
             return type(layer).from_config(layer.get_config())
         settings = {**layer.get_config(), "dtype": policy}
-        settings |= {key: _Zeros() for key in settings if key.endswith("_initializer")}
+        settings |= {key: BlankZeros() for key in settings if key.endswith("_initializer")}
         if isinstance(layer, keras.layers.BatchNormalization):
             settings |= {"momentum": BATCH_NORM_MOMENTUM, "trainable": not freeze_batch_norm}
         return kind(layer).from_config(settings)
@@ -176,15 +176,16 @@ def build(
         target.assign(source.value)
     pooled = head.pooled(head.maps_of(flat, model_name, head_stages), policy=policy)
     dropped = TracedDropout(name="dropout", dtype=policy)(head.standardise(pooled))
-    dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=_Zeros())
+    dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=BlankZeros())
     loaded = [] if weights is None else [np.array(weight.value) for weight in flat.weights]
     return Classifier(keras.Model(flat.input, dense(dropped), name=model_name), model_name, loaded)
 
 
-class _Zeros(keras.initializers.Zeros):
+class BlankZeros(keras.initializers.Zeros):
     """Zeros from NumPy: JAX would compile one program per shape. `initialise` or a weight file sets the values."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+        """Zeros of a shape; float32 without a dtype."""
         return np.zeros(shape, dtype or "float32")
 
 

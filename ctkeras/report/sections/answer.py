@@ -14,16 +14,8 @@ from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import millions, plural, signed, size, with_interval
 from ctkeras.report.html.words import number as words_number
 from ctkeras.report.noise import runner_up
-from ctkeras.report.results import Run
+from ctkeras.report.results import Run, described
 from ctkeras.runtime.console import seconds_text, value_text
-
-
-def described(run: Run) -> str:
-    """A run in a few words: resnet18, fine-tuned."""
-    if not run.config["freeze_backbone"]:
-        return f"{run.model_name}, {'fine-tuned' if run.config['pretrained'] else 'trained from scratch'}"
-    start = run.config["unfreeze_from"]
-    return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
 
 
 def won(found: Findings) -> Section:

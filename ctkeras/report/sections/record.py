@@ -12,8 +12,7 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Section, p, tag
 from ctkeras.report.html.words import millions, plural, three
-from ctkeras.report.results import Run
-from ctkeras.report.sections.answer import described
+from ctkeras.report.results import Run, described
 from ctkeras.runs.folder import read_contract
 
 WARNING = "Not for diagnosis."
