@@ -91,9 +91,7 @@ def next_phase(
     if not results:
         raise UserError("the sweep has no finished run with a val_acc yet; wait until some runs have finished")
     ranked = best_first(results)
-    added: Mapping[str, Sequence[Any]] = (
-        (SOLVED2 if solved else PHASE2 | (PHASE2_WIDE if wide else {})) if phase == 2 else {}
-    )
+    added: dict[str, Any] = (SOLVED2 if solved else PHASE2 | (PHASE2_WIDE if wide else {})) if phase == 2 else {}
     keys = [key for key in searched(previous) if key not in added and key != "seed"]
     rule = "by val_acc, ties broken by val_loss"
     if chosen is not None:
