@@ -13,7 +13,7 @@ from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
 from ctkeras.evaluation import openings, similarity
 from ctkeras.evaluation.metrics import choose, three_ways
-from ctkeras.models import predict
+from ctkeras.models import fast, predict
 from ctkeras.runs.folder import read_config, read_metrics, write_json
 from ctkeras.runs.predictions import (
     FOLDS,
@@ -157,9 +157,9 @@ def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
     from ctkeras.data import batches
 
     bar = console.Bar(f"evaluating {split}", -(-len(images.files) // BATCH))
-    answers = []
+    answer, answers = fast.program(model), []
     for done, batch in enumerate(batches.eval_batches(images, BATCH), start=1):
-        answers.append(np.asarray(model.predict_on_batch(batch.inputs.astype(np.float32))))
+        answers.append(answer(batch.inputs.astype(np.float32)))
         bar.update(done)
     bar.close()
     return np.concatenate(answers)[: len(images.files)]
