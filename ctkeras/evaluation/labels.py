@@ -89,7 +89,7 @@ def write_pictures(folder: Path, rows: list[dict[str, Any]], *, data: str | None
         data: as for check.
     """
     from ctkeras.evaluation import gradcam
-    from ctkeras.models import predict
+    from ctkeras.models import fast, predict
     from ctkeras.runtime import process
 
     process.configure()
@@ -104,7 +104,7 @@ def write_pictures(folder: Path, rows: list[dict[str, Any]], *, data: str | None
     pixels = np.stack([grays[file] for file in shown])[..., None].repeat(3, -1).astype(np.float32)
     wanted = np.array([names.index(chosen[file]["suggested"]) for file in shown])
     heats = gradcam.heat_maps(model, pixels, wanted)
-    answers = np.asarray(model.predict_on_batch(pixels))
+    answers = fast.program(model)(pixels)
     paths = []
     for number, file in enumerate(shown):
         paths.append(folder / "labels" / f"{number + 1:02}.png")

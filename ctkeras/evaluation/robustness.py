@@ -11,7 +11,7 @@ from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
 from ctkeras.errors import UserError
 from ctkeras.evaluation import bootstrap
-from ctkeras.models import predict
+from ctkeras.models import fast, predict
 from ctkeras.runs.folder import read_config, write_json
 from ctkeras.runs.predictions import FOLDS, read_predictions
 from ctkeras.runtime import console, process
@@ -142,8 +142,8 @@ def worst(plain: float, rows: Sequence[dict[str, Any]]) -> str:
     if lost <= 0:
         return "No change at any strength lowers accuracy."
     return (
-        f"Worst case: {row['change']} of {row['strength']:g} {row['unit']} lowers accuracy from {plain:.3f} to {row['acc']:.3f} "
-        f"({row['low']:.3f} to {row['high']:.3f})."
+        f"Worst case: {row['change']} of {row['strength']:g} {row['unit']} lowers accuracy from {plain:.3f} to "
+        f"{row['acc']:.3f} ({row['low']:.3f} to {row['high']:.3f})."
     )
 
 
@@ -185,9 +185,9 @@ def _members(model: "keras.Model") -> "keras.Model | None":
 
 def _probabilities(model: "keras.Model", grays: np.ndarray) -> np.ndarray:
     """A model's outputs for gray images uint8 [N, S, S]; the last batch is padded, so that one program is compiled."""
-    answers = []
+    program, answers = fast.program(model), []
     for start in range(0, len(grays), BATCH):
         batch = grays[start : start + BATCH]
         padded = np.pad(batch, ((0, min(BATCH, len(grays)) - len(batch)), (0, 0), (0, 0)))
-        answers.append(np.asarray(model.predict_on_batch(padded[..., None].repeat(3, -1).astype(np.float32))))
+        answers.append(program(padded[..., None].repeat(3, -1).astype(np.float32)))
     return np.concatenate(answers)[: len(grays)]
