@@ -16,9 +16,7 @@ _Z = 1.959964  # standard normal quantile of 0.975
 _ELEMENTS = 100_000  # weights in memory at a time: 0.8 MB, which fits a processor's cache
 
 
-def bounds(
-    statistics: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np.ndarray, *, resamples: int = RESAMPLES
-) -> dict[str, Any]:
+def bounds(statistics: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np.ndarray) -> dict[str, Any]:
     """95% bounds by the percentile bootstrap (Efron & Tibshirani 1993), resampling distinct images, not files.
 
     Of G distinct images, G are drawn with replacement, each with all its copies, because copies are not new evidence. The
@@ -27,12 +25,11 @@ def bounds(
     Args:
         statistics: takes weights float64 [R, N], how often each resample holds each image; returns float [R] or [R, K] by name.
         groups: int [N], equal for copies of an image.
-        resamples: how many; only curves take fewer.
 
     Returns:
         `<name>_low` and `<name>_high`: floats, left out if never defined, or lists of K with None where never defined.
     """
-    parts = [statistics(weights) for weights in _draws(groups, resamples)]
+    parts = [statistics(weights) for weights in _draws(groups)]
     quantiles: dict[str, Any] = {}
     for name in parts[0]:
         values = np.concatenate([part[name] for part in parts])
@@ -77,16 +74,16 @@ def totals(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (sparse.csr_array(values.T.astype(np.float64)) @ np.ascontiguousarray(weights.T)).T
 
 
-def _draws(groups: np.ndarray, resamples: int):
-    """Yields weights float64 [R, N], a few at a time, `resamples` in total; equal groups give equal weights."""
+def _draws(groups: np.ndarray):
+    """Yields weights float64 [R, N], a few resamples at a time, RESAMPLES in total; equal groups give equal weights."""
     rng = np.random.default_rng(_SEED)
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     member = first.argsort().argsort()[member]  # numbered in order of appearance, whatever the groups' own numbers
     count = len(first)
-    rows = min(resamples, max(1, _ELEMENTS // len(groups)))
-    bar = console.Bar("resampling", resamples)
-    for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
+    rows = min(RESAMPLES, max(1, _ELEMENTS // len(groups)))
+    bar = console.Bar("resampling", RESAMPLES)
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
         chosen = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count)
         yield times.T.astype(np.float64)[member].T  # in memory one row per image, which ranking and totals go through

@@ -1,162 +1,102 @@
-"""ROC, precision-recall and decision curves with bands, from labels and probabilities only."""
+"""Curves over all thresholds with 95% bands, from labels and probabilities only: ROC, precision-recall, net benefit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from ctkeras.evaluation import bootstrap, ranking
-from ctkeras.evaluation.bootstrap import totals
 
-GRID = np.linspace(0, 1, 101)  # of false positive rate and of recall, at which bands are measured
-RESAMPLES = 2000  # a band is drawn, so its third digit does not matter
-THRESHOLDS = np.linspace(0.01, 0.99, 99)  # probabilities of cancer at which one would act
+POINTS = 41  # of a curve
+MOST_ODDS = 0.9  # threshold probability at which a decision curve ends; beyond it, one false alarm outweighs nine cases
 
 
 class Curve(NamedTuple):
-    """A curve over x, with pointwise 95% bounds; NaN where a bound is never defined."""
+    """A curve and its 95% band at the same places: float [K] each."""
 
-    x: np.ndarray  # float [K]
-    y: np.ndarray  # float [K]
-    low: np.ndarray  # float [K]
-    high: np.ndarray  # float [K]
-
-
-class Decision(NamedTuple):
-    """Net benefit by threshold: of acting by the model, with bounds, and of acting on every image; on none it is 0."""
-
-    model: Curve
-    everyone: np.ndarray  # float [K]
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def roc(labels: np.ndarray, probabilities: np.ndarray, label: int, *, groups: np.ndarray | None = None) -> Curve:
-    """Sensitivity by false positive rate of one class against the others, at GRID.
+    """Sensitivity for a class (y) at the share of other images that is called it too (x), without interpolation.
 
     Args:
         labels: int [N].
         probabilities: float [N, C].
-        label: the class.
-        groups: int [N], of each image its patient or group of similar images, which are resampled; None: each image its own.
-
-    Returns:
-        The curve of scikit-learn, interpolated, as is usual for ROC (Fawcett 2006). NaN if a side has no images.
+        label: the class, against all others.
+        groups: int [N], what the band resamples; None for each image on its own.
     """
-    from sklearn import metrics
+    positive, x = labels == label, np.linspace(0, 1, POINTS)
 
-    own, scores = np.asarray(labels) == label, np.asarray(probabilities, np.float64)[:, label]
-    if own.all() or not own.any():
-        return _undefined(GRID)
-    false, true, _ = metrics.roc_curve(own, scores, drop_intermediate=False)
+    def sensitivity(weights: np.ndarray) -> np.ndarray:
+        true, false = ranking.curve(weights, probabilities[:, label], positive)
+        allowed = (np.where(false <= at * false[:, -1:] + 1e-9, true, 0).max(1) for at in x)
+        with np.errstate(invalid="ignore"):
+            return np.stack([*allowed], 1) / true[:, -1:]
 
-    def by_resample(weights: np.ndarray) -> np.ndarray:
-        hits, alarms = ranking.curve(weights, scores, own)
-        return _interpolated(_share(alarms), _share(hits))
-
-    return Curve(GRID, _at_grid(false, true), *_band(by_resample, groups, len(own)))
+    return _with_band(x, sensitivity, groups, len(labels))
 
 
 def precision_recall(
     labels: np.ndarray, probabilities: np.ndarray, label: int, *, groups: np.ndarray | None = None
 ) -> Curve:
-    """Precision by recall of one class against the others: the best precision of all thresholds with at least that recall.
+    """The highest precision (y) of all thresholds with at least a recall (x).
 
     Args:
         labels: int [N].
         probabilities: float [N, C].
-        label: the class.
-        groups: as for roc.
-
-    Returns:
-        The curve at GRID, from the points of scikit-learn, without interpolation between them, which would be optimistic
-        (Davis & Goadrich 2006). NaN if a side has no images.
+        label: the class, against all others.
+        groups: see roc.
     """
-    from sklearn import metrics
+    positive, x = labels == label, np.linspace(0, 1, POINTS)
 
-    own, scores = np.asarray(labels) == label, np.asarray(probabilities, np.float64)[:, label]
-    if own.all() or not own.any():
-        return _undefined(GRID)
-    precision, recall, _ = metrics.precision_recall_curve(own, scores)
-    y = _best_from(recall[None, -2::-1], precision[None, -2::-1])[
-        0
-    ]  # scikit-learn adds a last point without a threshold
+    def precision(weights: np.ndarray) -> np.ndarray:
+        true, false = ranking.curve(weights, probabilities[:, label], positive)
+        called = true + false
+        shares = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+        best = [np.where(true >= at * true[:, -1:] - 1e-9, shares, 0).max(1) for at in x]
+        return np.where(true[:, -1:] > 0, np.stack(best, 1), np.nan)
 
-    def by_resample(weights: np.ndarray) -> np.ndarray:
-        hits, alarms = ranking.curve(weights, scores, own)
-        with np.errstate(invalid="ignore"):
-            return _best_from(_share(hits), hits / (hits + alarms))
-
-    return Curve(GRID, y, *_band(by_resample, groups, len(own)))
+    return _with_band(x, precision, groups, len(labels))
 
 
 def net_benefit(
-    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *, groups: np.ndarray | None = None
-) -> Decision | None:
-    """The decision curve of any other class against normal (Vickers & Elkin 2006).
+    labels: np.ndarray, probabilities: np.ndarray, label: int, *, groups: np.ndarray | None = None
+) -> Curve:
+    """Net benefit (Vickers & Elkin 2006) of acting on images that are probably not of a class, such as normal.
 
-    At threshold t, acting on the images with 1 - p_normal >= t brings TP / n - FP / n * t / (1 - t): a harm counts as much
-    as t says that one weighs it against a benefit.
+    At a threshold t (x), an image is acted on if 1 - p_label is at least t; y is the share of rightly acted on images minus
+    the share of wrongly acted on ones times t / (1 - t).
 
     Args:
         labels: int [N].
         probabilities: float [N, C].
-        class_names: C names.
-        groups: as for roc.
-
-    Returns:
-        Both lines at THRESHOLDS; None without a class called normal.
+        label: the class whose images should be left alone.
+        groups: see roc.
     """
-    if "normal" not in class_names:
-        return None
-    normal = list(class_names).index("normal")
-    sick, risk = np.asarray(labels) != normal, 1 - np.asarray(probabilities, np.float64)[:, normal]
-    acted = risk[:, None] >= THRESHOLDS
-    odds = THRESHOLDS / (1 - THRESHOLDS)
-    gains = np.where(sick[:, None], 1.0, -odds)
-
-    def by_resample(weights: np.ndarray) -> np.ndarray:
-        return totals(weights, acted * gains) / weights.sum(1)[:, None]
-
-    y = by_resample(np.ones((1, len(sick))))[0]
-    return Decision(Curve(THRESHOLDS, y, *_band(by_resample, groups, len(sick))), gains.mean(0))
+    x, sick, scores = thresholds(), labels != label, 1 - probabilities[:, label]
+    gain = np.stack([(scores >= at) * np.where(sick, 1.0, -at / (1 - at)) for at in x], 1)
+    return _with_band(x, lambda weights: bootstrap.totals(weights, gain) / weights.sum(1)[:, None], groups, len(labels))
 
 
-def _band(
-    by_resample: Callable[[np.ndarray], np.ndarray], groups: np.ndarray | None, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise 95% bounds, by resampling groups."""
-    groups = np.arange(count) if groups is None else groups
-    found = bootstrap.bounds(lambda weights: {"y": by_resample(weights)}, groups, resamples=RESAMPLES)
-    low, high = (np.array([np.nan if v is None else v for v in found[f"y_{end}"]], float) for end in ("low", "high"))
-    return low, high
+def thresholds() -> np.ndarray:
+    """The threshold probabilities of a decision curve: float [K]."""
+    return np.linspace(0.02, MOST_ODDS, POINTS)
 
 
-def _share(counts: np.ndarray) -> np.ndarray:
-    """Counts [R, K] as shares of the last one; NaN where that is 0."""
-    with np.errstate(invalid="ignore"):
-        return counts / counts[:, -1:]
+def act_on_all(labels: np.ndarray, label: int) -> np.ndarray:
+    """The net benefit of acting on every image, at each of `thresholds`: float [K]."""
+    share, at = float((labels != label).mean()), thresholds()
+    return share - (1 - share) * at / (1 - at)
 
 
-def _at_grid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A rising curve at GRID; where it rises at one x, its top there. Straight lines between points."""
-    xs, first = np.unique(x[::-1], return_index=True)
-    return np.interp(GRID, xs, y[::-1][first])
-
-
-def _interpolated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Curves [R, K] from (0, 0) at GRID, one by one: float [R, len(GRID)]."""
-    rows = [_at_grid(np.append(0, one), np.append(0, other)) for one, other in zip(x, y, strict=True)]
-    rows = [np.full(len(GRID), np.nan) if np.isnan(row).any() else row for row in rows]
-    return np.array(rows)
-
-
-def _best_from(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """The best precision at recalls of at least each of GRID: rising recalls [R, K] to float [R, len(GRID)]."""
-    best = np.fmax.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    places = [np.minimum(np.searchsorted(row, GRID - 1e-12), len(row) - 1) for row in recall]
-    values = np.take_along_axis(best, np.array(places), axis=1)
-    return np.where(np.isnan(recall[:, -1:]), np.nan, values)
-
-
-def _undefined(x: np.ndarray) -> Curve:
-    """A curve of a class that no image, or every image, has."""
-    return Curve(x, *(np.full(len(x), np.nan) for _ in range(3)))
+def _with_band(
+    x: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], groups: np.ndarray | None, count: int
+) -> Curve:
+    """The curve of all images and its bounds by the bootstrap over groups."""
+    bounds = bootstrap.bounds(lambda weights: {"y": statistic(weights)}, np.arange(count) if groups is None else groups)
+    low, high = (np.array(bounds[f"y_{end}"], float) for end in ("low", "high"))
+    return Curve(x, statistic(np.ones((1, count)))[0], low, high)

@@ -96,7 +96,7 @@ def write_pictures(folder: Path, rows: list[dict[str, Any]], *, data: str | None
     model, names, preparation = predict.open_model(folder)
     source, size = sources.open_source(data or read_config(folder).data), int(model.input.shape[1])
     chosen = {row["file"]: row for row in rows[:PICTURES]}
-    grays = {}
+    grays: dict[str, np.ndarray] = {}
     for split in ("train", "valid"):  # an image of test may be here as a copy under two labels; it is not opened
         loaded = decoded.load_split(source, split, size, preparation)
         grays |= {file: image for file, image in zip(loaded.files, loaded.images, strict=True) if file in chosen}

@@ -111,7 +111,7 @@ def robustness(folder: Path, *, data: str | None = None) -> dict[str, Any]:
     answer, known, by = _answering(folder, model, split)
     images, labels = np.asarray(split.images)[known], split.labels[known]
     groups = audited.group_of(split.files)[known]
-    values = {"split": "valid", "n": len(labels), **_accuracy(answer(images), labels, groups), "by": by}
+    plain = _accuracy(answer(images), labels, groups)
     rows, bar = [], console.Bar("changing images", sum(len(change.strengths) for change in CHANGES))
     for change in CHANGES:
         for strength in change.strengths:
@@ -119,7 +119,7 @@ def robustness(folder: Path, *, data: str | None = None) -> dict[str, Any]:
             rows.append({"change": change.name, "strength": float(strength), "unit": change.unit, **found})
             bar.update(len(rows))
     bar.close()
-    values |= {"rows": rows, "worst": worst(values["acc"], rows)}
+    values = {"split": "valid", "n": len(labels), **plain, "by": by, "rows": rows, "worst": worst(plain["acc"], rows)}
     write_json(folder / FILE, values)
     return values
 
