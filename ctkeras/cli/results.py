@@ -62,7 +62,7 @@ def _robustness(run_folder: Path, split: str, spec: str | None) -> None:
     click.echo(
         f"accuracy of {found['n']} validation images unchanged: {_with_bounds(found, 'acc', low='low', high='high')}"
     )
-    click.echo(f"classified by {found['by']}")
+    click.echo(f"Classified by {found['by']}.")
     for change in robustness.CHANGES:
         rows = [row for row in found["rows"] if row["change"] == change.name]
         cells = "  ".join(f"{row['strength']:g}: {row['acc']:.3f}" for row in rows)

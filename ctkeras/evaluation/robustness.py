@@ -168,7 +168,7 @@ def _answering(folder: Path, model: "keras.Model", split: decoded.Split) -> tupl
         gaps = np.abs(each - expected[:, None]).max(-1)
         if (gaps.min(1) < _SAME).all():
             own = gaps.argmin(1)
-            by = "for each image the member of the model that was not trained on it"
+            by = "the member of the model that was not trained on the image"
             return lambda grays: _probabilities(members, grays)[np.arange(len(own)), own], known, by
     by = "the exported model, which was trained on these images too: only the losses say something, not the level"
     return lambda grays: _probabilities(model, grays), everything, by

@@ -103,7 +103,7 @@ def test_in_folds_the_member_that_was_not_trained_on_an_image_answers(run):
     rows = prediction_rows(files, split.labels[:10], each[np.arange(12), fold][:10], class_names=NAMES, split=FOLDS)
     write_predictions(run, rows, split=FOLDS)
     found = robustness.robustness(run)
-    assert "not trained on it" in found["by"]
+    assert "not trained on the image" in found["by"]
     assert (found["n"], found["acc"]) == (10, 0.5)  # the second member is always wrong
     for row in rows:
         row["p_left"], row["p_right"] = 0.5, 0.5  # of models that are not in the file
