@@ -223,8 +223,7 @@ def _by_weights(
     matrices = totals(weights, cell).reshape(-1, classes, classes)
     auc, ap = np.empty((2, len(weights), classes))
     for i in range(classes):
-        curve = ranking.curve(weights, probabilities[:, i], labels == i)
-        auc[:, i], ap[:, i] = ranking.auc(*curve), ranking.average_precision(*curve)
+        auc[:, i], ap[:, i] = ranking.areas(weights, probabilities[:, i], labels == i)
     return matrices, auc, ap
 
 

@@ -34,11 +34,34 @@ def auc(true: np.ndarray, false: np.ndarray) -> np.ndarray:
         return np.einsum("kr,kr->r", _steps(false), mean_height) / (true[:, -1] * false[:, -1])
 
 
-def average_precision(true: np.ndarray, false: np.ndarray) -> np.ndarray:
-    """Precision averaged over the steps of recall, as in scikit-learn: float [R], NaN without positives."""
-    precision = true.T / np.maximum((true + false).T, _ROUNDING)  # 0 where nothing is called yet
+def areas(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and average precision as in scikit-learn: precision averaged over the steps of recall, ties called together.
+
+    Both are sums over positives, so only the counts at their scores are needed, which is several times faster than a curve.
+
+    Args:
+        weights: float [R, N], how often each of R resamples contains each image.
+        scores: float [N].
+        positive: bool [N].
+
+    Returns:
+        float [R] each; the AUC is NaN without positives or negatives, the average precision without positives.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, own = -scores[order], np.flatnonzero(positive[order])
+    rows = weights.T[order]
+    steps = rows[own]  # [P, R], the weights of the positives
+    above = [
+        np.searchsorted(ranked, ranked[own], side=side) for side in ("left", "right")
+    ]  # images above, and with ties
+    called, true = _sums(rows), _sums(steps)
+    false = [called[at] - true[np.searchsorted(own, at)] for at in above]
+    positives, negatives = true[-1], called[-1] - true[-1]
     with np.errstate(invalid="ignore"):
-        return np.einsum("kr,kr->r", _steps(true), precision) / true[:, -1]
+        lost = np.einsum("pr,pr->r", steps, false[0] + false[1]) / 2
+        auc = 1 - lost / (positives * negatives)
+        precision = true[np.searchsorted(own, above[1])] / np.maximum(called[above[1]], _ROUNDING)
+        return auc, np.einsum("pr,pr->r", steps, precision) / positives
 
 
 def sensitivity(true: np.ndarray, false: np.ndarray, specificity: float) -> np.ndarray:
@@ -75,3 +98,10 @@ def _steps(counts: np.ndarray) -> np.ndarray:
     steps = counts.T.copy()
     steps[1:] -= counts.T[:-1]
     return steps
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    """Running sums of rows [K, R], from 0: float [K + 1, R]."""
+    sums = np.zeros((len(rows) + 1, rows.shape[1]))
+    np.cumsum(rows, axis=0, out=sums[1:])
+    return sums
