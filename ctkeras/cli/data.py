@@ -38,7 +38,7 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
     from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
-    source = sources.open_source(_data_set(spec))
+    source = sources.open_source(data_set(spec))
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in layout.SPLITS:
@@ -68,7 +68,7 @@ def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str)
     from ctkeras.data import sources
     from ctkeras.report import audit_page
 
-    source = sources.open_source(_data_set(spec))
+    source = sources.open_source(data_set(spec))
     audited, summary = stored(source, group_pattern=group_pattern)
     path = Path(html) if html else place(source, f"check-{audit_page.VERSION}.html", group_pattern=group_pattern)
     if html or audited.unreadable or not path.exists():
@@ -82,7 +82,7 @@ def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str)
     return 1 if summary["leaks"] or summary["shared_patients"] else 0
 
 
-def _data_set(spec: str | None) -> str:
+def data_set(spec: str | None) -> str:
     """Returns the data set named by --data, else by CTKERAS_DATA."""
     return spec or os.environ.get("CTKERAS_DATA", "")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctkeras.errors import UserError
-from ctkeras.evaluation.comparison import Comparison, Interval, accuracy_interval, against
+from ctkeras.evaluation.comparison import Comparison, Interval, accuracy_interval, against, units
 from ctkeras.report.noise import right_answers
 from ctkeras.report.results import Results, Run, best_by_architecture
 from ctkeras.runs import folder
@@ -40,6 +40,13 @@ class Findings:
     def twins(self) -> Mapping[str, int]:
         """File to the number of its distinct image, empty without the data set."""
         return self.audit.twins() if self.audit is not None else {}
+
+    @functools.cached_property
+    def units(self) -> tuple[Mapping[str, int], str]:
+        """File to the number of its unit in the test of a difference, and what a unit is."""
+        files = [image.file for image in self.audit.images] if self.audit is not None else []
+        numbers, unit = units(self.audit, files)
+        return dict(zip(files, numbers.tolist(), strict=True)), unit
 
     @functools.cached_property
     def right(self) -> dict[str, Mapping[str, bool] | None]:
@@ -83,7 +90,7 @@ class Findings:
     def against_chosen(self, run: Run) -> Comparison | None:
         """How far a run is behind the chosen one, image by image; None without predictions of the same images."""
         chosen, other = self.right[self.chosen.name], self.right[run.name]
-        return against(chosen, other, self.twins) if chosen and other else None
+        return against(chosen, other, self.units[0], unit=self.units[1]) if chosen and other else None
 
     def by_architecture(self) -> list[Run]:
         """One run per architecture: the chosen run first, then the best run of each other architecture, best first."""

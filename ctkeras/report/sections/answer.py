@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras.config import FIELDS, PLACES
-from ctkeras.evaluation.comparison import LEVEL, Interval, indistinguishable
+from ctkeras.evaluation.comparison import Interval, indistinguishable, worded
 from ctkeras.report import results
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, page
@@ -67,8 +67,9 @@ def _over_seeds(found: Findings) -> str:
     winner = found.results.study.get("winner")
     if not isinstance(winner, Mapping) or "mean_val_acc" not in winner:
         return ""
-    mean, spread = words_number(winner["mean_val_acc"]), words_number(winner.get("sd_val_acc"))
-    return f" Over its seeds, this configuration reaches {mean} ± {spread} on average; this run is the best of them."
+    mean, spread = words_number(winner["mean_val_acc"]), winner.get("sd_val_acc")
+    mean += f" ± {words_number(spread)}" if isinstance(spread, int | float) and spread else ""
+    return f" Over its seeds, this configuration reaches {mean} on average; this run is the best of them."
 
 
 def _tile(name: str, value: str, words: str) -> Html:
@@ -122,17 +123,12 @@ def noise(found: Findings) -> tuple[str, list[str]]:
     if compared is None:
         return "unknown", ["The lead cannot be tested: not all runs have predictions for the same validation images."]
     next_best = "The best run of another architecture" if other.model_name != chosen.model_name else "The runner-up"
-    bounds = f"{words_number(compared.low)} to {words_number(compared.high)}"
-    sentence = (
-        f"{next_best}, {described(other)}, {_behind(compared.difference)} "
-        f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
-    )
-    close, same = indistinguishable(
-        found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
-    )
+    sentence = f"{next_best}, {described(other)}, {_behind(compared.difference)}. {worded(compared)}"
+    others = [found.right[run.name] for run in found.runs if run is not chosen]
+    close, same = indistinguishable(found.right[chosen.name] or {}, others, found.units[0], unit=found.units[1])
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
-    return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
+    more = f" By the same test, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
+    return ("noise" if compared.inside_noise else "more"), [sentence, more]
 
 
 def _behind(difference: float) -> str:
@@ -145,24 +141,19 @@ def _behind(difference: float) -> str:
 def _study_noise(found: Findings) -> tuple[str, list[str]]:
     """The same, as the study computed it over its seeds and wrote it to study.json."""
     study = found.results.study
-    inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
+    inside, other = study["inside_noise"], study.get("runner_up")
     first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
     named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
-    ahead, noise_ = study.get("ahead"), words_number(study.get("noise"))
+    ahead = study.get("ahead")
     side = "ahead" if isinstance(ahead, int | float) and ahead < 0 else "behind"
     behind = words_number(abs(ahead) if isinstance(ahead, int | float) else ahead)
-    kind = "images" if study.get("in_folds") else "validation images"
-    chance = f"other seeds and another {images} {kind}" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average; "
-        f"{chance} would change that by up to {noise_} (95%)."
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average. {study.get('verdict') or ''}"
     )
     if side == "ahead":
-        sentence += (
-            f" That is within one standard error ({words_number(study.get('standard_error'))}), so the cheaper one won."
-        )
+        sentence += " That is within one standard error of its accuracy, so the cheaper one won."
     return ("noise" if inside else "more"), [sentence]
 
 
