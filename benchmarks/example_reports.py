@@ -1,4 +1,4 @@
-"""Makes the example reports in docs/: `python benchmarks/example_reports.py` (about 5 minutes on two cores), or `nox -s examples`.
+"""Makes the example reports in docs/examples: `nox -s examples`, about 5 minutes on two cores.
 
 Three pages from generated slices, so that they hold no image of a patient: a single run, a study, and the runs of two
 sweeps in one folder. Runs are made in a temporary folder; pages name only paths relative to it.
