@@ -154,9 +154,10 @@ def test_it_is_written_into_the_folder_unless_out_is_given(tmp_path):
 def test_the_lead_is_called_noise_by_the_paired_test(tmp_path, right, badge):
     sections = Parsed(written(run_folders.answering(tmp_path, right))).sections
     assert badge in sections["won"]
-    p = comparison.mcnemar(np.arange(72) < right[0], np.arange(72) < right[1])[2]
-    assert (p >= 0.05) == (badge == "Within the noise")
-    assert f"p = {p:.2g}" in sections["won"]
+    answers = [np.arange(72) < count for count in right]
+    compared = comparison.difference_test(*answers, np.arange(72), unit=comparison.IMAGE)
+    assert compared.inside_noise == (badge == "Within the noise")
+    assert f"p = {compared.p:.2g}" in sections["won"]
 
 
 def test_without_predictions_nothing_is_said_about_noise(tmp_path):
