@@ -198,7 +198,7 @@ STUDY = {
     "winner": {"config": {"model_name": "resnet18", "lr": 1e-3}, "mean_val_acc": 0.7123, "sd_val_acc": 0.0123},
     "runner_up": {"config": {"model_name": "efficientnet_b0", "lr": 2e-3}, "mean_val_acc": 0.7},
     "ahead": 0.0123,
-    "noise": 0.0456,
+    "verdict": "The difference of 0.012 may be chance.",
     "seeds": 5,
     "validation_images": 72,
     "inside_noise": True,
@@ -231,7 +231,7 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps(STUDY | {"final": {"folder": final.name, "model": "x"}}))
     sections = Parsed(written(tmp_path)).sections
     assert f"Run {final.name}" in sections["won"]
-    for text in ("Within the noise", "0.712 ± 0.012", "0.012 behind", "5 seeds", "study.json"):
+    for text in ("Within the noise", "0.712 ± 0.012", "0.012 behind", "may be chance", "5 seeds", "study.json"):
         assert text in " ".join(sections["won"].split()), text
     assert "python -m ctkeras study --data x.zip" in sections["reproduce"]
     assert all(text in sections["phases"] for text in ("phase1.yaml", "431", "0.812", "60 min"))
