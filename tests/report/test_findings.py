@@ -98,8 +98,8 @@ def right(count, images=72):
 
 def test_runs_are_distinguished_from_the_winner_at_the_5_percent_level():
     # 5 images that only one has right give p = 2 / 2**5 = 0.0625, 6 give 0.03125.
-    assert comparison.indistinguishable(right(60), [right(55), right(54), right(60)]) == (2, 3)
-    assert comparison.indistinguishable(right(60), [None, right(60, images=71), right(66)]) == (0, 1)
+    assert comparison.indistinguishable(right(60), [right(55), right(54), right(60)], {}) == (2, 3)
+    assert comparison.indistinguishable(right(60), [None, right(60, images=71), right(66)], {}) == (0, 1)
     assert comparison.against(right(60), right(55), {}).p == pytest.approx(0.0625, abs=0.005)  # of 10,000 exchanges
 
 
