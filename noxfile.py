@@ -77,6 +77,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def examples(session: nox.Session) -> None:
+    """Makes the example reports in docs/examples again, from generated slices; about 5 minutes."""
+    install(session)
+    session.run("python", "benchmarks/example_reports.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Compares speed with PyTorch and timm, which get their own environment; prints the tables of benchmarks/RESULTS.md."""
     install(session)

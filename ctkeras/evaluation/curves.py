@@ -1,13 +1,14 @@
 """Curves over all thresholds with 95% bands, from labels and probabilities only: ROC, precision-recall, net benefit."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ctkeras.evaluation import bootstrap, ranking
 
 POINTS = 41  # of a curve
+_ROUNDING, _LEAST = 1e-9, 1e-12  # of a share; of a count, so that nothing is divided by 0
 MOST_ODDS = 0.9  # threshold probability at which a decision curve ends; beyond it, one false alarm outweighs nine cases
 
 
@@ -33,9 +34,10 @@ def roc(labels: np.ndarray, probabilities: np.ndarray, label: int, *, groups: np
 
     def sensitivity(weights: np.ndarray) -> np.ndarray:
         true, false = ranking.curve(weights, probabilities[:, label], positive)
-        allowed = (np.where(false <= at * false[:, -1:] + 1e-9, true, 0).max(1) for at in x)
+        places = _ranks(false, x, side="right")  # how many thresholds call at most that share of the others
+        reached = np.take_along_axis(np.concatenate([np.zeros_like(true[:, :1]), true], 1), places, 1)
         with np.errstate(invalid="ignore"):
-            return np.stack([*allowed], 1) / true[:, -1:]
+            return np.where(false[:, -1:] > 0, reached / true[:, -1:], np.nan)
 
     return _with_band(x, sensitivity, groups, len(labels))
 
@@ -57,8 +59,9 @@ def precision_recall(
         true, false = ranking.curve(weights, probabilities[:, label], positive)
         called = true + false
         shares = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
-        best = [np.where(true >= at * true[:, -1:] - 1e-9, shares, 0).max(1) for at in x]
-        return np.where(true[:, -1:] > 0, np.stack(best, 1), np.nan)
+        best = np.maximum.accumulate(shares[:, ::-1], 1)[:, ::-1]  # of this threshold and all lower ones
+        places = np.minimum(_ranks(true, x, side="left"), best.shape[1] - 1)
+        return np.where(true[:, -1:] > 0, np.take_along_axis(best, places, 1), np.nan)
 
     return _with_band(x, precision, groups, len(labels))
 
@@ -91,6 +94,15 @@ def act_on_all(labels: np.ndarray, label: int) -> np.ndarray:
     """The net benefit of acting on every image, at each of `thresholds`: float [K]."""
     share, at = float((labels != label).mean()), thresholds()
     return share - (1 - share) * at / (1 - at)
+
+
+def _ranks(counts: np.ndarray, shares: np.ndarray, *, side: Literal["left", "right"]) -> np.ndarray:
+    """Where shares of each row's last count would be inserted: ascending rows [R, K] and shares [P] to int [R, P]."""
+    rows = np.arange(len(counts))[:, None] * 2.0  # rows one after the other on one scale, so that one search does all
+    scaled = counts / np.maximum(counts[:, -1:], _LEAST) + rows
+    nudge = _ROUNDING if side == "right" else -_ROUNDING
+    found = np.searchsorted(scaled.ravel(), (shares + rows + nudge).ravel(), side).reshape(len(counts), -1)
+    return np.clip(found - np.arange(len(counts))[:, None] * counts.shape[1], 0, counts.shape[1])
 
 
 def _with_band(

@@ -19,7 +19,7 @@ EVIL = '<img src="x" onerror="alert(1)">'
 
 @pytest.fixture
 def run(tmp_path):
-    (folder,) = run_folders.write(tmp_path / "runs", runs=1)
+    (folder,) = run_folders.write(tmp_path / "runs", runs=1, images=36)
     return run_folders.measured(folder)
 
 
