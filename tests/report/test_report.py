@@ -188,6 +188,7 @@ STUDY = {
     "runner_up": {"config": {"model_name": "efficientnet_b0", "lr": 2e-3}, "mean_val_acc": 0.7},
     "ahead": 0.0123,
     "verdict": "The difference of 0.012 may be chance.",
+    "edges": ["lr ended at 0.01, the highest value searched: a wider range may do better."],
     "seeds": 5,
     "validation_images": 72,
     "inside_noise": True,
@@ -220,7 +221,16 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
     (tmp_path / "study.json").write_text(json.dumps(STUDY | {"final": {"folder": final.name, "model": "x"}}))
     sections = Parsed(written(tmp_path)).sections
     assert f"Run {final.name}" in sections["won"]
-    for text in ("Within the noise", "0.712 ± 0.012", "0.012 behind", "may be chance", "5 seeds", "study.json"):
+    assert "0.712 ± 0.012" in sections["won"] and "0.012 behind" in sections["won"]
+    for text in (
+        "Within the noise",
+        "0.712 ± 0.012",
+        "0.012 behind",
+        "may be chance",
+        "a wider range",
+        "5 seeds",
+        "study.json",
+    ):
         assert text in " ".join(sections["won"].split()), text
     assert "python -m ctkeras study --data x.zip" in sections["reproduce"]
     assert all(text in sections["phases"] for text in ("phase1.yaml", "431", "0.812", "60 min"))
