@@ -224,8 +224,6 @@ def test_a_studys_own_verdict_and_final_model_are_taken(tmp_path):
     assert "0.712 ± 0.012" in sections["won"] and "0.012 behind" in sections["won"]
     for text in (
         "Within the noise",
-        "0.712 ± 0.012",
-        "0.012 behind",
         "may be chance",
         "a wider range",
         "5 seeds",
