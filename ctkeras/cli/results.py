@@ -20,9 +20,13 @@ DATA_HELP = "the data set, if it is no longer where the run found it"
 @click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
 def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
     """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
+    from ctkeras.evaluation import summary
     from ctkeras.evaluation.evaluate import evaluate as evaluate_run
 
     metrics = evaluate_run(run_folder, split, data=spec, again=again)
+    for line in summary.lines(metrics):
+        click.echo(line)
+    click.echo()
     before = {"valid": "not in train", "test": "not in train or valid"}.get(split, "")
     ways = {"": "all images", "clean_": before, "distinct_": "each image once"}
     ways = {prefix: title for prefix, title in ways.items() if f"{prefix}n" in metrics}
@@ -36,7 +40,9 @@ def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> Non
         few = [f"{name} ({n})" for name, n in zip(metrics.get("class_names", ()), counts, strict=False) if n < FEW]
         if few:
             click.echo(f"{title}: few images of {', '.join(few)}; balanced_acc, macro_f1 and auc depend on them")
-    click.echo(f"95% intervals: bootstrap over distinct images; all metrics: {run_folder / f'metrics_{split}.json'}")
+    click.echo(
+        f"95% intervals of this table: bootstrap over distinct images; all metrics: {run_folder / f'metrics_{split}.json'}"
+    )
 
 
 def _with_bounds(metrics: dict[str, Any], name: str) -> str:

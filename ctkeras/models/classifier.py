@@ -48,20 +48,6 @@ class Classifier:
     pretrained: list[np.ndarray]  # the loaded weights of the backbone, to reset them for the next run; [] without any
     programs: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
-    def depths(self, variables: list[Any]) -> tuple[int, ...]:
-        """How many stages lie between each variable and the head, whose own have depth 0.
-
-        Args:
-            variables: of the model.
-        """
-        size = self.model.input.shape[1]
-        depth_of: dict[int, int] = {}
-        for layer in self.model.layers:
-            shape = layer.output.shape
-            depth = 1 + sum(shape[1] > -(-size // 2**stage) for stage in range(2, 6)) if len(shape) == 4 else 0
-            depth_of |= {id(variable): depth for variable in layer.weights}
-        return tuple(depth_of[id(variable)] for variable in variables)
-
     def frozen_layers(self, cut: str) -> set[str]:
         """Names of the layers before the point where training begins; `cut` is one of config.CUTS."""
         if cut == "input":

@@ -24,14 +24,6 @@ def won(found: Findings) -> Section:
     kind, sentences = noise(found)
     interval = found.interval(chosen)
     tiles = [_tile("Validation accuracy", words_number(chosen.val_acc), _interval_words(interval))]
-    if "acc" in found.test:
-        low, high = found.test.get("acc_low"), found.test.get("acc_high")
-        words = f"95% interval {words_number(low)}–{words_number(high)}, {found.test.get('n')} images"
-        if "clean_acc" in found.test:
-            words += f"; {words_number(found.test['clean_acc'])} without those that are also in train or valid"
-        tiles.append(_tile("Test accuracy", words_number(found.test["acc"]), words, key=True))
-    else:
-        tiles.append(_tile("Test accuracy", "not opened", "open it once, with evaluate RUN --split test"))
     seconds = [run.number("seconds_total") or 0.0 for run in runs]
     tiles.append(_tile("Search", plural(len(runs), "run"), f"{seconds_text(sum(seconds))} in total"))
     lead = [tag("strong", described(chosen)), ", won: it classified " if len(runs) > 1 else ", classified "]
@@ -42,8 +34,10 @@ def won(found: Findings) -> Section:
         lead.append(f" This number is optimistic, because it is the best of {len(runs):,} runs on the same images.")
     badges = {"noise": "Within the noise", "more": "More than noise", "unknown": "No interval"}
     verdict_words = [tag("span", badges[kind], class_=f"badge {kind}"), " ", *sentences] if len(runs) > 1 else []
-    names = ["metrics.json", "predictions.csv", *(["metrics_test.json"] if found.test else [])]
-    files = found.files(*names, runs=[chosen]) + (["study.json"] if found.results.study else [])
+    other = runner_up(found.results, chosen)
+    files = found.files("metrics.json", "predictions.csv", runs=[chosen])
+    files += ["study.json"] if found.results.study else []
+    files += found.files("predictions.csv", runs=[other]) if other is not None and found.against_chosen(other) else []
     return page.section(
         "won",
         "What won",
@@ -78,10 +72,10 @@ def _over_seeds(found: Findings) -> str:
     return f" Over its seeds, this configuration reaches {mean} on average; this run is the best of them."
 
 
-def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
+def _tile(name: str, value: str, words: str) -> Html:
     """One large number."""
     parts = (tag("dt", name), tag("dd", value, class_="value"), tag("dd", words, class_="words"))
-    return tag("dl", *parts, class_="tile key" if key else "tile")
+    return tag("dl", *parts, class_="tile")
 
 
 def _interval_words(interval: Interval | None) -> str:

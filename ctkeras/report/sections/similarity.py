@@ -32,8 +32,8 @@ def _section(found: Findings, rows: Sequence[Mapping[str, Any]], file: str, spli
         for row, (name, text) in zip(rows, named, strict=True)
     ]
     drawn = [_drawn(row, name, text) for row, (name, text) in zip(rows, named, strict=True)]
-    said = f"Of the {split} images most like a training image ({named[0][0]}), {number(rows[0]['acc'])} are right; "
-    said += f"of those least like one ({named[-1][0]}), {number(rows[-1]['acc'])}."
+    said = f"Of the {split} images most like a training image ({named[0][0]}), {rows[0]['acc']:.1%} are right; "
+    said += f"of those least like one ({named[-1][0]}), {rows[-1]['acc']:.1%}."
     draw = functools.partial(
         charts.rows, drawn, title="Accuracy by similarity to training", description=said, axis="accuracy", bounds=(0, 1)
     )
