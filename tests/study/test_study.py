@@ -14,6 +14,7 @@ import sys
 import time
 
 import numpy as np
+import optuna
 import pytest
 import sweeps
 
@@ -313,6 +314,9 @@ def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
     found = study.run(study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[4, 3, 4]), engine)
     assert counts == {"read": 2, "planned": ["phase1", "phase2", "phase3"], "evaluated": 1}
     assert [len(phase.results) for phase in found.phases] == [4, 3, 4]
+    stored = optuna.storages.RDBStorage(f"sqlite:///{found.folder.parent / storage.FILE}")
+    names = [optuna.load_study(study_name=phase.sweep, storage=stored).metric_names for phase in found.phases]
+    assert names == [["val_acc"]] * 3  # what optuna-dashboard shows
 
 
 def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):

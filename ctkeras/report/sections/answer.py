@@ -154,6 +154,8 @@ def _study_noise(found: Findings) -> tuple[str, list[str]]:
     )
     if side == "ahead":
         sentence += " That is within one standard error of its accuracy, so the cheaper one won."
+    edges = study.get("edges")
+    sentence += "".join(f" {edge}" for edge in (edges if isinstance(edges, list) else []))
     return ("noise" if inside else "more"), [sentence]
 
 
