@@ -6,7 +6,7 @@ from typing import Any
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Html, Section, p, tag
-from ctkeras.report.html.words import number, plural
+from ctkeras.report.html.words import known, number, plural
 from ctkeras.report.pictures import PICTURE, with_heat
 from ctkeras.report.sections.record import contract_of
 
@@ -24,12 +24,9 @@ def label_check(found: Findings) -> Section | None:
     if not rows:
         words = "None: no image's label is contradicted by models that were not trained on it."
         return page.section("labels", heading, p(words), files=files, short=short)
-    how = (
-        "out of fold"
-        if found.measured[FILE].get("by") == "folds"
-        else f"by {found.measured[FILE].get('by', 'the model')}"
-    )
-    words = f"{plural(len(rows), 'image')} whose label the probabilities {how} contradict, the most doubtful first. "
+    how = "out of fold" if found.measured[FILE].get("by") == "folds" else f"by {by}"
+    words = f"{plural(len(rows), 'image')} whose label the probabilities {how} contradict, or that have two labels; "
+    words += "the most doubtful first. "
     words += "A person who can read the images decides; nothing was changed."
     pictures, why = _pictures(found, rows[:SHOWN])
     cards = [_card(row, pictures[i] if pictures else None) for i, row in enumerate(rows[:SHOWN])]
@@ -61,10 +58,16 @@ def _card(row: Mapping[str, Any], pictures: tuple[str, str] | None) -> Html:
     if pictures:
         alts = (f"The image {row.get('file')}", f"The same image, coloured where the model saw {row.get('suggested')}")
         shown = [page.image(data, alt=alt, size=PICTURE) for data, alt in zip(pictures, alts, strict=True)]
-    words = ["labelled ", tag("strong", row.get("label")), f" ({number(row.get('p_label'), 2)}), suggested "]
-    words += [tag("strong", row.get("suggested")), f" ({number(row.get('p_suggested'), 2)})"]
+    words = ["labelled ", tag("strong", row.get("label")), f"{_share(row, 'p_label')}, suggested "]
+    words += [tag("strong", row.get("suggested")), _share(row, "p_suggested")]
+    words += [f"; {row['reason']}"] if isinstance(row.get("reason"), str) else []
     caption = tag("figcaption", *words, tag("code", row.get("file")))
     return tag("figure", tag("div", *shown, class_="twin") if shown else "", caption, class_="error")
+
+
+def _share(row: Mapping[str, Any], name: str) -> str:
+    """A probability in brackets; '' for an image that training left out, which has none."""
+    return f" ({number(row[name], 2)})" if known(row.get(name)) else ""
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Html:
