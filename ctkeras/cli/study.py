@@ -17,13 +17,24 @@ from ctkeras.cli.options import (
     require_login,
     tell_idle,
 )
+from ctkeras.cli.slurm import study_slurm
 from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
     from ctkeras.study.study import Study
 
 
-@click.command()
+class _WithSlurm(click.Command):
+    """`study`, and `study slurm`: a group would need a verb before each option."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+        """Parses the arguments as those of the verb that they name."""
+        if args[:1] == ["slurm"]:
+            return study_slurm.make_context("slurm", args[1:], *more, **extra)
+        return super().make_context(info_name, args, *more, **extra)
+
+
+@click.command(cls=_WithSlurm)
 @click.option(
     "--trials",
     default="",

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
-SHARED = re.compile(r"(nfs\d*|lustre|gpfs|cifs|smb3|smbfs|beegfs|ceph|glusterfs|afs|pvfs2|fuse|fuse\..+)")  # types in MOUNTS
+SHARED = re.compile(
+    r"(nfs\d*|lustre|gpfs|cifs|smb3|smbfs|beegfs|ceph|glusterfs|afs|pvfs2|fuse|fuse\..+)"
+)  # types in MOUNTS
 
 
 def shared(path: Path) -> str:
