@@ -26,7 +26,7 @@ def shared(path: Path) -> str:
 
 @functools.lru_cache(1)
 def _table(mounts: Path) -> list[tuple[Path, str]]:
-    """Mount points and types; spaces in them are written as \\040."""
+    """Mount points and types; a space in them is written as its octal code."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Trials in a journal, a text file that many machines append to in a shared folder: Optuna's, with a lock that names its holder."""
+"""Trials in a journal, a text file in a shared folder that many machines append to, in Optuna's format."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ SILENT_SECONDS = 200.0  # three are missing
 
 
 class Journal(JournalFileBackend):
-    """Optuna's file of operations, which survives writers that are killed and costs one write for operations that belong together.
+    """Optuna's file of operations, which survives killed writers and writes at once what belongs together.
 
     Optuna's own backend appends to the remains of a line whose writer was killed, and no process can read the journal then.
     Its locks are broken by whoever waits longest, so two waiters may both get in. The format of the file is unchanged.

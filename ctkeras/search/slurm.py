@@ -73,7 +73,7 @@ def script(words: Sequence[str], request: Request, *, name: str, folder: Path, e
         "# srun makes the command a step of the job: Slurm sends its signals to steps",
         f"srun {shlex.quote(sys.executable)} {command}",
         "code=$?",
-        "# 143, of a study 130: stopped by a signal, with a checkpoint. A job that was cancelled no longer runs and is not requeued.",
+        "# 143, of a study 130: stopped by a signal, with a checkpoint. A cancelled job is not requeued.",
         'id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"',
         'if [[ "$code" = 143 || "$code" = 130 ]] && [ "$(squeue -h -j "$id" -o %T)" = RUNNING ]; then',
         '    scontrol requeue "$id"',

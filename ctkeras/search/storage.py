@@ -1,4 +1,4 @@
-"""The storage of trials: a SQLite file, a journal in a shared folder or a PostgreSQL database, opened for Optuna, with one lock for all who share it."""
+"""The storage of trials: SQLite, a journal or PostgreSQL, opened for Optuna, with one lock for all who share it."""
 
 import contextlib
 import dataclasses

@@ -160,7 +160,12 @@ class Trials:
         else:
             for name in (CHECKPOINT, "metrics.json"):  # left by a study that was deleted: this is a new run
                 (job.folder / name).unlink(missing_ok=True)
-        facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
+        facts: dict[str, Any] = {
+            "config": job.config,
+            "run": job.run_id,
+            "folder": str(job.folder),
+            "owner": self.me.to_dict(),
+        }
         facts["places"] = [slurm.place() | {"from": int(time.time())}]
         for key, value in facts.items():
             drawn.set_user_attr(key, value)
