@@ -2,7 +2,8 @@
 
 Two files hold the same image if their pixels are equal as training decodes them: in gray, at their own size. One picture
 saved as RGBA, RGB and gray is therefore one image. (In the public set, comparing bytes, RGBA, RGB or gray always gives 847.)
-Near-duplicates are defined in near.py; a near group is a set of images connected by near-duplicate pairs.
+Near-duplicates are defined in near.py; a near group is a set of images connected by near-duplicate pairs. Groups, of
+slices that are or may be of one patient, are defined in groups.py.
 """
 
 import dataclasses
@@ -10,22 +11,24 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ctkeras.audit import groups
 from ctkeras.audit.near import pairs as near_pairs
 from ctkeras.data import decoded, layout
-from ctkeras.data.decoded import Split
+from ctkeras.data.decoded import Look
 from ctkeras.data.sources import Source
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
 from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
-VERSION = "2"  # of the stored audit; raise it when what counts as the same image changes
+VERSION = "3"  # of the stored audit; raise it when what counts as the same image, or as one group, changes
 LEAKS = (("test", "train"), ("valid", "train"), ("test", "valid"))  # (from, to), in the order they are reported
-CACHE_BYTES = 2**30  # bytes; the audit of 1,000 images takes 0.2 MB, its page 2 MB
+CACHE_BYTES = 2**30  # bytes; the audit of 1,000 images takes 1.4 MB, its page 2 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Image:
     mode: str  # as Pillow names it: RGBA, L, …
     width: int  # pixels
     height: int  # pixels
+    patient: str = ""  # a pseudonym, as in layout.Entry; '' where the data does not say
+    group: int = 0  # of its patient, or of similar slices; contains every file of its near group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,40 @@ class Audit:
     images: tuple[Image, ...]
     unreadable: dict[str, str]  # file to reason
     pairs: tuple[tuple[str, str, float], ...]  # near-duplicates, one file per distinct image; agreement up to 1
+    # Of each image: uint8 [N, 32, 32], cropped to the body; and float32 [N, F], see facts.describe.
+    thumbnails: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 32, 32), np.uint8), compare=False)
+    facts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0), np.float32), compare=False)
+
+    @property
+    def grouped_by(self) -> str:
+        """What the groups are: "patient" where every image has one, otherwise "similarity"."""
+        return "patient" if self.images and all(image.patient for image in self.images) else "similarity"
+
+    def group_of(self, files: Sequence[str]) -> np.ndarray:
+        """Returns the group of each file, int64 [N]; slices of one patient, copies and near-duplicates have the same.
+
+        Raises:
+            KeyError: the audit has no such file.
+        """
+        numbers = {image.file: image.group for image in self.images}
+        return np.array([numbers[file] for file in files], np.int64)
+
+    def regrouped(self, group_pattern: str) -> "Audit":
+        """Returns the audit with its groups by the patient that a pattern finds in each file's path.
+
+        Args:
+            group_pattern: see groups.named; '' leaves the groups as they are.
+
+        Raises:
+            UserError: the pattern is not a regular expression, or does not match every file.
+        """
+        if not group_pattern or not self.images:
+            return self
+        patients = groups.named([image.file for image in self.images], group_pattern)
+        numbers = groups.joined(groups.of_patients(patients), [image.near for image in self.images])
+        rows = zip(self.images, patients, numbers.tolist(), strict=True)
+        images = tuple(dataclasses.replace(image, patient=patient, group=group) for image, patient, group in rows)
+        return dataclasses.replace(self, images=images)
 
     def twins(self, *, near: bool = False) -> dict[str, int]:
         """Returns file to number of its distinct image, for every split; `near` counts near-duplicates as one."""
@@ -100,16 +139,6 @@ class Audit:
         return [(a.file, b.file) for a, b in pairs if a.class_name != b.class_name]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cleaned:
-    """What was left out of training, for the run's record."""
-
-    leaks: str  # drop or keep
-    train_images: int  # used for training
-    train_images_dropped: int  # that also appear in valid or test, exactly or nearly
-    conflicts_dropped: int  # not counted above: the same image in train under two labels
-
-
 def examine(source: Source) -> Audit:
     """Compares all images of a data set; unreadable ones are listed.
 
@@ -117,57 +146,61 @@ def examine(source: Source) -> Audit:
         source: what open_source returned.
     """
     with console.waiting(f"Preparing the audit of {source.images:,} images"):
-        images, unreadable, thumbnails = _read(source)
-        pairs = near_pairs(np.array(thumbnails)) if len(thumbnails) > 1 else []
-    groups = _joined(len(thumbnails), pairs)
-    images = [dataclasses.replace(image, near=groups[image.exact]) for image in images]
-    first = {image.exact: image.file for image in reversed(images)}
-    named = tuple((first[i], first[j], round(agreement, 3)) for i, j, agreement in pairs)
-    return Audit(tuple(sorted(images, key=lambda image: image.file)), unreadable, named)
+        looks, splits, unreadable = _read(source)
+        numbers: dict[str, int] = {}  # of distinct images, by the SHA-256 of their pixels
+        exact = [numbers.setdefault(look.pixels, len(numbers)) for look in looks]
+        first = np.unique(exact, return_index=True)[1].tolist()  # the look of each distinct image
+        pairs = near_pairs(np.stack([looks[at].thumbnail for at in first])) if len(first) > 1 else []
+        connected = groups.connected(len(first), pairs)
+        clusters = groups.clusters(np.array([looks[at].small for at in first]))
+    near = [int(connected[number]) for number in exact]
+    group = _groups([look.patient for look in looks], near, clusters[exact])
+    images = [
+        Image(look.file, split, look.class_name, number, alike, *look.header, patient=look.patient, group=own)
+        for look, split, number, alike, own in zip(looks, splits, exact, near, group.tolist(), strict=True)
+    ]
+    named = tuple((looks[first[i]].file, looks[first[j]].file, round(agreement, 3)) for i, j, agreement in pairs)
+    order = sorted(range(len(images)), key=lambda at: images[at].file)
+    small, facts = (np.array([getattr(looks[at], name) for at in order]) for name in ("small", "facts"))
+    return Audit(tuple(images[at] for at in order), unreadable, named, small, facts)
 
 
-def _read(source: Source) -> tuple[list[Image], dict[str, str], list[np.ndarray]]:
-    """Returns the readable images, file to reason for the unreadable ones, and each distinct image's thumbnail."""
-    images: list[Image] = []
+def _read(source: Source) -> tuple[list[Look], list[str], dict[str, str]]:
+    """Returns the looks of the readable images, the split of each, and file to reason for the unreadable ones."""
+    looks: list[Look] = []
+    splits: list[str] = []
     unreadable: dict[str, str] = {}
-    thumbnails: list[np.ndarray] = []
-    numbers: dict[str, int] = {}  # of pixels, by their SHA-256
     bar = console.Bar("reading", source.images)
     for split in layout.SPLITS:
         for look in decoded.looks(source, split):
-            bar.update(len(images) + len(unreadable) + 1)
-            if not isinstance(look, decoded.Look):
-                file, error = look
-                unreadable[file] = str(error)
-                continue
-            if look.pixels not in numbers:
-                numbers[look.pixels] = len(thumbnails)
-                thumbnails.append(look.thumbnail)
-            number = numbers[look.pixels]
-            images.append(Image(look.file, split, look.class_name, number, number, *look.header))
+            bar.update(len(looks) + len(unreadable) + 1)
+            if isinstance(look, Look):
+                looks.append(look)
+                splits.append(split)
+            else:
+                unreadable[look[0]] = str(look[1])
     bar.close()
-    return images, unreadable, thumbnails
+    return looks, splits, unreadable
 
 
-def _joined(count: int, pairs: Iterable[tuple[int, int, float]]) -> list[int]:
-    """Returns, for each of `count` numbers, the smallest number that pairs connect it with."""
-    parents = list(range(count))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    for i, j, _ in pairs:
-        low, high = sorted((root(i), root(j)))
-        parents[high] = low
-    return [root(number) for number in range(count)]
+def _groups(patients: Sequence[str], near: Sequence[int], clusters: np.ndarray) -> np.ndarray:
+    """Groups of images, int [N]: patients where all are known, otherwise clusters, joined where they share a patient."""
+    unknown = [patient or f" {number}" for number, patient in enumerate(patients)]  # each image its own
+    whose = groups.of_patients(unknown)
+    return groups.joined(whose, near) if patients and all(patients) else groups.joined(clusters, whose, near)
 
 
-def check(source: Source) -> Audit:
+def check(source: Source, *, group_pattern: str = "") -> Audit:
     """Returns a data set's audit, from the cache where possible; unreadable images are listed in it.
 
     An audit with unreadable images is not stored, because training needs every image.
+
+    Args:
+        source: what open_source returned.
+        group_pattern: as for load.
+
+    Raises:
+        UserError: the pattern does not match every file.
     """
     place = folder(source)
     if not _is_stored(place):
@@ -175,21 +208,38 @@ def check(source: Source) -> Audit:
             if not _is_stored(place):
                 audited = examine(source)
                 if audited.unreadable:
-                    return audited
+                    return audited.regrouped(group_pattern)
                 _store(place, audited)
         bound(place.parent, CACHE_BYTES, keep=place)
-    return load(source)
+    return load(source, group_pattern=group_pattern)
 
 
-def load(source: Source) -> Audit:
+def load(source: Source, *, group_pattern: str = "") -> Audit:
     """Returns a data set's audit, which is made only the first time and then stored in the cache folder.
+
+    Args:
+        source: what open_source returned.
+        group_pattern: names the patient in each file's path, see groups.named; '' keeps the groups stored.
+
+    Raises:
+        UserError: an image cannot be read, or the pattern does not match every file.
+    """
+    place = _stored(source)
+    table = json.loads((place / "audit.json").read_text(encoding="utf-8"))
+    rows = tuple(Image(*row) for row in table["images"])
+    pairs = tuple((first, second, agreement) for first, second, agreement in table["pairs"])
+    arrays = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("thumbnails", "facts"))
+    return Audit(rows, {}, pairs, *arrays).regrouped(group_pattern)
+
+
+def training_list(source: Source) -> dict[str, Any]:
+    """Returns what training may know of the audit, see for_training; the audit is made first if needed.
 
     Raises:
         UserError: an image cannot be read.
     """
-    table = json.loads((_stored(source) / "audit.json").read_text(encoding="utf-8"))
-    rows = tuple(Image(*row) for row in table["images"])
-    return Audit(rows, {}, tuple((first, second, agreement) for first, second, agreement in table["pairs"]))
+    listed: dict[str, Any] = json.loads((_stored(source) / "training.json").read_text(encoding="utf-8"))
+    return listed
 
 
 def folder(source: Source) -> Path:
@@ -214,10 +264,23 @@ def _is_stored(place: Path) -> bool:
 
 def _store(place: Path, audited: Audit) -> None:
     """Writes an audit. Training's list is a separate file that names no test image; training opens no other."""
+    for name, array in (("thumbnails", audited.thumbnails), ("facts", audited.facts)):
+        with atomic(place / f"{name}.npy") as path, open(path, "wb") as file:
+            np.save(file, array)
     table = {"images": [dataclasses.astuple(image) for image in audited.images], "pairs": audited.pairs}
-    for name, content in (("audit", table), ("training", left_out(audited))):
+    for name, content in (("audit", table), ("training", for_training(audited))):
         with atomic(place / f"{name}.json") as path:
             path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def for_training(audited: Audit) -> dict[str, Any]:
+    """Returns what training may know: which files to leave out, and the `near` and `group` of each file of train and valid.
+
+    No file of test is named.
+    """
+    known = [image for image in audited.images if image.split != "test"]
+    numbers = {kind: {image.file: getattr(image, kind) for image in known} for kind in ("near", "group")}
+    return {**left_out(audited), **numbers}
 
 
 def left_out(audited: Audit) -> dict[str, list[str]]:
@@ -235,62 +298,3 @@ def left_out(audited: Audit) -> dict[str, list[str]]:
     conflicts = {image.file for image in audited.images if image.split == "train" and len(labels[image.exact]) > 1}
     in_test = audited.leaked("train", ("test",)) | audited.leaked("valid", ("test",))
     return {"leaks": sorted(leaks), "conflicts": sorted(conflicts - leaks), "in_test": sorted(in_test)}
-
-
-def clean(train: Split, source: Source, *, leaks: str) -> tuple[Split, Cleaned]:
-    """Removes training images that appear in validation or test or have two labels; reads only training's stored list.
-
-    Args:
-        train: the training split.
-        source: the data set that the split is from.
-        leaks: drop, or keep to use every training image.
-
-    Returns:
-        The split (the same object if nothing is removed), and what was removed.
-
-    Raises:
-        UserError: a class would have no images left.
-    """
-    if leaks == "keep":
-        return train, Cleaned(leaks, len(train.files), 0, 0)
-    listed = json.loads((_stored(source) / "training.json").read_text(encoding="utf-8"))
-    names = {kind: set(listed[kind]) for kind in ("leaks", "conflicts")}
-    leaking, conflicting = (np.array([file in names[kind] for file in train.files], bool) for kind in names)
-    remaining = ~(leaking | conflicting)
-    _require_classes(train, remaining, "valid or test")
-    cleaned = Cleaned(leaks, int(remaining.sum()), int(leaking.sum()), int(conflicting.sum()))
-    return (train if remaining.all() else train.select(remaining)), cleaned
-
-
-def clean_pool(pooled: Split, source: Source, *, leaks: str) -> tuple[Split, Cleaned]:
-    """Removes images that appear in the test split from training and validation images pooled for folds.
-
-    Args:
-        pooled: from training/folds.pool, which has removed copies and images under two labels.
-        source: the data set.
-        leaks: drop, or keep to use every image.
-
-    Returns:
-        As clean.
-
-    Raises:
-        UserError: a class would have no images left.
-    """
-    if leaks == "keep":
-        return pooled, Cleaned(leaks, len(pooled.files), 0, 0)
-    in_test = set(json.loads((_stored(source) / "training.json").read_text(encoding="utf-8"))["in_test"])
-    remaining = np.array([file not in in_test for file in pooled.files], bool)
-    _require_classes(pooled, remaining, "test")
-    cleaned = Cleaned(leaks, int(remaining.sum()), int((~remaining).sum()), 0)
-    return (pooled if remaining.all() else pooled.select(remaining)), cleaned
-
-
-def _require_classes(split: Split, remaining: np.ndarray, elsewhere: str) -> None:
-    """Refuses a split in which a class has no images left."""
-    for label, name in enumerate(split.class_names):
-        own = split.labels == label
-        if own.any() and not remaining[own].any():
-            raise UserError(
-                f"every training image of {name!r} also appears in {elsewhere}, or has two labels (data check shows "
-                "them); add other images, or train with --leaks keep"
-            )

@@ -4,7 +4,8 @@ Neighbouring slices of one patient look alike, and a model that has seen one nam
 only where no group lies on both of its sides.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,8 +13,8 @@ from ctkeras.errors import UserError
 
 SIZE = 32  # pixels of a side of the thumbnails that are compared, of images cropped to the body
 CORRELATION = 0.85  # average within a cluster, at least
-LARGEST = 10_000  # images clustered at once: N^2 / 2 distances of 8 bytes, 400 MB, and some 10 s
-_ROWS = 1024  # thumbnails correlated with all others at once
+LARGEST = 10_000  # images clustered at once: N^2 / 2 distances of 8 bytes, twice 400 MB, and some 10 s
+_ROWS = 256  # thumbnails correlated with all others at once
 _RAISE = 0.2  # of the way to 1, each time that images are too many to be clustered at once
 
 
@@ -33,7 +34,7 @@ def clusters(thumbnails: np.ndarray, *, correlation: float = CORRELATION) -> np.
     """
     if not len(thumbnails):
         return np.zeros(0, np.int64)
-    units = _unit(np.asarray(thumbnails, np.float64).reshape(len(thumbnails), -1))
+    units = _unit(np.asarray(thumbnails, np.float32).reshape(len(thumbnails), -1))
     numbers, count = np.empty(len(units), np.int64), 0
     for members in _components(units, correlation):
         own = _linked(units[members], 1 - correlation)
@@ -45,6 +46,69 @@ def clusters(thumbnails: np.ndarray, *, correlation: float = CORRELATION) -> np.
 def of_patients(patients: Sequence[str]) -> np.ndarray:
     """Numbers patients by first occurrence: int64 [N], one group per patient."""
     return _in_order(np.unique(np.asarray(patients), return_inverse=True)[1])
+
+
+def named(files: Sequence[str], pattern: str) -> list[str]:
+    r"""Names the patient of each file by a pattern, as a pseudonym: patients are numbered from 1 by first occurrence.
+
+    Args:
+        files: paths inside the data set, with /.
+        pattern: a regular expression, searched for in each path; its first group names the patient.
+
+    Returns:
+        One pseudonym per file.
+
+    Raises:
+        UserError: it is not a regular expression, has no group, or does not match every file.
+
+    Example:
+        >>> named(["train/a/p7-01.png", "train/a/p7-02.png", "test/b/p9-01.png"], r"(p\d+)-")
+        ['1', '1', '2']
+    """
+    usage = f"a path such as {files[0] if files else 'train/a/p012-3.png'!r}; as in --group_pattern '(p\\d+)-'"
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"group_pattern {pattern!r} is not a regular expression ({error}); it names the patient in {usage}"
+        ) from error
+    if not expression.groups:
+        raise UserError(f"group_pattern {pattern!r} needs brackets around the part that names the patient in {usage}")
+    matches = [expression.search(file) for file in files]
+    names = [match[1] if match else None for match in matches]
+    if missing := [file for file, name in zip(files, names, strict=True) if not name]:
+        raise UserError(
+            f"group_pattern {pattern!r} does not find a patient in {len(missing):,} of {len(files):,} files, such as "
+            f"{missing[0]}; its first brackets must match in every path, as in --group_pattern '(p\\d+)-'"
+        )
+    numbers: dict[str | None, str] = {}
+    return [numbers.setdefault(name, str(len(numbers) + 1)) for name in names]
+
+
+def connected(count: int, pairs: Iterable[tuple[int, int, float]]) -> np.ndarray:
+    """Returns, for each of `count` numbers, the smallest number that pairs connect it with: int64 [count]."""
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
+    ends = np.array([(i, j) for i, j, *_ in pairs], np.int64).reshape(-1, 2).T
+    graph = sparse.coo_matrix((np.ones(ends.shape[1], bool), ends), shape=(count, count))
+    _, smallest, inverse = np.unique(
+        csgraph.connected_components(graph, directed=False)[1], return_index=True, return_inverse=True
+    )
+    return smallest[inverse].astype(np.int64)
+
+
+def joined(*numberings: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Joins groups that share an image: int64 [N], numbered by first occurrence.
+
+    Args:
+        numberings: int [N] each; images with the same number in any of them are in one group.
+    """
+    count, pairs = len(numberings[0]), []
+    for numbers in numberings:
+        _, first, inverse = np.unique(np.asarray(numbers), return_index=True, return_inverse=True)
+        pairs += [(at, int(own), 1.0) for at, own in enumerate(first[inverse])]
+    return _in_order(connected(count, pairs)) if count else np.zeros(0, np.int64)
 
 
 def folds(labels: np.ndarray, groups: np.ndarray, k: int, *, seed: int) -> np.ndarray:
@@ -107,14 +171,14 @@ def _components(units: np.ndarray, correlation: float) -> list[np.ndarray]:
     from scipy import sparse
     from scipy.sparse import csgraph
 
-    pairs = [np.zeros((2, 0), np.int64)]
-    for start in range(0, len(units), _ROWS):
-        row, column = np.nonzero(units[start : start + _ROWS] @ units.T >= correlation)
-        later = column > row + start
-        pairs.append(np.stack([row[later] + start, column[later]]))
-    row, column = np.concatenate(pairs, axis=1)
-    graph = sparse.coo_matrix((np.ones(len(row), bool), (row, column)), shape=(len(units),) * 2)
-    numbers = csgraph.connected_components(graph, directed=False)[1]
+    numbers = np.arange(len(units))
+    for start in range(
+        0, len(units), _ROWS
+    ):  # one component after another grows together, so that no list of pairs is kept
+        row, column = np.nonzero(units[start : start + _ROWS] @ units[start:].T >= correlation)
+        ends = numbers[row + start], numbers[column + start]
+        graph = sparse.coo_matrix((np.ones(len(row), bool), ends), shape=(len(units),) * 2)
+        numbers = csgraph.connected_components(graph, directed=False)[1][numbers]
     order = np.argsort(numbers, kind="stable")
     parts = []
     for members in np.split(order, np.cumsum(np.bincount(numbers))[:-1]):
@@ -129,13 +193,17 @@ def _components(units: np.ndarray, correlation: float) -> list[np.ndarray]:
 def _linked(units: np.ndarray, distance: float) -> np.ndarray:
     """Clusters of average linkage cut at a distance of 1 - correlation: int [N] from 0."""
     from scipy.cluster import hierarchy
-    from scipy.spatial.distance import squareform
 
-    if len(units) == 1:
+    count = len(units)
+    if count == 1:
         return np.zeros(1, np.int64)
-    distances = np.clip(1 - units @ units.T, 0, 2)
-    np.fill_diagonal(distances, 0)
-    tree = hierarchy.linkage(squareform(distances, checks=False), "average")
+    distances = np.empty(count * (count - 1) // 2)  # above the diagonal, row by row, as linkage takes them
+    at = 0
+    for row in range(count - 1):
+        end = at + count - 1 - row
+        distances[at:end] = np.clip(1 - units[row + 1 :] @ units[row], 0, 2)
+        at = end
+    tree = hierarchy.linkage(distances, "average")
     return hierarchy.fcluster(tree, distance, "distance").astype(np.int64) - 1
 
 

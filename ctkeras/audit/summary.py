@@ -1,37 +1,73 @@
 """An audit as JSON for programs and as text for people."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ctkeras.audit import audit as audits
-from ctkeras.audit import shortcuts
+from ctkeras.audit import measures, shortcuts
 from ctkeras.audit.audit import Audit
 from ctkeras.data import sources
 from ctkeras.data.layout import SPLITS
+from ctkeras.data.sources import Source
+from ctkeras.runtime import console
+from ctkeras.runtime.files import atomic
 
+VERSION = "1"  # of the stored summary; raise it when what it holds changes
 SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
-def audit(data: str) -> dict[str, Any]:
-    """Compares all images of a data set: duplicates, leaks between splits, how well a class is predicted without pixels.
+def audit(data: str, *, group_pattern: str = "") -> dict[str, Any]:
+    """Compares all images of a data set: duplicates, leaks, groups, and what a lookup and the files alone reveal.
 
     The result is cached by the images' content, and is what `ctkeras data check --json` prints.
 
     Args:
         data: what `--data` takes: a zip, a folder, phantom or kaggle.
+        group_pattern: a regular expression whose first brackets name the patient in a file's path.
 
     Returns:
         See summary.
 
     Raises:
-        UserError: there is no such data, or it is not laid out as split/class/image.
+        UserError: there is no such data, it is not laid out as split/class/image, or the pattern does not match every file.
 
     Example:
         >>> import ctkeras
         >>> ctkeras.audit("phantom:48")["leaks"]
         []
     """
-    return summary(audits.check(sources.open_source(data)))
+    return stored(sources.open_source(data), group_pattern=group_pattern)[1]
+
+
+def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str, Any]]:
+    """Returns a data set's audit and its summary, both from the cache where possible.
+
+    Args:
+        source: what open_source returned.
+        group_pattern: as for audit.
+
+    Raises:
+        UserError: the pattern does not match every file.
+    """
+    audited = audits.check(source, group_pattern=group_pattern)
+    if audited.unreadable:  # such an audit is not stored
+        return audited, summary(audited)
+    path = place(source, f"summary-{VERSION}.json", group_pattern=group_pattern)
+    if not path.exists():
+        with console.waiting("Comparing the splits"), atomic(path) as partial:
+            partial.write_text(json.dumps(summary(audited)), encoding="utf-8")
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return audited, table
+
+
+def place(source: Source, name: str, *, group_pattern: str) -> Path:
+    """Returns where a file that is made of an audit is stored; it differs with the pattern."""
+    path = Path(name)
+    named = f"-{hashlib.sha256(group_pattern.encode()).hexdigest()[:12]}" if group_pattern else ""
+    return audits.folder(source) / f"{path.stem}{named}{path.suffix}"
 
 
 def summary(audited: Audit) -> dict[str, Any]:
@@ -42,7 +78,7 @@ def summary(audited: Audit) -> dict[str, Any]:
         counted as one. leaks: per pair of splits, how many `files` of `from` also appear in `to` and how many `distinct`
         images they are; `exact` false counts files with a near-duplicate but no equal image there. conflicts: pairs of
         files that are equal but have two labels. duplicates, near_duplicates: groups of files. train_left_out: how many
-        images training leaves out.
+        images training leaves out. groups, shared_patients, lookup, shift: see measures.measures.
     """
     left_out = audits.left_out(audited)
     return {
@@ -70,6 +106,7 @@ def summary(audited: Audit) -> dict[str, Any]:
         "near_pairs": [list(pair) for pair in audited.pairs],
         "train_left_out": {name: len(left_out[name]) for name in ("leaks", "conflicts")},
         "told_by_file": shortcuts.class_by_file(audited.images),
+        **measures.measures(audited),
     }
 
 
@@ -82,6 +119,7 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
         f"; {summary['near_groups']:,} if near-duplicates count as one" if near else ""
     )
     yield from _leaks(summary)
+    yield from measures.sentences(summary)
     pairs = [f"{first} = {second}" for first, second in summary["conflicts"]]
     yield from _listed("equal images under two labels", pairs)
     yield from _listed("unreadable images", list(summary["unreadable"].values()))

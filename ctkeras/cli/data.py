@@ -38,12 +38,13 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
     from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
-    source = sources.open_source(_data_set(spec))
+    source = sources.open_source(data_set(spec))
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in layout.SPLITS:
             decoded.load_split(source, split, size, Preparation())
-    for line in summary.lines(summary.summary(audit.load(source))):
+    audit.load(source)  # refuses an image that cannot be read
+    for line in summary.lines(summary.stored(source)[1]):
         click.echo(line)
     click.echo(f"Cached in {time.perf_counter() - start:.1f} s, fingerprint {source.fingerprint[:16]}:")
     for size in sizes:
@@ -56,32 +57,32 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
-def check(spec: str | None, as_json: bool, html: str | None) -> int:
-    """Find faulty files, duplicates and leaks.
+@click.option("--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"])
+def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str) -> int:
+    """Find faulty files, duplicates, leaks and splits that share patients.
 
-    Also shows how well the class can be predicted without pixels. Exits with 1 if an image appears in two splits.
+    Also shows what a lookup of the most similar training slice scores, whether splits were prepared differently, and how
+    well the class can be predicted without pixels. Exits with 1 if an image or a patient appears in two splits.
     """
-    from ctkeras.audit import audit
-    from ctkeras.audit.summary import lines
-    from ctkeras.audit.summary import summary as summary_summary
+    from ctkeras.audit.summary import lines, place, stored
     from ctkeras.data import sources
     from ctkeras.report import audit_page
 
-    source = sources.open_source(_data_set(spec))
-    audited = audit.check(source)
-    summary: dict[str, Any] = summary_summary(audited)
-    path = Path(html) if html else audit.folder(source) / "check.html"
-    audit_page.write(source, audited, summary, path)
+    source = sources.open_source(data_set(spec))
+    audited, summary = stored(source, group_pattern=group_pattern)
+    path = Path(html) if html else place(source, f"check-{audit_page.VERSION}.html", group_pattern=group_pattern)
+    if html or audited.unreadable or not path.exists():
+        audit_page.write(source, audited, summary, path)
     if as_json:
         click.echo(json.dumps({**summary, "page": str(path)}))
     else:
         for line in lines(summary):
             click.echo(line)
         click.echo(f"Pairs side by side: {path}")
-    return 1 if summary["leaks"] else 0
+    return 1 if summary["leaks"] or summary["shared_patients"] else 0
 
 
-def _data_set(spec: str | None) -> str:
+def data_set(spec: str | None) -> str:
     """Returns the data set named by --data, else by CTKERAS_DATA."""
     return spec or os.environ.get("CTKERAS_DATA", "")
 

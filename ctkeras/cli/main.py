@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from ctkeras import __version__
+from ctkeras.cli import data_files  # noqa: F401 - adds its verbs to data
 from ctkeras.cli.data import data
 from ctkeras.cli.learning import learning
 from ctkeras.cli.report import app, report

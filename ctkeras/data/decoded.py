@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.data import crop, sources, threads
+from ctkeras.data import crop, facts, sources, threads
 from ctkeras.data.crop import Preparation
+from ctkeras.data.facts import SMALL
 from ctkeras.data.images import Header, decode
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
@@ -21,9 +22,9 @@ from ctkeras.runtime import console
 from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
-LOOKS_BYTES = 2**30  # bytes; 1,000 images take 16 MB
-SMALL = 32  # pixels of a side of the thumbnails by which slices are grouped
-LOOKS_VERSION = "1"  # raise it when a look changes
+LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
+LOOKS_VERSION = "2"  # raise it when a look changes
+_LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the files of a look's arrays
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compared by identity: arrays have no single truth value
@@ -37,13 +38,17 @@ class Split:
     # uint8 [N, 32, 32]: cropped to the body whatever the images are, to tell which slices are alike; None for arrays.
     thumbnails: np.ndarray | None = None
     patients: tuple[str, ...] = ()  # of each image, as in layout.Entry; () for arrays
+    groups: np.ndarray | None = (
+        None  # int [N], images that must stay together, as the audit says; None if not asked for
+    )
 
     def select(self, which: np.ndarray) -> "Split":
         """The images that a mask bool [N], or indices, name."""
         thumbnails = None if self.thumbnails is None else self.thumbnails[which]
         files = tuple(np.array(self.files, object)[which])
         patients = tuple(np.array(self.patients, object)[which]) if self.patients else ()
-        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails, patients)
+        groups = None if self.groups is None else self.groups[which]
+        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails, patients, groups)
 
 
 class Look(NamedTuple):
@@ -51,8 +56,11 @@ class Look(NamedTuple):
 
     file: str
     class_name: str
+    patient: str  # as in layout.Entry
     pixels: str  # SHA-256 of size and gray pixels, in hexadecimal
     header: Header
+    small: np.ndarray  # uint8 [32, 32], cropped to the body
+    facts: np.ndarray  # float32 [F], see facts.describe
     thumbnail: np.ndarray  # uint8 [128, 128], see near.py
 
 
@@ -92,8 +100,9 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         if isinstance(content, UserError):
             raise content
         gray, header = decode(content, name=f"{entry.file} in {source.path}")
-        pixels, small = crop.prepare(gray, image_size, preparation), crop.prepare(gray, SMALL, Preparation())
-        return entry, pixels, small, _look(entry, gray, header) if wanted else None
+        look = _look(entry, gray, header) if wanted else None
+        small = look.small if look else crop.prepare(gray, SMALL, Preparation())
+        return entry, crop.prepare(gray, image_size, preparation), small, look
 
     with console.waiting(f"Decoding {split} at {image_size} px"):
         rows, bar = [], console.Bar(f"reading {split}", sources.count(source, split))
@@ -112,9 +121,7 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
     _write(folder, f"{split}-thumbnails", np.stack([small for _, _, small, _ in rows]))
     _write(folder, split, np.stack([pixels for _, pixels, _, _ in rows]), table)
     if wanted:
-        looks_place = looks_folder(source)
-        _write(looks_place, split, np.stack([look.thumbnail for look in looks]), [look[:-1] for look in looks])
-        bound(looks_place.parent, LOOKS_BYTES, keep=looks_place)
+        _write_looks(source, split, looks)
 
 
 def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
@@ -128,12 +135,23 @@ def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
     """
     folder = looks_folder(source)
     if (folder / f"{split}.json").exists():
-        thumbnails = np.load(folder / f"{split}.npy")
+        arrays = [np.load(folder / f"{split}{kind}.npy") for kind in _LOOK_ARRAYS]
         rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-        for (file, class_name, pixels, header), thumbnail in zip(rows, thumbnails, strict=True):
-            yield Look(file, class_name, pixels, Header(*header), thumbnail)
+        for (file, class_name, patient, pixels, header), *own in zip(rows, *arrays, strict=True):
+            small, described, thumbnail = own
+            yield Look(file, class_name, patient, pixels, Header(*header), small, described, thumbnail)
     else:
         yield from threads.in_threads(_describe, sources.contents(source, split))
+
+
+def _write_looks(source: Source, split: str, looks: list[Look]) -> None:
+    """Writes a split's looks, so that the audit does not decode the split again."""
+    folder = looks_folder(source)
+    small, described, thumbnails = (np.stack(column) for column in zip(*(look[-3:] for look in looks), strict=True))
+    for kind, array in zip(_LOOK_ARRAYS[:-1], (small, described), strict=True):
+        _write(folder, f"{split}{kind}", array)
+    _write(folder, split, thumbnails, [look[:-3] for look in looks])
+    bound(folder.parent, LOOKS_BYTES, keep=folder)
 
 
 def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
@@ -150,7 +168,8 @@ def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserEr
 def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
     """Returns the look of a decoded image."""
     pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).hexdigest()
-    return Look(entry.file, entry.class_name, pixels, header, images_thumbnail(gray))
+    small, described = facts.describe(gray)
+    return Look(entry.file, entry.class_name, entry.patient, pixels, header, small, described, images_thumbnail(gray))
 
 
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:

@@ -11,7 +11,7 @@ from ctkeras.data.crop import Preparation, prepare
 from ctkeras.errors import UserError
 
 SIZE = 128  # pixels per side at which pictures are compared: vessels are visible, JPEG noise is not
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".pgm", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 64_000_000  # pixels; a CT slice has 262,144; a larger image is a decompression bomb
 _PILLOW = r"PIL\."  # modules whose warnings are dropped
 
@@ -43,7 +43,7 @@ def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
     Raises:
         UserError: the bytes are not an image, or the image is truncated or too large.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     _hush_pillow()
     try:
@@ -54,6 +54,7 @@ def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
                 )
             header = Header(image.format or "", image.mode, image.width, image.height)  # reading changes some modes
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # a mirrored chest is a finding
             if image.mode.startswith("I") or image.mode == "F":
                 return _deep_to_gray(np.asarray(image), image.mode), header
             return np.asarray(image.convert("L")), header

@@ -14,7 +14,7 @@ from ctkeras.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 MAX_FILE_BYTES = 256 * 2**20  # bytes per image file, far above any slice, so that a zip bomb is refused unread
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "valid": "valid",
@@ -120,13 +120,14 @@ def classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ..
     roots: Counter[str] = Counter()
     for file in files:
         parts = PurePosixPath(file[0]).parts
-        depth = next((i for i, part in enumerate(parts[:-2]) if part.lower() in _SPLIT_NAMES), None)
+        depth = next((i for i, part in enumerate(parts[:-2]) if part.lower() in SPLIT_NAMES), None)
         if depth is not None:
             roots["/".join(parts[:depth])] += 1
-            placed.append((_SPLIT_NAMES[parts[depth].lower()], parts[depth + 1], file))
+            placed.append((SPLIT_NAMES[parts[depth].lower()], parts[depth + 1], file))
     if not placed:
         raise UserError(
-            f"{path} contains no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE"
+            f"{path} contains no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE; "
+            f"if it has CLASS/IMAGE, ctkeras data split --data {path} --out split.csv divides it"
         )
     if len(roots) > 1:
         raise UserError(
@@ -135,6 +136,16 @@ def classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ..
         )
     named = _class_name if _is_chest_ct({(split, folder) for split, folder, _ in placed}) else str
     return tuple(Entry(split, named(folder), *file) for split, folder, file in placed)
+
+
+def by_class(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:
+    """Reads classes whether there are splits or not: SPLIT/CLASS/IMAGE as `classified`, else …/CLASS/IMAGE."""
+    if any(part.lower() in SPLIT_NAMES for name, _, _ in files for part in PurePosixPath(name).parts[:-2]):
+        return classified(files, path)
+    inside = [file for file in files if "/" in file[0]]
+    if not inside:
+        raise UserError(f"{path} contains no images in the layout CLASS/IMAGE")
+    return tuple(Entry("", PurePosixPath(file[0]).parent.name, *file) for file in inside)
 
 
 def refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: Path) -> None:
@@ -150,7 +161,7 @@ def refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: Pa
     }
     for folder in sorted(set(folders) - filled):
         parts = PurePosixPath(folder).parts
-        is_class = len(parts) > 1 and parts[-2].lower() in _SPLIT_NAMES and f"{'/'.join(parts[:-1])}/" in filled
+        is_class = len(parts) > 1 and parts[-2].lower() in SPLIT_NAMES and f"{'/'.join(parts[:-1])}/" in filled
         if is_class and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
             raise UserError(
                 f"{path}: {folder} contains no images, so its class is empty; add images or remove the folder"
@@ -198,9 +209,14 @@ def checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
 
 
 def fingerprint(entries: tuple[Entry, ...]) -> str:
-    """Returns the SHA-256 of names, classes, contents and patients; the same for a zip and for its unpacked folder."""
+    """Returns the SHA-256 of names, classes, contents and patients; the same for a zip and for its unpacked folder.
+
+    Patients count by the order of their first image, so that pseudonyms, which differ between machines, do not matter.
+    """
+    numbers: dict[str, int] = {}
     rows = "\n".join(
-        f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}" + (f"\t{e.patient}" if e.patient else "")
+        f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}"
+        + (f"\t{numbers.setdefault(e.patient, len(numbers))}" if e.patient else "")
         for e in entries
     )
     return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()

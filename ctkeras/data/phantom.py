@@ -11,25 +11,34 @@ import numpy as np
 
 CLASSES: tuple[str, ...] = ("adenocarcinoma", "large_cell", "normal", "squamous_cell")
 DEFAULT_IMAGES, VERSION = 1000, "1.0.0"  # raise the version when the drawing or the split changes
+# Waves that bend a patient's slices: how many, their root mean square and their lengths in half image widths, and by how many
+# radians per slice they move at most. Build makes patients differ by more than slices of one do.
+_BUILD, _ALONG = (6, 0.04, (0.5, 1.2), 0.0), (8, 0.014, (0.2, 0.5), 1.5)
+_THICKER = (
+    0.04  # the wall of a bent chest, which would otherwise be too thin in places for the crop to the body to find
+)
 _AIR, _FAT, _TISSUE, _BONE = -1000, -90, 45, 380  # HU, usual values
 
 
-def phantom_slice(seed: int, label: int, *, size: int = 128) -> np.ndarray:
+def phantom_slice(seed: int, label: int, *, size: int = 128, position: int | None = None) -> np.ndarray:
     """Draws one axial slice as uint8 [size, size]; the same arguments give the same bytes.
 
     Args:
         seed: non-negative int; decides everything but the lesion.
         label: int index into `CLASSES`; decides the kind of lesion.
         size: height and width in pixels, at least 16.
+        position: number of the slice along the body of patient `seed`; neighbours look alike, and no two are copies.
+            None: a patient of one slice, as every slice was drawn before patients had several.
 
     Raises:
         ValueError: seed, label or size out of range.
     """
-    hu = _scene(seed, label, size)[0]
+    hu = _scene(seed, label, size, position)[0]
     rng = np.random.default_rng((seed, 2))
     low, high = rng.uniform(-1200, -1000), rng.uniform(200, 450)  # HU, wide lung windows
     gain, offset = rng.uniform(0.85, 1.0), rng.uniform(-0.04, 0.06)  # of full scale; exports vary
-    noise = rng.uniform(0.006, 0.02) * rng.standard_normal((size, size), dtype=np.float32)
+    strength, own = rng.uniform(0.006, 0.02), rng if position is None else np.random.default_rng((seed, 2, position))
+    noise = strength * own.standard_normal((size, size), dtype=np.float32)
     noise += 0.7 * np.roll(noise, 1, 0) + 0.7 * np.roll(noise, 1, 1)  # CT noise is correlated
     gray = gain * np.clip((hu - low) / (high - low), 0, 1) + offset + noise
     return np.rint(np.clip(gray, 0, 1) * 255).astype(np.uint8)
@@ -80,7 +89,7 @@ def split_items(n: int, split: str) -> list[tuple[str, int, int]]:
     return [(file, i * len(sizes) + offset, i % 4) for i, file in files]
 
 
-def _scene(seed: int, label: int, size: int) -> np.ndarray:
+def _scene(seed: int, label: int, size: int, position: int | None = None) -> np.ndarray:
     """Draws HU and the share of the lesion in each pixel; float32 [2, size, size]."""
     if not 0 <= label < len(CLASSES) or size < 16 or seed < 0:
         raise ValueError(f"no phantom for seed {seed}, label {label}, size {size}")
@@ -91,12 +100,27 @@ def _scene(seed: int, label: int, size: int) -> np.ndarray:
     fold = -(-128 // size)  # small slices are drawn larger by this factor and averaged, to keep spicules
     axis = (np.arange(size * fold, dtype=np.float32) + 0.5) * (2 / size / fold) - 1
     grid = (axis + 1j * axis[:, None] - shift) / turn
+    thicker = 0.0
+    if position is not None:
+        grid, thicker = _bent(np.random.default_rng((seed, 3)), grid, position), _THICKER
     x, y, px = flip * grid.real, grid.imag.copy(), 2 / size / fold / abs(turn)
-    hu, chest, lung, radii = _anatomy(rng, x, y, px)
+    hu, chest, lung, radii = _anatomy(rng, x, y, px, thicker)
     _blend(hu, lung * _vessels(rng, x, y, px), -60)  # HU, lung averaged in
     lesion, content = _lesion(np.random.default_rng((seed, 1)), CLASSES[label], x, y, px, radii)
     _blend(hu, chest * lesion, content)
     return np.stack((hu, chest * lesion)).reshape(2, size, fold, size, fold).mean((2, 4))
+
+
+def _bent(rng, grid, position):
+    """Bends the plane of a slice: by build, which is its patient's own, and by what changes along the body."""
+    bent = grid.copy()
+    for waves, reach, length, turning in (_BUILD, _ALONG):
+        for _ in range(waves):
+            towards = 2 * np.pi / rng.uniform(*length) * np.exp(1j * rng.uniform(0, 6.28))
+            phase = rng.uniform(0, 6.28) + position * rng.choice((-1, 1)) * rng.uniform(turning / 2, turning)
+            move = reach * np.sqrt(2 / waves) * np.exp(1j * rng.uniform(0, 6.28))
+            bent += (move * np.sin(grid.real * towards.real + grid.imag * towards.imag + phase)).astype(bent.dtype)
+    return bent
 
 
 def _cover(distance, soft):
@@ -114,10 +138,10 @@ def _ellipse(x, y, cx, cy, rx, ry):
     return (np.sqrt(np.square((x - cx) / rx) + np.square((y - cy) / ry)) - 1) * min(rx, ry)
 
 
-def _anatomy(rng, x, y, px):
+def _anatomy(rng, x, y, px, thicker):
     """Draws a chest without vessels; returns HU, share of cavity and lung, cavity radii."""
     u = rng.uniform
-    rx, ry, wall, fat = u(0.78, 0.90), u(0.62, 0.74), u(0.07, 0.12), u(0.02, 0.06)
+    rx, ry, wall, fat = u(0.78, 0.90), u(0.62, 0.74), u(0.07, 0.12) + thicker, u(0.02, 0.06)
     xx, yy = np.square(x / rx), np.square(y / ry)
     outer = ry * (0.65 * np.sqrt(xx + yy) + 0.35 * np.sqrt(np.sqrt(xx * xx + yy * yy)) - 1)
     inner, wide, back = outer + wall, rx - wall * rx / ry, ry - wall

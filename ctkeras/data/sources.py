@@ -7,9 +7,14 @@ import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from ctkeras.data import manifest, splitting
 from ctkeras.data.layout import (
     CT_CLASSES,
+    SPLITS,
     Entry,
+    by_class,
     checked_classes,
     classified,
     fingerprint,
@@ -18,6 +23,7 @@ from ctkeras.data.layout import (
     refuse_empty,
 )
 from ctkeras.errors import UserError
+from ctkeras.runtime import console
 
 KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
 
@@ -43,7 +49,7 @@ def open_source(spec: str) -> Source:
     """Finds and checks the data set that `--data` names.
 
     Args:
-        spec: a zip file, a folder, `phantom`, `phantom:<images>` or `kaggle`.
+        spec: a zip file, a folder, a table (.csv, .tsv), `phantom`, `phantom:<images>` or `kaggle`.
 
     Raises:
         UserError: there is no such file or folder, its layout is not the one required, or one of its files is faulty.
@@ -52,6 +58,8 @@ def open_source(spec: str) -> Source:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
+    if manifest.is_table(spec):
+        return _table(spec)
     path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
     if os.path.isdir(path):
         listed = list_folder(path)
@@ -62,7 +70,7 @@ def open_source(spec: str) -> Source:
             folders = [member.filename for member in archive.infolist() if member.filename.endswith("/")]
     else:
         raise UserError(
-            f"{spec} is not a file or folder; --data takes a zip, a folder, phantom, phantom:<images> or kaggle"
+            f"{spec} is not a file or folder; --data takes a zip, a folder, a table, phantom, phantom:<images> or kaggle"
         )
     entries = classified(listed, path)
     refuse_empty(folders, listed, path)
@@ -71,12 +79,65 @@ def open_source(spec: str) -> Source:
     return Source(kind, str(path), class_names, fingerprint(entries), entries, len(entries))
 
 
+def listed(spec: str) -> tuple[Path, list[Entry]]:
+    """Lists a data set whether or not it has splits, to divide it.
+
+    Args:
+        spec: a zip file, a folder or a table; folders may be SPLIT/CLASS/IMAGE or CLASS/IMAGE.
+
+    Returns:
+        The set's path, and its images; split is '' where the data has none.
+
+    Raises:
+        UserError: there is no such file or folder, it is faulty, or it has fewer than two classes.
+    """
+    file, columns = manifest.split_spec(spec)
+    path = Path(os.path.expanduser(file))
+    if manifest.is_table(spec):
+        entries = manifest.entries(path, manifest.read_rows(path, columns))
+    elif path.exists():
+        entries = list(by_class(list_folder(path) if path.is_dir() else list_zip(path), path))
+    else:
+        raise UserError(f"{spec} is not a file or folder; a zip, a folder or a table can be divided")
+    if len({entry.class_name for entry in entries}) < 2:
+        raise UserError(f"{path} has one class, {entries[0].class_name!r}; a classifier needs two or more")
+    return path, entries
+
+
+def location(root: Path, entry: Entry) -> Path:
+    """Returns where an image is: below its table's folder, its folder, or its zip."""
+    return Path(os.path.abspath(root.parent if manifest.is_table(str(root)) else root)) / entry.file
+
+
+def thumbnails(root: Path, entries: list[Entry]) -> np.ndarray:
+    """Decodes images to the small form by which they are compared: uint8 [N, 32, 32].
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    from ctkeras.data import crop, images, threads
+
+    found = manifest.Located(Path("/"))
+    bar = console.Bar("comparing images", len(entries))
+
+    def small(item: tuple[Entry, bytes]) -> np.ndarray:
+        return crop.prepare(images.decode_gray(item[1], name=item[0].file), 32, crop.Preparation())
+
+    rows = []
+    for row in threads.in_threads(small, ((e, found.read(location(root, e).as_posix())) for e in entries)):
+        rows.append(row)
+        bar.update(len(rows))
+    bar.close()
+    found.close()
+    return np.stack(rows)
+
+
 def count(source: Source, split: str) -> int:
     """Returns the number of images in a split."""
     if source.kind == "phantom":
-        from ctkeras.data import phantom
+        from ctkeras.data import phantom_sets
 
-        return phantom.split_sizes(source.images)[split]
+        return phantom_sets.count(phantom_sets.parse(source.path), split)
     return sum(entry.split == split for entry in source.entries)
 
 
@@ -106,6 +167,8 @@ def contents(
     path = Path(source.path)
     if source.kind == "phantom":
         yield from _drawn(source, split, only)
+    elif manifest.is_table(source.path):
+        yield from _of_table(path, entries)
     elif path.is_dir():
         for entry in entries:
             try:
@@ -121,34 +184,87 @@ def contents(
                     yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")
 
 
+def _of_table(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, bytes | UserError]]:
+    """Yields the encoded images that rows of a table name."""
+    found = manifest.Located(path.parent)
+    try:
+        for entry in entries:
+            try:
+                yield entry, found.read(entry.file)
+            except UserError as error:
+                yield entry, error
+    finally:
+        found.close()
+
+
+def _table(spec: str) -> Source:
+    """Opens a table; without splits, its patients are divided."""
+    file, columns = manifest.split_spec(spec)
+    path = Path(os.path.expanduser(file))
+    entries = manifest.entries(path, manifest.read_rows(path, columns))
+    if not entries[0].split:
+        entries = _divided(entries, path)
+    _warn_of_parted(entries, path)
+    class_names = checked_classes(tuple(entries), path)
+    return Source("folder", str(path), class_names, fingerprint(tuple(entries)), tuple(entries), len(entries))
+
+
+def _divided(entries: list[Entry], path: Path) -> list[Entry]:
+    """Divides the patients of a table that gives no splits; always in the same way."""
+    if not all(entry.patient for entry in entries):
+        raise UserError(
+            f"{path} has neither splits nor a patient in each row; ctkeras data split --data {path} --out split.csv "
+            "divides it by similarity"
+        )
+    names = sorted({entry.class_name for entry in entries})
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(entry.patient, len(numbers)) for entry in entries])
+    labels = np.array([names.index(entry.class_name) for entry in entries])
+    parts = splitting.divide(labels, groups)
+    console.note(f"{path} gives no splits: its {len(numbers)} patients are divided into train, valid and test.")
+    for line in splitting.missing(labels, groups, parts, tuple(names)):
+        console.note(line)
+    return [dataclasses.replace(entry, split=SPLITS[part]) for entry, part in zip(entries, parts, strict=True)]
+
+
+def _warn_of_parted(entries: list[Entry], path: Path) -> None:
+    """Warns of patients whose images are in more than one split."""
+    where: dict[str, set[str]] = {}
+    for entry in entries:
+        where.setdefault(entry.patient, set()).add(entry.split)
+    where.pop("", None)
+    if parted := sum(len(splits) > 1 for splits in where.values()):
+        console.note(
+            f"Warning: {parted} of {len(where)} patients in {path} are in more than one split, so validation and test "
+            "reward recognising them; ctkeras data split divides by patient."
+        )
+
+
 def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[tuple[Entry, bytes]]:
     """Yields the generated images of one split, as PNG."""
     from PIL import Image
 
-    from ctkeras.data import phantom
+    from ctkeras.data import crop, phantom, phantom_sets
 
-    for file, seed, label in phantom.split_items(source.images, split):
-        if only is not None and file not in only:
+    recipe = phantom_sets.parse(source.path)
+    for item in phantom_sets.items(recipe, split):
+        if only is not None and item.file not in only:
             continue
         content = io.BytesIO()
-        Image.fromarray(phantom.phantom_slice(seed, label)).save(content, "PNG")
-        yield Entry(split, phantom.CLASSES[label], file, content.tell(), 0), content.getvalue()
+        picture = phantom.phantom_slice(item.seed, item.label, position=item.position)
+        if recipe.leaking and split != "test":
+            picture = crop.cropped(picture, crop.Preparation())
+        Image.fromarray(picture).save(content, "PNG")
+        entry = Entry(split, phantom.CLASSES[item.label], item.file, content.tell(), 0, item.patient)
+        yield entry, content.getvalue()
 
 
 def _phantom(spec: str) -> Source:
-    """Returns a generated set; its fingerprint is its size and the version of what is drawn."""
-    from ctkeras.data import phantom
+    """Returns a generated set; its fingerprint is its recipe and the version of what is drawn."""
+    from ctkeras.data import phantom, phantom_sets
 
-    text = spec.partition(":")[2] if ":" in spec else str(phantom.DEFAULT_IMAGES)
-    if not text.isascii() or not text.isdigit():
-        raise UserError(f"phantom:<images> takes a whole number, as in phantom:200; got {spec!r}")
-    if len(text) > 6:
-        raise UserError(f"{spec} would take over a day to draw; phantom takes up to 999999 images")
-    try:
-        phantom.split_sizes(int(text))
-    except ValueError as error:
-        raise UserError(f"{spec}: {error}") from error
-    return Source("phantom", spec, phantom.CLASSES, f"phantom-{int(text)}-{phantom.VERSION}", images=int(text))
+    recipe = phantom_sets.parse(spec)
+    return Source("phantom", spec, phantom.CLASSES, phantom_sets.fingerprint(recipe), images=recipe.images)
 
 
 def _download_from_kaggle() -> Path:

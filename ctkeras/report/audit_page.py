@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ctkeras.audit.audit import Audit, Image, Leak
+from ctkeras.audit.measures import sentences
 from ctkeras.audit.summary import sentence
-from ctkeras.data import images, sources
+from ctkeras.data import crop, images, sources
 from ctkeras.data.layout import SPLITS
 from ctkeras.data.sources import Source
 from ctkeras.errors import UserError
@@ -18,6 +19,7 @@ from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import plural
 from ctkeras.runtime.files import atomic
 
+VERSION = "2"  # of the stored page; raise it when what it shows changes
 SIDE = 200  # pixels; the longer side of a picture on the page
 PAIRS = 40  # shown of each kind
 BYTES = 8_000_000  # of all pictures in the page, which then stays under 10 MB
@@ -96,8 +98,13 @@ def sections(source: Source, audited: Audit, summary: dict[str, Any]) -> list[tu
             side_by_side(near),
         ),
     ]
+    measured = page.section("audit-splits", "What the splits measure", *(p(f"{line}.") for line in sentences(summary)))
+    frames = page.section("audit-crop", "Before and after the crop", *_frames(source, audited))
     shortcuts = page.section("audit-shortcuts", "Class predicted without pixels", *class_by_file(summary))
-    return [("Faults", faults), ("Files", [_balance(summary), _files(summary), shortcuts, _method()])]
+    return [
+        ("Faults", [measured, *faults]),
+        ("Files", [_balance(summary), _files(summary), frames, shortcuts, _method()]),
+    ]
 
 
 def balance_table(summary: dict[str, Any]) -> Html:
@@ -175,6 +182,34 @@ def _pictures(source: Source, files: Sequence[str]) -> dict[str, str]:
         if sum(len(encoded.get(file, "")) for file in files) <= BYTES:
             break
     return encoded
+
+
+def _frames(source: Source, audited: Audit) -> list[Html]:
+    """Images as their files hold them and as the model sees them: of each split the one most cut, and one in the middle."""
+    chosen: dict[str, str] = {}
+    for split in SPLITS:
+        own = [at for at, image in enumerate(audited.images) if image.split == split]
+        order = sorted(own, key=lambda at: -float(audited.facts[at, :4].sum()))  # the margins around the body
+        chosen |= {audited.images[order[rank]].file: split for rank in {0, len(order) // 2} if rank < len(order)}
+    figures = []
+    for split in SPLITS:
+        for entry, content in sources.contents(source, split, only=set(chosen)):
+            if isinstance(content, bytes):
+                gray = images.decode_gray(content, name=entry.file)
+                pair = (gray, crop.prepare(gray, SIDE, crop.Preparation()))
+                drawn = [page.image(_small(one), alt=f"{entry.file}, {split}", size=SIDE) for one in pair]
+                caption = tag("figcaption", tag("code", entry.file), "as the file is; cropped and resized")
+                figures.append(tag("figure", tag("div", *drawn, class_="twin"), caption, class_="error"))
+    return [tag("div", *figures, class_="pairs")]
+
+
+def _small(gray: np.ndarray) -> str:
+    """A picture as a data URI, its longer side SIDE pixels."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(gray)
+    picture.thumbnail((SIDE, SIDE), Pillow.Resampling.BILINEAR)
+    return page.jpeg_uri(np.asarray(picture), quality=QUALITIES[0])
 
 
 def _side_by_side(

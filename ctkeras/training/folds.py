@@ -37,12 +37,20 @@ def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
         copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number]).data).digest(), []).append(int(number))
     chosen = np.array([same[0] for same in copies.values() if len(set(labels[same].tolist())) == 1], int)
     patients = (*train.patients, *valid.patients) if train.patients and valid.patients else ()
-    everything = Split(images, labels, tuple(files), train.class_names, thumbnails, patients)
+    grouped = None
+    if train.groups is not None and valid.groups is not None:
+        grouped = np.concatenate([train.groups, valid.groups])
+    everything = Split(images, labels, tuple(files), train.class_names, thumbnails, patients, grouped)
     return everything.select(chosen), chosen >= len(train.files)
 
 
 def groups_of(split: Split) -> np.ndarray:
-    """Which images must stay together: int [N]. Patients where every image names one, or else clusters of similar slices."""
+    """Which images must stay together: int [N], as the audit says.
+
+    Of a split that was not audited: patients where every image names one, or else clusters of similar slices.
+    """
+    if split.groups is not None:
+        return split.groups
     if split.patients and all(split.patients):
         return groups.of_patients(split.patients)
     return groups.clusters(thumbnails_of(split))

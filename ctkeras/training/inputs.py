@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras.audit import audit
+from ctkeras.audit import cleaning
 from ctkeras.config import RunConfig, is_auto
 from ctkeras.data import decoded, sources
 from ctkeras.data.batches import Batch, Recipe, eval_batches, train_batches
@@ -72,6 +72,8 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
     """
     form = preparation_of(config)
     train, valid = (decoded.load_split(source, split, config.image_size, form) for split in ("train", "valid"))
+    if config.fold_count or config.optimizer == "lbfgs":  # whose weight_decay is chosen by folds of training
+        train, valid = (cleaning.grouped(one, source, group_pattern=config.group_pattern) for one in (train, valid))
     if config.fold_count:
         try:
             return _in_folds(source, config, train, valid)
@@ -79,7 +81,7 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
             if not is_auto(config.folds):
                 raise
             console.note(f"Validating on the given split instead of folds: {error}.")
-    train, cleaned = audit.clean(train, source, leaks=config.leaks)
+    train, cleaned = cleaning.clean(train, source, leaks=config.leaks)
     if left_out := cleaned.train_images_dropped + cleaned.conflicts_dropped:
         console.note(
             f"Training on {cleaned.train_images} images: {left_out} are left out because they also appear in valid or "
@@ -92,7 +94,7 @@ def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Sp
     """The pooled images, or the part of them that one fold trains and validates on."""
     pooled, given = folds.pool(train, valid)
     given_files = set(np.array(pooled.files, object)[given])
-    pooled, cleaned = audit.clean_pool(pooled, source, leaks=config.leaks)
+    pooled, cleaned = cleaning.clean_pool(pooled, source, leaks=config.leaks)
     given = np.array([file in given_files for file in pooled.files], bool)
     fold_of = folds.divide(pooled, config.fold_count, seed=config.seed)
     console.note(

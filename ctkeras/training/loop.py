@@ -86,8 +86,8 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
         console.note("Compiling the training step (cached for later runs) …")
     lr, done = 0.0, 0
     for member, count in zip(run.members, steps, strict=True):
-        for lr in _train_member(run, member, stop, steps=count):
-            done += 1
+        for rate in _train_member(run, member, stop, steps=count):
+            lr, done = rate, done + 1
             bar.update(done)
     bar.close()
     if done < sum(steps):
@@ -127,7 +127,7 @@ def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Ite
         if stop.reason:
             return
         lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
-        numbers = lr, config.weight_decay, config.label_smoothing, config.layer_decay, config.ema
+        numbers = lr, config.weight_decay, config.label_smoothing
         hyper = Hyper(*map(np.float32, numbers))
         member.state = programs.train_step(member.state, frozen, programs.place_batch(batch), hyper)
         _wait_for_earlier(pending, member.state)

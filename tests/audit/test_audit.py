@@ -14,7 +14,7 @@ import pytest
 from image_sets import SIZE, as_jpeg, clean_set, write_set
 from PIL import Image
 
-from ctkeras.audit import audit
+from ctkeras.audit import audit, cleaning, groups
 from ctkeras.data import crop, decoded, layout, sources
 from ctkeras.errors import UserError
 from ctkeras.runtime.files import folder_bytes
@@ -62,17 +62,17 @@ def test_saved_as_jpeg_is_near_and_not_exact(tmp_path):
 
 
 def test_what_hangs_together_by_pairs_is_one_group():
-    assert audit._joined(6, []) == [0, 1, 2, 3, 4, 5]
+    assert groups.connected(6, []).tolist() == [0, 1, 2, 3, 4, 5]
     rng = np.random.default_rng(0)
     for _ in range(20):
         pairs = [(int(i), int(j), 1.0) for i, j in rng.integers(0, 12, (8, 2))]
-        groups = audit._joined(12, pairs)
+        numbers = groups.connected(12, pairs).tolist()
         reach = np.eye(12, dtype=bool)
         for i, j, _ in pairs:
             reach[i, j] = reach[j, i] = True
         for _ in range(12):
             reach = reach @ reach
-        assert groups == [int(row.argmax()) for row in reach]
+        assert numbers == [int(row.argmax()) for row in reach]
 
 
 def test_a_near_twin_beside_an_exact_one_is_not_counted_again(tmp_path):
@@ -208,9 +208,9 @@ def test_nothing_to_leave_out_leaves_the_arrays_as_they_are(tmp_path):
     source = write_set(tmp_path / "set", clean_set())
     train = training(source)
     for leaks in ("drop", "keep"):
-        left, cleaned = audit.clean(train, source, leaks=leaks)
+        left, cleaned = cleaning.clean(train, source, leaks=leaks)
         assert left is train
-        assert cleaned == audit.Cleaned(leaks, 6, 0, 0)
+        assert cleaned == cleaning.Cleaned(leaks, 6, 0, 0)
 
 
 def test_what_stands_elsewhere_and_what_has_two_labels_is_left_out(tmp_path):
@@ -222,23 +222,23 @@ def test_what_stands_elsewhere_and_what_has_two_labels_is_left_out(tmp_path):
     }
     source = write_set(tmp_path / "set", clean_set() | more)
     train = training(source)
-    left, cleaned = audit.clean(train, source, leaks="drop")
+    left, cleaned = cleaning.clean(train, source, leaks="drop")
     out = {"train/a/0.png", "train/a/1.png", "train/a/torn.png", "train/b/torn.png"}
     assert set(left.files) == set(train.files) - out
-    assert cleaned == audit.Cleaned("drop", 4, 2, 2)
+    assert cleaned == cleaning.Cleaned("drop", 4, 2, 2)
     where = [train.files.index(file) for file in left.files]
     assert where == sorted(where)
     np.testing.assert_array_equal(left.images, train.images[where])
     np.testing.assert_array_equal(left.labels, train.labels[where])
     assert left.class_names == train.class_names
-    kept, cleaned = audit.clean(train, source, leaks="keep")
+    kept, cleaned = cleaning.clean(train, source, leaks="keep")
     assert kept is train
-    assert cleaned == audit.Cleaned("keep", 8, 0, 0)
+    assert cleaned == cleaning.Cleaned("keep", 8, 0, 0)
 
 
 def test_copies_within_training_stay(tmp_path):
     source = write_set(tmp_path / "set", clean_set(train__a__copy=0, valid__a__copy=6))
-    assert audit.clean(training(source), source, leaks="drop")[1] == audit.Cleaned("drop", 7, 0, 0)
+    assert cleaning.clean(training(source), source, leaks="drop")[1] == cleaning.Cleaned("drop", 7, 0, 0)
 
 
 def test_no_label_of_another_split_says_what_training_leaves_out(tmp_path):
@@ -249,7 +249,12 @@ def test_no_label_of_another_split_says_what_training_leaves_out(tmp_path):
         lists.append(json.loads((audit.folder(source) / "training.json").read_text()))
     in_test = [each.pop("in_test") for each in lists]  # for folds, of the test split's pixels, never of its labels
     assert in_test == [["train/a/0.png"], ["train/a/0.png"]]
-    assert lists[0] == lists[1] == {"leaks": ["train/a/0.png", "train/b/1.png"], "conflicts": []}
+    numbers = [
+        {file: (each["near"][file], each["group"][file]) for file in each["group"] if file.startswith("train/")}
+        for each in lists
+    ]
+    assert numbers[0] == numbers[1]
+    assert [(each["leaks"], each["conflicts"]) for each in lists] == [(["train/a/0.png", "train/b/1.png"], [])] * 2
 
 
 def test_training_needs_no_more_than_its_own_list(tmp_path):
@@ -259,16 +264,18 @@ def test_training_needs_no_more_than_its_own_list(tmp_path):
     (audit.folder(source) / "audit.json").unlink()
     for path in (tmp_path / "set").rglob("*.png"):
         path.unlink()
-    assert audit.clean(train, source, leaks="drop")[1].train_images_dropped == 1
+    assert cleaning.clean(train, source, leaks="drop")[1].train_images_dropped == 1
+    assert cleaning.grouped(train, source).groups.shape == (len(train.files),)
     names = json.loads((audit.folder(source) / "training.json").read_text())
-    assert all(file.startswith("train/") for files in names.values() for file in files)
+    assert set(names["group"]) == set(names["near"]) > set(train.files)
+    assert not any(file.startswith("test/") for files in names.values() for file in files)
 
 
 def test_a_class_that_would_be_empty_is_named(tmp_path):
     source = write_set(tmp_path / "set", clean_set(test__a__x=3, test__b__y=4, valid__b__z=5))
     with pytest.raises(UserError, match=r"every training image of 'b' .* --leaks keep"):
-        audit.clean(training(source), source, leaks="drop")
-    assert audit.clean(training(source), source, leaks="keep")[1].train_images == 6
+        cleaning.clean(training(source), source, leaks="drop")
+    assert cleaning.clean(training(source), source, leaks="keep")[1].train_images == 6
 
 
 def test_leaving_out_loads_no_tensorflow(tmp_path):
@@ -277,12 +284,12 @@ def test_leaving_out_loads_no_tensorflow(tmp_path):
     code = f"""if True:
         import sys
         import numpy as np
-        from ctkeras.audit import audit
+        from ctkeras.audit import cleaning
         from ctkeras.data import decoded, sources
         source = sources.open_source({str(tmp_path / "set")!r})
         files = tuple(entry.file for entry in source.entries if entry.split == "train")
         train = decoded.Split(np.zeros((6, 8, 8), np.uint8), np.arange(6) // 3, files, ("a", "b"))
-        print(audit.clean(train, source, leaks="drop")[1].train_images_dropped, *sys.modules)
+        print(cleaning.clean(train, source, leaks="drop")[1].train_images_dropped, *sys.modules)
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     dropped, *modules = done.stdout.split()

@@ -154,12 +154,20 @@ def test_many_copies_hang_together(slices):
     assert reached == set(range(12))
 
 
-@pytest.mark.parametrize(("batch", "chunk", "few", "rows"), [(5, 7, 3, 1), (1000, 1000, 1000, 1000)])
-def test_pairs_do_not_depend_on_how_many_are_worked_on_at_once(slices, monkeypatch, batch, chunk, few, rows):
+def test_an_index_finds_the_pairs_that_comparing_with_all_finds(slices, monkeypatch):
+    pictures = [*slices, *map(CHANGES["cropped, saved and resized"], slices), *map(scribbled, slices)]
+    usual = found(pictures)
+    monkeypatch.setattr(near, "_COMPARED_WITH_ALL", 10)
+    assert found(pictures) == usual
+    assert len(usual) == 3 * COUNT
+
+
+@pytest.mark.parametrize(("batch", "chunk", "few"), [(5, 7, 3), (1000, 1000, 1000)])
+def test_pairs_do_not_depend_on_how_many_are_worked_on_at_once(slices, monkeypatch, batch, chunk, few):
     pictures = [*slices, *map(CHANGES["cropped, saved and resized"], slices), *map(scribbled, slices)]
     usual = found(pictures)
     assert len(usual) == 3 * COUNT
-    for name, value in {"_BATCH": batch, "_CHUNK": chunk, "_FEW": few, "_ROWS": rows}.items():
+    for name, value in {"_BATCH": batch, "_CHUNK": chunk, "_FEW": few}.items():
         monkeypatch.setattr(near, name, value)
     other = found(pictures)
     assert other.keys() == usual.keys()

@@ -196,7 +196,7 @@ def test_a_zip_gives_what_its_folder_gives(folder, source, tmp_path):
 
 def seen(source, split):
     """Looks as something to compare."""
-    return [(*look[:-1], look.thumbnail.tobytes()) for look in decoded.looks(source, split)]
+    return [(*look[:-3], *(array.tobytes() for array in look[-3:])) for look in decoded.looks(source, split)]
 
 
 @pytest.mark.parametrize("spec", ["phantom:20", None])

@@ -424,7 +424,7 @@ def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
         ("no/such/place", "no/such/place is not a file or folder"),
         ("phantoms", "phantoms is not a file or folder"),
         ("phantom:", "takes a whole number"),
-        ("phantom:x", "takes a whole number, as in phantom:200; got 'phantom:x'"),
+        ("phantom:x", "takes a whole number of images or patients, as in phantom:240"),
         ("phantom:-5", "takes a whole number"),
         ("phantom:1.5", "takes a whole number"),
         ("phantom:²", "takes a whole number"),

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from ctkeras.audit import audit
+from ctkeras.audit import cleaning
 from ctkeras.config import RunConfig
 from ctkeras.data import decoded
 from ctkeras.training import features, inputs
@@ -29,8 +29,10 @@ class Cleaned:
 def test_images_left_out_of_training_are_counted_aloud(monkeypatch, capfd, dropped, conflicts, said):
     cleaned, asked = Cleaned(40, dropped, conflicts), []
     monkeypatch.setattr(decoded, "load_split", lambda source, split, size, form: asked.append((split, size)) or SPLIT)
-    monkeypatch.setattr(audit, "clean", lambda train, source, leaks: asked.append(leaks) or (train, cleaned))
-    data = inputs.load_data(types.SimpleNamespace(fingerprint="f"), RunConfig(image_size=64, leaks="keep", folds=0))
+    monkeypatch.setattr(cleaning, "clean", lambda train, source, leaks: asked.append(leaks) or (train, cleaned))
+    data = inputs.load_data(
+        types.SimpleNamespace(fingerprint="f"), RunConfig(image_size=64, leaks="keep", folds=0, optimizer="adam")
+    )
     assert asked == [("train", 64), ("valid", 64), "keep"]  # never test
     assert (data.fingerprint, data.cleaned) == ("f", dataclasses.asdict(cleaned))
     note = capfd.readouterr().err

@@ -1,0 +1,157 @@
+"""Tables as data sets: what is read, what is refused and how, and that no patient is parted or named."""
+
+import csv
+import io
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ctkeras.cli.main import cli
+from ctkeras.data import images, pseudonyms, sources, splitting
+from ctkeras.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def table(tmp_path, *, patients=12, each=2, header=("file", "label", "patient"), separator=",", encoding="utf-8"):
+    rows = [header]
+    for i in range(patients * each):
+        name = f"{i}.png"
+        (tmp_path / name).write_bytes(b"image %d" % i)
+        rows.append((name, "ab"[i // each % 2], f"Müller {i // each}"))
+    path = tmp_path / "table.csv"
+    path.write_bytes("\r\n".join(separator.join(row) for row in rows).encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_a_table_is_the_same_set_however_it_was_saved(tmp_path, separator, encoding):
+    plain = sources.open_source(str(table(tmp_path)))
+    other = sources.open_source(str(table(tmp_path, separator=separator, encoding=encoding)))
+    assert other.entries == plain.entries
+    assert {entry.split for entry in plain.entries} == {"train", "valid", "test"}
+
+
+def test_own_column_names_are_mapped(tmp_path):
+    path = table(tmp_path, header=(" File ", "diagnosis", "PatientID"))
+    with pytest.raises(UserError, match=r"no column 'label'.*--columns label=NAME"):
+        sources.open_source(str(path))
+    assert sources.open_source(f"{path}:label=diagnosis,patient=PatientID").class_names == ("a", "b")
+
+
+def test_a_patient_is_in_one_split_and_named_nowhere(tmp_path):
+    source = sources.open_source(str(table(tmp_path)))
+    splits = {}
+    for entry in source.entries:
+        splits.setdefault(entry.patient, set()).add(entry.split)
+    assert len(splits) == 12
+    assert all(len(own) == 1 for own in splits.values())
+    assert "Müller" not in repr(source)
+    salt = tmp_path / "cache/patients/salt"
+    assert os.stat(salt).st_mode & 0o777 == 0o600
+    salt.write_bytes(b"another machine's")
+    assert sources.open_source(str(tmp_path / "table.csv")).fingerprint == source.fingerprint
+    assert pseudonyms.pseudonyms(["", "x"])[0] == ""
+
+
+def test_errors_come_in_one_list(tmp_path):
+    path = table(tmp_path)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("\n0.PNG,a,x\n0.png,b,x\n1.png,a;b,x\n,a,x\n" + "none.png,a,x\nnone2.png,,x\n" * 5)
+    with pytest.raises(UserError) as caught:
+        sources.open_source(str(path))
+    text = str(caught.value)
+    assert "14 errors" in text
+    assert "and 4 more" in text
+    assert "row 26: no file 0.PNG (there is 0.png" in text
+    assert "row 27: 0.png is also in row 2, with the label 'a'" in text
+    assert "row 28: the label 'a;b' names several classes" in text
+
+
+def test_a_patient_in_two_splits_is_warned_of(tmp_path, capsys):
+    path = tmp_path / "table.csv"
+    rows = ["file,label,patient,split"]
+    for i, part in enumerate(("train", "val", "Testing")):
+        for label in "ab":
+            (tmp_path / f"{i}{label}.png").write_bytes(b"x")
+            rows.append(f"{i}{label}.png,{label},P{label},{part}")
+    path.write_text("\n".join(rows))
+    sources.open_source(str(path))
+    printed = "".join(capsys.readouterr())
+    assert "2 of 2 patients" in printed
+    assert "Pa" not in printed.replace("Patients", "")
+
+
+def test_a_zip_beside_the_table_is_read(tmp_path):
+    path = table(tmp_path)
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for i in range(24):
+            archive.write(tmp_path / f"{i}.png", f"in/{i}.png")
+    text = path.read_text(encoding="utf-8")
+    path.write_text("\n".join("scans.zip\\in\\" + line if line[0].isdigit() else line for line in text.splitlines()))
+    source = sources.open_source(str(path))
+    assert {content for _, content in sources.read(source, "train")} <= {b"image %d" % i for i in range(24)}
+
+
+def test_without_splits_and_patients_the_verb_that_divides_is_named(tmp_path):
+    path = table(tmp_path, header=("file", "label", "other"))
+    with pytest.raises(UserError, match="ctkeras data split"):
+        sources.open_source(str(path))
+
+
+def test_a_thousand_random_sets_part_no_group():
+    rng = np.random.default_rng(0)
+    for seed in range(1000):
+        number = int(rng.integers(1, 60))
+        labels, groups = rng.integers(0, rng.integers(1, 5), number), rng.integers(0, rng.integers(1, 30), number)
+        parts = splitting.divide(labels, groups, seed=seed)
+        assert all(len(set(parts[groups == group])) == 1 for group in set(groups))
+        assert (parts == splitting.divide(labels, groups, seed=seed)).all()
+        names = tuple("abcde"[: labels.max() + 1])
+        lines = splitting.missing(labels, groups, parts, names)
+        for label in set(labels):
+            alone = all(len(set(labels[groups == g])) == 1 for g in set(groups[labels == label]))
+            if alone and len(set(groups[labels == label])) >= 3:
+                assert set(parts[labels == label]) == {0, 1, 2}
+        assert len(lines) == sum(set(parts[labels == i]) != {0, 1, 2} for i in range(len(names)))
+
+
+def test_fractions_are_followed():
+    labels, groups = np.arange(1000) % 2, np.arange(1000) // 5
+    counts = np.bincount(splitting.divide(labels, groups, fractions=(0.5, 0.2, 0.3)))
+    assert np.abs(counts / 1000 - (0.5, 0.2, 0.3)).max() < 0.02
+    with pytest.raises(UserError, match="add up to 1"):
+        splitting.divide(labels, groups, fractions=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize("form", ["png", "csv"])
+def test_written_phantoms_are_split_described_and_opened(tmp_path, form):
+    run = CliRunner().invoke
+    out, made = tmp_path / "scans", tmp_path / "split.csv"
+    assert run(cli, ["data", "phantom", str(out), "--as", form, "--images", "40"]).exit_code == 0
+    spec = str(out if form == "png" else out / "table.csv")
+    result = run(cli, ["data", "split", "--data", spec, "--out", str(made), "--report"])
+    assert result.exit_code == 0, result.output
+    assert "groups of similar images" in result.output
+    assert sources.open_source(str(made)).images == 40
+    assert {row["split"] for row in csv.DictReader(made.open())} == {"train", "valid", "test"}
+    described = run(cli, ["data", "describe", "--data", str(made)])
+    assert "40 images, 4 classes" in described.output
+
+
+def test_orientation_is_followed():
+    from PIL import Image
+
+    gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    exif = Image.Exif()
+    exif[0x0112] = 2  # mirrored, EXIF 2.3
+    file = io.BytesIO()
+    Image.fromarray(gray).save(file, "PNG", exif=exif)
+    assert (images.decode_gray(file.getvalue(), name="x") == gray[:, ::-1]).all()
