@@ -4,7 +4,7 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -17,24 +17,25 @@ from ctkeras.cli.options import (
     require_login,
     tell_idle,
 )
-from ctkeras.cli.slurm import study_slurm
 from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
     from ctkeras.study.study import Study
 
 
-class _WithSlurm(click.Command):
-    """`study`, and `study slurm`: a group would need a verb before each option."""
+class WithVerbs(click.Command):
+    """`study`, and `study slurm`, which main adds: a group has no options after its verb."""
+
+    verbs: ClassVar[dict[str, click.Command]] = {}
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
         """Parses the arguments as those of the verb that they name."""
-        if args[:1] == ["slurm"]:
-            return study_slurm.make_context("slurm", args[1:], *more, **extra)
+        if args and args[0] in self.verbs:
+            return self.verbs[args[0]].make_context(args[0], args[1:], *more, **extra)
         return super().make_context(info_name, args, *more, **extra)
 
 
-@click.command(cls=_WithSlurm)
+@click.command(cls=WithVerbs)
 @click.option(
     "--trials",
     default="",

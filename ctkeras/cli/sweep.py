@@ -16,7 +16,6 @@ from ctkeras.cli.options import (
     require_login,
     tell_idle,
 )
-from ctkeras.cli.slurm import sweep_slurm
 from ctkeras.errors import UserError
 
 WATCH_SECONDS = 3.0  # between refreshes
@@ -25,9 +24,6 @@ WATCH_SECONDS = 3.0  # between refreshes
 @click.group()
 def sweep() -> None:
     """Search hyperparameters with a sweep file."""
-
-
-sweep.add_command(sweep_slurm)
 
 
 @sweep.command()

@@ -11,8 +11,9 @@ from typing import Any
 from ctkeras.errors import UserError
 from ctkeras.runs.folder import FINISHED
 from ctkeras.search import progress, status
+from ctkeras.search.job import Job
 from ctkeras.search.pool import Pool, Worker
-from ctkeras.search.trialstore import Job, Trials
+from ctkeras.search.trialstore import Trials
 from ctkeras.training.stopping import Stop
 
 LOOK_SECONDS = 5.0  # between two looks for trials that other processes have abandoned

@@ -1,7 +1,6 @@
 """The store of a search's trials: each is claimed once, followed and recorded, even if processes die in between."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -22,31 +21,13 @@ from ctkeras.runs.result import Result
 from ctkeras.runtime import console
 from ctkeras.search import sampling, slurm, storage
 from ctkeras.search.heartbeat import Owner, Watch
+from ctkeras.search.job import Job
 from ctkeras.search.plan import Search
 from ctkeras.sweep import file, hyperband
 
 TRIES = 2  # a trial whose worker dies is run once more
 PAUSE_SECONDS = 5.0  # between two attempts to reach a database
 OUTAGE_SECONDS = 300.0  # how long to wait for a database that cannot be reached; a server restarts in less
-
-
-@dataclasses.dataclass
-class Job:
-    """A trial that this process has claimed."""
-
-    number: int
-    trial_id: int
-    run_id: str
-    config: dict[str, Any]
-    tries: int = 0
-    resumed: bool = False  # another process had begun it
-    metrics: dict[str, Any] | None = None  # its run folder shows that it had finished already
-    failure: str = ""  # why it cannot be run
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config["output_dir"]) / self.run_id
 
 
 def _patient(method: Callable) -> Callable:
