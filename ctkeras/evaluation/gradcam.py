@@ -13,7 +13,7 @@ from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
 from ctkeras.evaluation import heatmap
 from ctkeras.models import fast
-from ctkeras.runtime import console, xla
+from ctkeras.runtime import console, process, xla
 from ctkeras.runtime.files import atomic
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def explainer(model: "keras.Model") -> Explainer:
 
     if keras.backend.backend() != "jax":
         raise UserError(f"Grad-CAM needs JAX; KERAS_BACKEND is {keras.backend.backend()}: set it to jax, or unset it")
-    body, tail = _cut(model)
+    with process.without("tensorflow"):
+        body, tail = _cut(model)
     states = [fast.states(part) for part in (body, tail)]
     body = fast.twin(body)
 

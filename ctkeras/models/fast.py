@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ctkeras.runtime import xla
+from ctkeras.runtime import process, xla
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +42,8 @@ def twin(model: "keras.Model") -> "keras.Model":
         return type(layer).from_config(settings)
 
     try:
-        fast = keras.models.clone_model(model, clone_function=clone)
+        with process.without("tensorflow"):
+            fast = keras.models.clone_model(model, clone_function=clone)
     except (ValueError, TypeError, AttributeError):  # a model that Keras cannot clone answers by its own layers
         return model
     same = [v.shape for v in fast.variables] == [v.shape for v in model.variables]

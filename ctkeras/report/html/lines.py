@@ -44,7 +44,7 @@ def chart(
     diagonal: bool = False,
     level: tuple[float, str] | None = None,
 ) -> str:
-    """Curves with bands on one pair of scales; names stand in a legend above, so that no width cuts them off.
+    """Curves with bands on one pair of scales; names appear in a legend above, so that no width cuts them off.
 
     Args:
         lines: at most MOST_LINES; further ones are left out.
