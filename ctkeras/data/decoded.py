@@ -78,7 +78,7 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
     """
     folder = split_folder(source, image_size, preparation)
     if not (folder / f"{split}.json").exists():
-        with lock(folder.with_suffix(".lock")):
+        with lock(folder.with_suffix(".lock"), waiting=f"Waiting for another process that decodes {split}"):
             if not (folder / f"{split}.json").exists():
                 _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         bound(folder.parent, CACHE_BYTES, keep=folder)
