@@ -63,8 +63,8 @@ def shift(
 ) -> Shift:
     """Tells one split from another by a linear model on facts of their images.
 
-    Each column has its class's mean taken off, so that another mix of classes is not a shift. Images that appear in both splits,
-    exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression, cross-validated
+    Each column has its class's mean taken off, so that another mix of classes is not a shift. Images that appear in both
+    splits, exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression, cross-validated
     in folds that part no group, and p is from permutations of the groups' splits.
 
     Args:

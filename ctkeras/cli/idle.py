@@ -28,7 +28,15 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
         "features are cached from one view, the unchanged image; set feature_views above 1, or feature_cache to false"
     )
     solved = "optimizer lbfgs solves the head to its optimum; use --optimizer adamw to train it in epochs"
-    by_epochs = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
+    by_epochs: tuple[str, ...] = (
+        "lr",
+        "scheduler",
+        "warmup_epochs",
+        "batch_size",
+        "max_epochs",
+        "early_stopping",
+        "dropout",
+    )
     by_epochs += ("layer_decay", "ema", "best")
     scratch = f"{c.model_name} has no ImageNet weights and is always trained whole"
     # The hyperparameter, the names that also decide, whether it has no effect, and why.

@@ -86,8 +86,8 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
         console.note("Compiling the training step (cached for later runs) …")
     lr, done = 0.0, 0
     for member, count in zip(run.members, steps, strict=True):
-        for lr in _train_member(run, member, stop, steps=count):
-            done += 1
+        for rate in _train_member(run, member, stop, steps=count):
+            lr, done = rate, done + 1
             bar.update(done)
     bar.close()
     if done < sum(steps):

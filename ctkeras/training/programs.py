@@ -80,7 +80,9 @@ class Programs:
 
         They are copied, because the next step uses up the state.
         """
-        for variable, value in zip(self.parts.suffix.trainable_variables, state.average or state.trainable, strict=True):
+        for variable, value in zip(
+            self.parts.suffix.trainable_variables, state.average or state.trainable, strict=True
+        ):
             variable.assign(np.array(value))
         for variable, value in zip(self.parts.suffix.non_trainable_variables, state.non_trainable, strict=True):
             variable.assign(np.array(value))

@@ -16,6 +16,7 @@ from ctkeras.training.inputs import Data, Feed, preparation_of
 from ctkeras.training.programs import Programs, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
+
 STORED = ("trainable", "non_trainable", "optimizer", "average")  # of each member's state, in a checkpoint
 
 

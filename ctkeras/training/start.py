@@ -87,9 +87,7 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
             state = programs.place(_stored_state(checkpoint, number))
         rows = part.pool[2] if len(parts) > 1 and part.pool else slice(None)
         members.append(Member(part, state, feed, rows))
-    return Loop(
-        config, data, built, progress, programs, members, weights, compiled, best=best, best_logits=best_logits
-    )
+    return Loop(config, data, built, progress, programs, members, weights, compiled, best=best, best_logits=best_logits)
 
 
 def _stored_state(checkpoint: Checkpoint, number: int) -> State:

@@ -126,7 +126,9 @@ def _update(parts: Parts, state: State, gradients: list[Any], hyper: Hyper) -> t
     optimizer = list(state.optimizer)
     optimizer[_index(parts.optimizer, "learning_rate")] = hyper.lr
     updated, optimizer = parts.optimizer.stateless_apply(optimizer, gradients, trainable)
-    if parts.depths:  # the updates of adam and sgd are proportional to the rate, so a share of one is a share of the other
+    if (
+        parts.depths
+    ):  # the updates of adam and sgd are proportional to the rate, so a share of one is a share of the other
         shares = [hyper.layer_decay**depth for depth in parts.depths]
         rows = zip(shares, state.trainable, updated, strict=True)
         updated = [old + share * (new - old) for share, old, new in rows]

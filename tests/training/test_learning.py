@@ -35,7 +35,9 @@ def test_curve_rises_with_groups_and_its_last_point_is_the_accuracy_in_folds():
     features = rng.standard_normal((200, 150)) + 0.25 * rng.standard_normal((4, 150))[labels]
     pixels = rng.integers(0, 256, (200, 32, 32), np.uint8)
     files = tuple(f"{number:03d}.png" for number in range(200))
-    split = Split(pixels, labels.astype(np.int32), files, tuple("abcd"), pixels, tuple(f"p{n // 2}" for n in range(200)))
+    split = Split(
+        pixels, labels.astype(np.int32), files, tuple("abcd"), pixels, tuple(f"p{n // 2}" for n in range(200))
+    )
     fold_of = np.arange(200) // 2 % 5
     curve = learning.measure(RunConfig(optimizer="lbfgs"), [features], split, fold_of=fold_of)
     rows = curve["rows"]
