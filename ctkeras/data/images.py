@@ -102,6 +102,13 @@ def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Valu
     return None
 
 
+def frames(content: bytes, *, name: str) -> int:
+    """Returns how many slices a file holds: 1 unless it is multi-frame DICOM or NIfTI."""
+    if dicom.is_dicom(content):
+        return dicom.facts(content, name=name).frames
+    return nifti.slices(content, name=name) if nifti.is_nifti(content) else 1
+
+
 def as_rgb(gray: np.ndarray) -> np.ndarray:
     """Repeats gray over three channels: uint8 [..., H, W] to uint8 [..., H, W, 3], which stays as it is."""
     if gray.shape[-1] == 3:  # no image is 3 pixels wide
@@ -121,12 +128,14 @@ def read_rgb(path: Path, size: int, preparation: Preparation) -> np.ndarray:
         uint8 [size, size, 3], gray as RGB.
 
     Raises:
-        UserError: the file cannot be read or is not an image.
+        UserError: the file cannot be read, is not an image or is a volume.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if (slices := frames(content, name=str(path))) > 1:
+        raise UserError(f"{path} is a volume of {slices} slices; this takes one slice per file")
     return as_rgb(prepare(decode_gray(content, name=str(path), window=preparation.window), size, preparation))
 
 

@@ -63,7 +63,7 @@ def list_folder(root: Path) -> list[tuple[str, int, int]]:
         seen.add(real)
         for path in (Path(folder, name) for name in names):
             inside = path.relative_to(root).as_posix()
-            if not _is_image_name(inside):
+            if not is_image_name(inside):
                 continue
             _check_name(inside, root)
             try:
@@ -99,7 +99,7 @@ def list_zip(path: Path) -> list[tuple[str, int, int]]:
             raise UserError(
                 f"{path} contains {member.orig_filename!r}, which points outside its folder; this zip is not safe to read"
             )
-        if not member.filename or member.is_dir() or not _is_image_name(member.filename):
+        if not member.filename or member.is_dir() or not is_image_name(member.filename):
             continue
         if member.flag_bits & 1:
             raise UserError(f"{member.filename} in {path} is encrypted; unpack the zip and pass the folder")
@@ -115,7 +115,7 @@ def list_zip(path: Path) -> list[tuple[str, int, int]]:
     return sorted(files)
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Whether a path names an image and is not a hidden file of an operating system."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -163,8 +163,8 @@ def explain_files(
             try:
                 gray = images.decode_gray(_content(file), name=str(file), window=preparation.window)
                 pixels[i] = images.as_rgb(crop.prepare(gray, size, preparation))
-                shown = crop.framed(gray if gray.ndim == 2 else gray[..., 0], preparation)
-                read.append((file, heatmap.fitted(shown), ""))
+                seen = crop.framed(gray if gray.ndim == 2 else gray[..., 0], preparation)  # of three windows, lung
+                read.append((file, heatmap.fitted(seen), ""))
             except UserError as error:
                 read.append((file, None, str(error)))
         heat, answers = explain(pixels, labels)

@@ -214,6 +214,7 @@ def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tup
         heat = gradcam.heat_maps(model, images.as_rgb(gray), classes)
     except (UserError, ValueError) as error:
         return [], f"Grad-CAM failed ({' '.join(str(error).split())[:200]})"
+    gray = gray if gray.ndim == 3 else gray[..., 0]  # of three windows, lung
     large = [heatmap.fitted(image, PICTURE) for image in gray]
     return [
         (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(heatmap.overlay(image, warm), quality=QUALITY))
