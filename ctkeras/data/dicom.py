@@ -1,4 +1,4 @@
-"""DICOM files: what a header says, which files are no axial slices, and the values of a slice."""
+"""DICOM files: what a header says, which files are left out, and the values of a slice."""
 
 import io
 import warnings

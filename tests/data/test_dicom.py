@@ -49,7 +49,7 @@ def hounsfield(seed, size=48):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three splits, two classes, two patients each, two slices each; and files that are no axial slices."""
+    """Three splits, two classes, two patients each, two slices each; and files that are left out."""
     root = tmp_path_factory.mktemp("scans") / "set"
     uids = []
     for i, name in enumerate(NAMES):
