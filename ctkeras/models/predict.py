@@ -212,7 +212,9 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
         else:
             raise UserError(f"{path} does not exist")
     if not files:
-        raise UserError(f"no images in {', '.join(map(str, paths))}; image files end in {' '.join((*EXTENSIONS, *SCANS))}")
+        raise UserError(
+            f"no images in {', '.join(map(str, paths))}; image files end in {' '.join((*EXTENSIONS, *SCANS))}"
+        )
     return files
 
 
