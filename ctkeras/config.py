@@ -82,10 +82,6 @@ class RunConfig:
     )
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
-    layer_decay: float = _param(
-        1.0, "fine-tuning: the learning rate of each stage, as a share of the next one's", above=0, high=1
-    )
-    ema: float = _param(0.0, "fine-tuning: decay per step of averaged weights; 0 is off", low=0, below=1)
     best: str = _param("val", "export the epoch of best val_acc, or the last", choices=("val", "last"))
     batch_size: int = _param(16, "images per step", low=1)
     max_epochs: int = _param(30, "number of epochs to train", low=1)

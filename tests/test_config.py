@@ -162,7 +162,7 @@ def test_warmup_ends_before_training_does():
 
 # What only epochs read.
 SOLVED_IDLE = ("lr", "scheduler", "warmup_epochs", "batch_size", "max_epochs", "early_stopping", "dropout")
-SOLVED_IDLE += ("layer_decay", "ema", "best")
+SOLVED_IDLE += ("best",)
 # What is given, and which of it changes nothing.
 IDLE = [
     ({}, set()),
@@ -256,7 +256,6 @@ IDLE_FROZEN = [
     ({"feature_cache": False}, {"feature_cache": False, "feature_views": 3}),
     ({}, {"early_stopping": 2}),
     ({"head_epochs": 2, "lr": 0.03}, {"head_epochs": 2, "lr": 0.03, "unfreeze_from": "stage4"}),
-    ({"lr": 0.03}, {"lr": 0.03, "layer_decay": 0.5}),
 ]
 
 

@@ -27,6 +27,7 @@ TABLE = re.compile(r"(?<=<!-- reference -->\n).*?(?=\n<!-- end of reference -->)
 ONLINE = ("ENTITY/", "sweep create")  # needs a W&B server; run against a local one by test_trial.py
 QUICK = "data: phantom:24\nmodel_name: mobilenet_v2\npretrained: false\nimage_size: 32\nmax_epochs: 1\nbatch_size: 4\n"
 DISTRIBUTIONS = {
+    "faiss": "faiss-cpu",
     "PIL": "pillow",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

@@ -47,7 +47,9 @@ class Lookup(NamedTuple):
         return self.low >= self.chance + _OVER_CHANCE and self.low >= without + _OVER_APART
 
 
-def nearest(audited: Audit, split: str, into: Sequence[str] = ("train",), *, leaks: str = "drop") -> dict[str, Nearest]:
+def nearest(
+    audited: Audit, split: str, into: Sequence[str] = ("train",), *, leaks: str = "drop", apart: bool = False
+) -> dict[str, Nearest]:
     """Returns the most similar reference of each image of a split, by correlation of their thumbnails.
 
     Args:
@@ -55,15 +57,20 @@ def nearest(audited: Audit, split: str, into: Sequence[str] = ("train",), *, lea
         split: whose images are looked up.
         into: splits that the references are from.
         leaks: drop, exact or keep, see references.
+        apart: only references of another group than the image's own, as in folds.
 
     Returns:
-        For each file of `split`; empty if there are no references.
+        For each file of `split` that has a reference.
     """
     own, known = _of(audited, (split,)), references(audited, into, leaks=leaks)
-    best, correlation = _most_similar(audited, own, known)[0]
-    rows = zip(own, best.tolist(), correlation.tolist(), strict=True) if len(known) else ()
+    best, correlation = _most_similar(audited, own, known)[int(apart)]
+    rows = zip(own, best.tolist(), correlation.tolist(), strict=True)
     images = audited.images
-    return {images[at].file: Nearest(images[to].file, images[to].class_name, value) for at, to, value in rows}
+    return {
+        images[at].file: Nearest(images[to].file, images[to].class_name, value)
+        for at, to, value in rows
+        if value > _NONE
+    }
 
 
 def lookup(audited: Audit, split: str, into: Sequence[str] = ("train",), *, leaks: str = "drop") -> Lookup:

@@ -64,8 +64,8 @@ def shift(
     """Tells one split from another by a linear model on facts of their images.
 
     Each column has its class's mean taken off, so that another mix of classes is not a shift. Images that appear in both
-    splits, exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression, cross-validated
-    in folds that part no group, and p is from permutations of the groups' splits.
+    splits, exactly or nearly, are left out of both, because nothing tells them apart. The model is ridge regression,
+    cross-validated in folds that part no group, and p is from permutations of the groups' splits.
 
     Args:
         audited: the data set's audit.

@@ -37,7 +37,7 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
         "early_stopping",
         "dropout",
     )
-    by_epochs += ("layer_decay", "ema", "best")
+    by_epochs += ("best",)
     scratch = f"{c.model_name} has no ImageNet weights and is always trained whole"
     # The hyperparameter, the names that also decide, whether it has no effect, and why.
     rules = (
@@ -51,8 +51,6 @@ def without_effect(config: RunConfig, given: Collection[str], *, searched: Colle
         ("head_epochs", "freeze_backbone unfreeze_from", c.head_epochs and head, only_head),
         ("freeze_batch_norm", "pretrained", not c.pretrained, random),
         ("freeze_batch_norm", "freeze_backbone unfreeze_from", head, only_head),
-        ("layer_decay", "freeze_backbone unfreeze_from", c.layer_decay < 1 and head, only_head),
-        ("layer_decay", "head_epochs max_epochs", c.layer_decay < 1 and late, only_head_epochs),
         ("feature_cache", "freeze_backbone head_epochs", pixels, not_frozen),
         ("feature_views", "freeze_backbone head_epochs", views and pixels, not_frozen),
         ("feature_views", "feature_cache", views and not c.feature_cache, "feature_cache is false"),

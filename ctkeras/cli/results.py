@@ -20,9 +20,13 @@ DATA_HELP = "the data set, if it is no longer where the run found it"
 @click.option("--again", is_flag=True, help="open the test split once more; the opening is recorded")
 def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> None:
     """Evaluate a run's exported model on a split; write metrics_SPLIT.json and predictions.csv."""
+    from ctkeras.evaluation import summary
     from ctkeras.evaluation.evaluate import evaluate as evaluate_run
 
     metrics = evaluate_run(run_folder, split, data=spec, again=again)
+    for line in summary.lines(metrics):
+        click.echo(line)
+    click.echo()
     before = {"valid": "not in train", "test": "not in train or valid"}.get(split, "")
     ways = {"": "all images", "clean_": before, "distinct_": "each image once"}
     ways = {prefix: title for prefix, title in ways.items() if f"{prefix}n" in metrics}
@@ -36,7 +40,9 @@ def evaluate(run_folder: Path, split: str, spec: str | None, again: bool) -> Non
         few = [f"{name} ({n})" for name, n in zip(metrics.get("class_names", ()), counts, strict=False) if n < FEW]
         if few:
             click.echo(f"{title}: few images of {', '.join(few)}; balanced_acc, macro_f1 and auc depend on them")
-    click.echo(f"95% intervals: bootstrap over distinct images; all metrics: {run_folder / f'metrics_{split}.json'}")
+    click.echo(
+        f"95% intervals of this table: bootstrap over distinct images; all metrics: {run_folder / f'metrics_{split}.json'}"
+    )
 
 
 def _with_bounds(metrics: dict[str, Any], name: str) -> str:
@@ -57,7 +63,6 @@ def _with_bounds(metrics: dict[str, Any], name: str) -> str:
 def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: bool) -> None:
     """Test whether two runs' accuracies differ by more than noise, from their predictions.csv."""
     from ctkeras.evaluation import comparison
-    from ctkeras.evaluation.comparison import LEVEL
 
     numbers = comparison.compare(run_a, run_b, split, data=spec)
     if as_json:
@@ -65,16 +70,10 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
         return
     click.echo(f"a {run_a}: acc {_with_bounds(numbers, 'acc_a')}")
     click.echo(f"b {run_b}: acc {_with_bounds(numbers, 'acc_b')}")
-    click.echo(f"a minus b: {_with_bounds(numbers, 'difference')}; 95% intervals over distinct images")
-    for prefix, what in (("", "images"), ("distinct_", "distinct images")):
-        click.echo(
-            f"of {numbers['n' if not prefix else 'n_distinct']} {split} {what}, only a is right on "
-            f"{numbers[f'{prefix}only_a']}, only b on {numbers[f'{prefix}only_b']}: "
-            f"McNemar p = {numbers[f'{prefix}mcnemar_p']:.3g}"
-        )
-    noise = numbers["distinct_mcnemar_p"] >= LEVEL
-    said = "may be noise" if noise else f"is more than noise at the {LEVEL:.0%} level"
-    click.echo(f"The difference {said}.")
+    click.echo(
+        f"of {numbers['n']} {split} images, only a is right on {numbers['only_a']}, only b on {numbers['only_b']}"
+    )
+    click.echo(numbers["verdict"])
 
 
 @click.command()
@@ -112,12 +111,17 @@ def predict(model: Path, paths: tuple[Path, ...], as_json: bool, batch_size: int
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--out", default="heat", show_default=True, type=click.Path(path_type=Path), help="folder for the pictures"
+    "--out",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="folder for the pictures  [default: heat, in the folder of the model]",
 )
 @click.option("--class", "wanted", default=None, help="show the evidence for this class  [default: the predicted one]")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object per line")
 @click.option("--batch_size", type=click.IntRange(1, 4096), default=32, show_default=True, help="images per batch")
-def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None, as_json: bool, batch_size: int) -> int:
+def explain(
+    model: Path, paths: tuple[Path, ...], out: Path | None, wanted: str | None, as_json: bool, batch_size: int
+) -> int:
     """Show which parts of an image a model's answer is based on (Grad-CAM). Not for diagnosis."""
     from ctkeras.errors import UserError, did_you_mean
     from ctkeras.evaluation import gradcam
@@ -125,6 +129,7 @@ def explain(model: Path, paths: tuple[Path, ...], out: Path, wanted: str | None,
     from ctkeras.runs import folder
 
     files = predict.image_files(paths)
+    out = out or (model if model.is_dir() else model.parent) / "heat"
     folder.require_folder(out, "--out")
     opened, names, preparation = predict.open_named(model)
     if wanted is not None and wanted not in names:

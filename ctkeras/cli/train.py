@@ -1,6 +1,8 @@
 """The `train` verb, for a user and for W&B's agent: each hyperparameter is an option of the same name."""
 
+import functools
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--resume", metavar="RUN_FOLDER", help="resume a stopped run after its last finished epoch")
 def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], **flags: Any) -> None:
     """Train one classifier and export its best epoch."""
+    from ctkeras.runs.folder import new_id
     from ctkeras.search import agent
     from ctkeras.training import stopping
     from ctkeras.training.train import train as train_train
@@ -39,9 +42,10 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
     config = RunConfig.from_mapping(values)
     tell_idle(values)
 
+    folder = Path(config.output_dir) / new_id(config.model_name)
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(train_train(config, stop=stop, leave=_leave))
+        _print_result(train_train(config, stop=stop, run_id=folder.name, leave=functools.partial(_leave, folder)))
 
 
 def _train_for_sweep(values: dict[str, Any]) -> None:
@@ -81,11 +85,13 @@ def _resume(folder: Path) -> None:
             return
     stop = stopping.Stop()
     with stopping.on_signals(stop):
-        _print_result(train(config, resume=folder, stop=stop, leave=_leave))
+        _print_result(train(config, resume=folder, stop=stop, leave=functools.partial(_leave, folder)))
 
 
-def _leave() -> None:
+def _leave(folder: Path | None = None) -> None:
     """Exits while the main thread still computes: another thread has already ended the run properly."""
+    if folder is not None:
+        _say_how_to_resume(folder)
     sys.stdout.flush()
     os._exit(0)
 
@@ -98,9 +104,17 @@ def _require_jax() -> None:
         )
 
 
+def _say_how_to_resume(folder: Path) -> None:
+    """The path of an interrupted run, and the command that resumes it."""
+    command = shlex.join(["python", "-m", "ctkeras", "train", "--resume", str(folder)])
+    click.echo(f"The run is in {folder}; to resume it: {command}", err=True)
+
+
 def _print_result(result: "RunResult") -> None:
     """Prints the result in two lines; the second is only the path of the model."""
     metrics = result.metrics
+    if metrics["stopped_by"] in ("sigint", "sigterm"):
+        _say_how_to_resume(result.folder)
     if not metrics.get("best_epoch") or metrics.get("val_acc") is None:
         click.echo(
             f"Stopped by {metrics['stopped_by']} before the end of the first epoch, so there is no model. {result.folder}"

@@ -1,6 +1,7 @@
 """Whether two models differ by more than noise, from their answers on the same images."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,21 +10,35 @@ import numpy as np
 from ctkeras.audit import audit
 from ctkeras.data import sources
 from ctkeras.errors import UserError
-from ctkeras.evaluation import bootstrap, evaluate
+from ctkeras.evaluation import bootstrap
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import Predictions, read_predictions
 from ctkeras.runtime import console
 
-LEVEL = 0.05  # of McNemar's test and of intervals: two runs with a p of at least this cannot be distinguished
+LEVEL = 0.05  # of the test and of intervals: two runs with a p of at least this cannot be distinguished
+FLIPS = 10_000  # random exchanges; p is then exact within 0.005
+PATIENT, SIMILAR, IMAGE = "patient", "group of similar slices", "image"
+PLURALS = {PATIENT: "patients", SIMILAR: "groups of similar slices", IMAGE: "images"}
+_ELEMENTS = 2_000_000  # signs in memory at a time: 16 MB
 
 
 class Comparison(NamedTuple):
-    """How far one run is behind another on the same images."""
+    """How far one model is ahead of another on the same images, and the one test of whether that is more than chance."""
 
-    difference: float  # the first run's accuracy minus the other's
-    low: float
+    difference: float  # the first one's accuracy minus the other's
+    low: float  # 95% bounds: all differences that the test does not reject
     high: float
-    p: float  # of the exact McNemar test, each distinct image once
+    p: float  # two-sided; below LEVEL exactly when 0 is outside the bounds
+    unit: str  # what is exchanged: patient, group of similar slices, or distinct image
+    n_units: int
+    n: int  # images
+    seeds: int  # runs of each model
+    error: float  # standard error of the difference
+
+    @property
+    def inside_noise(self) -> bool:
+        """Whether chance alone may explain the difference."""
+        return self.p >= LEVEL
 
 
 class Interval(NamedTuple):
@@ -35,49 +50,150 @@ class Interval(NamedTuple):
     images: int
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test (1947) of two models on the same images: is one right where the other is wrong more often?
+def difference_test(
+    right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, unit: str, by_seed: Sequence[float] = ()
+) -> Comparison:
+    """The paired permutation test of two models, and the interval that follows from it.
+
+    If both were equally good, the two answers of a unit could be exchanged (Fisher 1935); units are exchanged whole,
+    because slices of one patient are not independent. Where each unit is one image, this is McNemar's exact test. The bounds
+    are the differences that the same test does not reject. With several seeds, each exchange also adds what other seeds
+    would change, as Student's t of the differences by seed.
 
     Args:
-        right_a: bool [N], whether the first model is right.
-        right_b: bool [N], whether the second is, on the same images.
-
-    Returns:
-        (images that only the first classifies correctly, images that only the second does, two-sided binomial p).
+        right_a: float [N], the share of the first one's runs that are right; bool for a single run.
+        right_b: float [N], of the other's, on the same images.
+        groups: int [N], the unit of each image.
+        unit: what a unit is, in the singular.
+        by_seed: the difference in accuracy for each seed that both ran with; fewer than two add nothing.
     """
-    from scipy import stats
+    ahead = np.asarray(right_a, float) - np.asarray(right_b, float)
+    _, member = np.unique(groups, return_inverse=True)
+    gains, sizes = np.bincount(member, ahead), np.bincount(member).astype(float)
+    images, units = len(ahead), len(sizes)
+    gain, difference = float(gains.sum()), float(gains.sum() / images)
+    residuals = gains - difference * sizes
+    of_units = math.sqrt(float((residuals**2).sum()) * units / max(units - 1, 1)) / images
+    of_seeds = float(np.std(by_seed, ddof=1)) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else 0.0
+    lows, highs = [], []
+    for signs, noise in _exchanges(units, len(by_seed) if of_seeds else 0):
+        gained = np.einsum("rg,g->r", signs, gains) + images * of_seeds * noise
+        size = np.einsum("rg,g->r", signs, sizes)
+        # For a true difference d, an exchange is as extreme as what was seen if |gained - d size| >= |gain - d images|.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([(gain - gained) / (images - size), (gain + gained) / (images + size)])
+        whole = (images - np.abs(size)) < 0.5  # nothing is exchanged, or everything
+        lows.append(np.where(whole, -np.inf, ends.min(0)))
+        highs.append(np.where(whole, np.inf, ends.max(0)))
+    low, high = np.round(np.concatenate(lows), 12), np.round(np.concatenate(highs), 12)
+    p = float(np.mean((low <= 0) & (high >= 0)))
+    place = math.ceil(LEVEL * len(low) - 1e-9) - 1
+    bounds = max(float(np.sort(low)[place]), -1.0), min(float(np.sort(high)[::-1][place]), 1.0)
+    error = math.hypot(of_units, of_seeds)
+    return Comparison(difference, *bounds, p, unit, units, images, max(len(by_seed), 1), error)
 
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    both = only_a + only_b
-    return only_a, only_b, float(stats.binomtest(only_a, both).pvalue) if both else 1.0
+
+def _exchanges(units: int, seeds: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields signs float64 [R, units] and the noise of other seeds [R], a few exchanges at a time; the first changes nothing.
+
+    All exchanges of few units, FLIPS random ones of many, and always random ones with seeds.
+    """
+    if not seeds and 2**units <= FLIPS:
+        numbers = np.arange(2**units)[:, None] >> np.arange(units) & 1
+        yield 1.0 - 2.0 * numbers, np.zeros(len(numbers))
+        return
+    rng = np.random.default_rng(0)
+    yield np.ones((1, units)), np.zeros(1)
+    rows = max(1, _ELEMENTS // units)
+    for start in range(1, FLIPS, rows):
+        size = min(rows, FLIPS - start)
+        noise = rng.standard_t(seeds - 1, size) if seeds else np.zeros(size)
+        yield 1.0 - 2.0 * rng.integers(2, size=(size, units)), noise
 
 
-def paired(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """Two models' accuracies and their difference with 95% bounds, and McNemar's test; flat.
+def named(compared: Comparison) -> str:
+    """The test in words, with its units: 'paired permutation test over 187 groups of similar slices'."""
+    units = f"1 {compared.unit}" if compared.n_units == 1 else f"{compared.n_units:,} {PLURALS[compared.unit]}"
+    seeds = f" and {compared.seeds} seeds" if compared.seeds > 1 else ""
+    return f"paired permutation test over {units}{seeds}"
+
+
+def worded(compared: Comparison) -> str:
+    """The outcome of the test in one sentence, with its interval and p, wherever a difference is reported."""
+    verdict = "may be chance" if compared.inside_noise else f"is more than chance at the {LEVEL:.0%} level"
+    return (
+        f"The difference of {_bound(compared.difference)} {verdict}: 95% interval {_bound(compared.low)} to "
+        f"{_bound(compared.high)}, p = {compared.p:.2g} ({named(compared)})."
+    )
+
+
+def _bound(value: float) -> str:
+    """A number with three digits, or as many as show that it is not 0."""
+    return f"{value + 0.0:.3f}" if abs(value) >= 0.0005 or not value else f"{value:.1g}"
+
+
+def units(audited: audit.Audit | None, files: Sequence[str]) -> tuple[np.ndarray, str]:
+    """What the test exchanges: the unit of each file, int [N], and what a unit is.
+
+    Args:
+        audited: of the data set; None if it cannot be read, and each file is then a unit.
+        files: N names. One that the audit does not know is a unit of its own.
+    """
+    if audited is None:
+        return np.arange(len(files)), IMAGE
+    known = {image.file: image.group for image in audited.images}
+    unit = PATIENT if audited.grouped_by == "patient" else SIMILAR
+    return np.array([known.get(file, -1 - place) for place, file in enumerate(files)]), unit
+
+
+def audit_of(options: Mapping[str, Any]) -> audit.Audit | None:
+    """The audit of the data set that options name, for units; None, with a note, if the data cannot be read.
+
+    Args:
+        options: hyperparameters, of which data and group_pattern count.
+    """
+    try:
+        source = sources.open_source(str(options.get("data") or ""))
+        return audit.load(source, group_pattern=str(options.get("group_pattern") or ""))
+    except UserError as error:
+        console.note(
+            f"Note: slices of one patient are counted as separate images because the data cannot be read ({error})."
+        )
+        return None
+
+
+def paired(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray, *, unit: str = IMAGE) -> dict[str, Any]:
+    """Two models' accuracies and the test of their difference; flat.
 
     Args:
         right_a: bool [N], whether the first model is right.
         right_b: bool [N], whether the second is, on the same images.
-        groups: int [N], equal for copies of an image; copies are resampled together, and for both models alike.
+        groups: int [N], the unit of each image.
+        unit: what a unit is, in the singular.
 
     Returns:
-        n, n_distinct, acc_a, acc_b, difference (a minus b), each with _low and _high; only_a, only_b and mcnemar_p of all
-        images; distinct_only_a, distinct_only_b and distinct_mcnemar_p of each distinct image once.
+        n, n_units, unit, acc_a and acc_b, each with _low and _high; difference (a minus b) with difference_low and
+        difference_high; p; only_a and only_b, the numbers of images that only one classifies correctly; verdict.
     """
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(1)
-        acc_a, acc_b = (bootstrap.totals(weights, right) / total for right in (right_a, right_b))
-        return {"acc_a": acc_a, "acc_b": acc_b, "difference": acc_a - acc_b}
+        return {
+            "acc_a": bootstrap.totals(weights, right_a) / total,
+            "acc_b": bootstrap.totals(weights, right_b) / total,
+        }
 
-    first = np.unique(groups, return_index=True)[1]
-    numbers: dict[str, Any] = {"n": len(groups), "n_distinct": len(first)}
-    numbers |= {name: float(value[0]) for name, value in statistics(np.ones((1, len(groups)))).items()}
-    numbers |= bootstrap.bounds(statistics, groups)
-    names = ("only_a", "only_b", "mcnemar_p")
-    numbers |= dict(zip(names, mcnemar(right_a, right_b), strict=True))
-    once = mcnemar(right_a[first], right_b[first])
-    return numbers | {f"distinct_{name}": value for name, value in zip(names, once, strict=True)}
+    found = difference_test(right_a, right_b, groups, unit=unit)
+    numbers: dict[str, Any] = {"n": found.n, "n_units": found.n_units, "unit": unit}
+    numbers |= {"acc_a": float(right_a.mean()), "acc_b": float(right_b.mean())} | bootstrap.bounds(statistics, groups)
+    numbers |= {
+        "difference": found.difference,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "p": found.p,
+    }
+    numbers |= {"only_a": int((right_a & ~right_b).sum()), "only_b": int((right_b & ~right_a).sum())}
+    return numbers | {"verdict": worded(found)}
 
 
 def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = None) -> dict[str, Any]:
@@ -103,7 +219,11 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
     order_a, order_b = (np.argsort(each.files) for each in (a, b))
     right_a, right_b = (each.probabilities.argmax(-1) == each.labels for each in (a, b))
     files = tuple(a.files[i] for i in order_a)
-    return paired(right_a[order_a], right_b[order_b], _distinct(folder_a, files, data))
+    config = read_config(folder_a)
+    if data:
+        sources.open_source(data)  # which the user named, so it must be there
+    groups, unit = units(audit_of({"data": data or config.data, "group_pattern": config.group_pattern}), files)
+    return paired(right_a[order_a], right_b[order_b], groups, unit=unit)
 
 
 def _predictions(folder: Path, split: str) -> Predictions:
@@ -123,19 +243,6 @@ def _labelled(predictions: Predictions) -> np.ndarray:
     return np.array(sorted(zip(predictions.files, map(str, predictions.labels), strict=True)))
 
 
-def _distinct(folder: Path, files: tuple[str, ...], data: str | None) -> np.ndarray:
-    """Which distinct image each file holds; every file counts as distinct, with a note, where the data cannot be read."""
-    try:
-        return evaluate.copies(audit.load(sources.open_source(data or read_config(folder).data)), files)
-    except UserError as error:
-        if data:
-            raise
-        console.note(
-            f"Note: copies of an image are counted as separate images because the data cannot be read ({error})."
-        )
-        return np.arange(len(files))
-
-
 def accuracy_interval(right: Mapping[str, bool], twins: Mapping[str, int]) -> Interval:
     """Accuracy with bounds by the bootstrap over distinct images; exact ones (Clopper & Pearson 1934) at 0 and 1.
 
@@ -152,19 +259,20 @@ def accuracy_interval(right: Mapping[str, bool], twins: Mapping[str, int]) -> In
     return Interval(share, bounds["acc_low"], bounds["acc_high"], n)
 
 
-def against(first: Mapping[str, bool], other: Mapping[str, bool], twins: Mapping[str, int]) -> Comparison | None:
+def against(
+    first: Mapping[str, bool], other: Mapping[str, bool], groups: Mapping[str, int], *, unit: str = IMAGE
+) -> Comparison | None:
     """One run against another, paired by image; None when they were evaluated on different images.
 
     Args:
         first: file to whether the answer was right.
         other: the same for the other run.
-        twins: see accuracy_interval.
+        groups: file to the number of its unit; a file that it lacks is a unit of its own.
+        unit: what a unit is, in the singular.
     """
     if first.keys() != other.keys() or not first:
         return None
-    numbers = paired(*_paired(first, other), _groups(first, twins))
-    names = ("difference", "difference_low", "difference_high", "distinct_mcnemar_p")
-    return Comparison(*(numbers[name] for name in names))
+    return difference_test(*_paired(first, other), _groups(first, groups), unit=unit)
 
 
 def _paired(first: Mapping[str, bool], other: Mapping[str, bool]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,10 +280,17 @@ def _paired(first: Mapping[str, bool], other: Mapping[str, bool]) -> tuple[np.nd
     return np.array(list(first.values())), np.array([other[file] for file in first])
 
 
-def indistinguishable(first: Mapping[str, bool], others: Sequence[Mapping[str, bool] | None]) -> tuple[int, int]:
-    """How many runs on the same images McNemar's test cannot distinguish from the first, and out of how many."""
-    same = [other for other in others if other is not None and other.keys() == first.keys()]
-    return sum(mcnemar(*_paired(first, other))[2] >= LEVEL for other in same), len(same)
+def indistinguishable(
+    first: Mapping[str, bool],
+    others: Sequence[Mapping[str, bool] | None],
+    groups: Mapping[str, int],
+    *,
+    unit: str = IMAGE,
+) -> tuple[int, int]:
+    """How many runs on the same images the test cannot distinguish from the first, and out of how many."""
+    found = [against(first, other, groups, unit=unit) for other in others if other is not None]
+    tested = [one for one in found if one is not None]
+    return sum(one.inside_noise for one in tested), len(tested)
 
 
 def _groups(right: Mapping[str, bool], twins: Mapping[str, int]) -> np.ndarray:

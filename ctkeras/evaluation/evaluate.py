@@ -1,6 +1,5 @@
 """Evaluation of an exported model on one split, from its run folder, and the record of each opening of the test split."""
 
-import datetime
 import hashlib
 import os
 from pathlib import Path
@@ -12,9 +11,10 @@ from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
 from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
+from ctkeras.evaluation import openings, similarity
 from ctkeras.evaluation.metrics import choose, three_ways
-from ctkeras.models import predict
-from ctkeras.runs.folder import read_config, read_json, read_metrics, write_json
+from ctkeras.models import fast, predict
+from ctkeras.runs.folder import read_config, read_metrics, write_json
 from ctkeras.runs.predictions import (
     FOLDS,
     Predictions,
@@ -26,7 +26,6 @@ from ctkeras.runs.predictions import (
 from ctkeras.runtime import console, process
 
 BATCH = 32  # images per forward pass
-OPENED = "test_opened.json"  # in the run folder: every opening of the test split, first to last
 # For each split, the earlier ones, whose images are not new to a model that is evaluated on it.
 USED_BEFORE = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 
@@ -64,7 +63,7 @@ def evaluate(
     source = sources.open_source(data or config.data)
     trained_on = read_metrics(folder).get("data_fingerprint")
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
-    if split == "test" and not again and (stored := _stored(folder, identity)):
+    if split == "test" and not again and (stored := openings.stored(folder, identity)):
         return stored
     earlier = read_validation(folder)
     process.configure()
@@ -72,17 +71,17 @@ def evaluate(
     _check_classes(folder, names, source, earlier)
     if source.fingerprint != trained_on:
         console.note("Note: this data set differs from the one that the run was trained on.")
-    audited = audit.load(source)
+    audited = audit.load(source, group_pattern=config.group_pattern)
     at = os.path.abspath(source.path) if source.kind != "phantom" else source.path
     facts = {"split": split, "data": at, **identity}
     if split == "test":
-        facts |= _record_opening(folder, {**identity, "data": at, "again": again})
+        facts |= openings.record(folder, {**identity, "data": at, "again": again})
     if split == "test" or not (rows := _out_of_fold_rows(folder, split, audited)):
         images = decoded.load_split(source, split, int(model.input.shape[1]), preparation)
         chances = _probabilities(model, images, split)
         rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
     write_predictions(folder, rows, split=split)
-    metrics = facts | _metrics(folder, split, audited)
+    metrics = facts | _metrics(folder, split, audited, leaks=config.leaks)
     write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
 
@@ -113,19 +112,28 @@ def _out_of_fold_rows(folder: Path, split: str, audited: audit.Audit) -> list[di
     )
 
 
-def _metrics(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
-    """A split's metrics, computed only from predictions.csv, so that anyone can reproduce them."""
+def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str) -> dict[str, Any]:
+    """A split's metrics, computed only from predictions.csv and the audit, so that anyone can reproduce them."""
     own, valid = read_predictions(folder, split), read_validation(folder)
     assert own is not None  # for the type checker: it has just been written
     leaked = audited.leaked(split, USED_BEFORE[split])
-    return three_ways(
+    seen = np.array([file in leaked for file in own.files]) if USED_BEFORE[split] else None
+    metrics = {"grouped_by": audited.grouped_by} | three_ways(
         own.labels,
         own.probabilities,
         own.class_names,
         groups=copies(audited, own.files),
-        seen=np.array([file in leaked for file in own.files]) if USED_BEFORE[split] else None,
+        seen=seen,
         chosen=choose(valid.labels, valid.probabilities, valid.class_names) if valid else None,
+        units=audited.group_of(own.files),
     )
+    if split == "train":
+        return metrics
+    folds = read_predictions(folder, FOLDS) is not None
+    into = ("train", "valid") if folds else ("train",)
+    trained = similarity.Trained(into, leaks, apart=folds and split == "valid")
+    right = own.probabilities.argmax(-1) == own.labels
+    return metrics | similarity.results(audited, split, files=own.files, right=right, seen=seen, trained=trained)
 
 
 def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:
@@ -149,9 +157,9 @@ def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
     from ctkeras.data import batches
 
     bar = console.Bar(f"evaluating {split}", -(-len(images.files) // BATCH))
-    answers = []
+    answer, answers = fast.program(model), []
     for done, batch in enumerate(batches.eval_batches(images, BATCH), start=1):
-        answers.append(np.asarray(model.predict_on_batch(batch.inputs.astype(np.float32))))
+        answers.append(answer(batch.inputs.astype(np.float32)))
         bar.update(done)
     bar.close()
     return np.concatenate(answers)[: len(images.files)]
@@ -160,36 +168,3 @@ def _probabilities(model: Any, images: decoded.Split, split: str) -> np.ndarray:
 def _sha256(path: Path) -> str:
     """A file's SHA-256, '' when there is no file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-def _openings(folder: Path) -> list[dict[str, Any]]:
-    """What test_opened.json holds, first to last."""
-    return read_json(folder / OPENED).get("openings", []) if (folder / OPENED).exists() else []
-
-
-def _stored(folder: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """The numbers of an earlier opening of the test split with this data and model; None if there was no such opening."""
-    earlier = [opening for opening in _openings(folder) if identity.items() <= opening.items()]
-    path = folder / "metrics_test.json"
-    if not earlier or not path.exists() or not identity.items() <= (stored := read_json(path)).items():
-        return None
-    console.note(
-        f"The test split was opened for this model on {earlier[0]['opened']}; these are the numbers stored then. "
-        "--again evaluates it once more and records that too."
-    )
-    return stored
-
-
-def _record_opening(folder: Path, opening: dict[str, Any]) -> dict[str, Any]:
-    """Adds an opening of the test split to test_opened.json; returns its time and its number."""
-    earlier = _openings(folder)
-    if earlier:
-        same = any(opening["model_sha256"] == each["model_sha256"] for each in earlier)
-        console.note(
-            f"Note: the test split was opened {len(earlier)} {'time' if len(earlier) == 1 else 'times'} before, first on "
-            f"{earlier[0]['opened']}, for {'this model' if same else 'another model of this run'}; this opening is recorded. "
-            "If anything was chosen by test numbers, use another test set."
-        )
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    write_json(folder / OPENED, {"openings": [*earlier, {"opened": now, **opening}]})
-    return {"opened": now, "openings": len(earlier) + 1}

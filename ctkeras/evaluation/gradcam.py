@@ -12,7 +12,8 @@ from ctkeras.data import crop, images
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
 from ctkeras.evaluation import heatmap
-from ctkeras.runtime import console
+from ctkeras.models import fast
+from ctkeras.runtime import console, process, xla
 from ctkeras.runtime.files import atomic
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def explainer(model: "keras.Model") -> Explainer:
 
     if keras.backend.backend() != "jax":
         raise UserError(f"Grad-CAM needs JAX; KERAS_BACKEND is {keras.backend.backend()}: set it to jax, or unset it")
-    body, tail = _cut(model)
-    states = [
-        [[v.value for v in vs] for vs in (m.trainable_variables, m.non_trainable_variables)] for m in (body, tail)
-    ]
+    with process.without("tensorflow"):
+        body, tail = _cut(model)
+    states = [fast.states(part) for part in (body, tail)]
+    body = fast.twin(body)
 
     def heat(states: list, pixels: "jax.Array", classes: "jax.Array") -> "tuple[jax.Array, jax.Array]":
         maps, _ = body.stateless_call(*states[0], pixels, training=False)
@@ -110,11 +111,12 @@ def explainer(model: "keras.Model") -> Explainer:
         heats = [(slope.mean((1, 2), keepdims=True) * a).sum(-1) for slope, a in zip(slopes, maps, strict=True)]
         return jax.nn.relu(sum(_summed_to(heat, heats[-1].shape[1:]) for heat in heats)), answers
 
-    compiled = jax.jit(heat)
+    compiled = jax.jit(heat, compiler_options=xla.compiler_options())
 
     def explain(pixels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        maps, answers = compiled(states, pixels, classes)
-        return np.asarray(maps), np.asarray(answers)
+        maps, answers = (np.asarray(array) for array in compiled(states, pixels, classes))
+        fast.check()
+        return maps, answers
 
     return explain
 

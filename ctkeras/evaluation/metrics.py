@@ -62,14 +62,38 @@ def evaluate(
     }
     values |= {name: number for name, number in plain.items() if number is not None}
 
-    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        parts = _of_answers(*_by_weights(weights, labels, probabilities), class_names)
-        parts |= _of_probabilities(weights, *inputs)
-        return {name: parts[name] for name in parts if name in values and name not in _UNBOUNDED}
-
-    values |= bootstrap.bounds(statistics, groups)
+    values |= _bounds(*inputs, groups, [name for name in values if name not in _UNBOUNDED])
     values["confusion_matrix"] = matrix.astype(int).tolist()
     return values
+
+
+def _bounds(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    chosen: dict[str, float],
+    groups: np.ndarray,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """95% bounds of some metrics by resampling groups; Wilson's for a share that all resamples give alike, such as 1."""
+
+    def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        parts = _of_answers(*_by_weights(weights, labels, probabilities), class_names)
+        parts |= _of_probabilities(weights, labels, probabilities, class_names, chosen)
+        return {name: parts[name] for name in parts if name in names}
+
+    bounds = bootstrap.bounds(statistics, groups)
+    predicted = probabilities.argmax(-1)
+    shares = {"acc": (np.ones(len(labels), bool), predicted == labels)}
+    for i, name in enumerate(class_names):
+        shares[class_key("precision", name)] = predicted == i, labels == i
+        shares[class_key("recall", name)] = labels == i, predicted == i
+        shares[class_key("specificity", name)] = labels != i, predicted != i
+    for name, (of, right) in shares.items():
+        low, high = f"{name}_low", f"{name}_high"
+        if of.any() and low in bounds and bounds[low] == bounds[high]:
+            bounds[low], bounds[high] = bootstrap.wilson(float(right[of].mean()), len(np.unique(groups[of])))
+    return bounds
 
 
 def three_ways(
@@ -80,6 +104,7 @@ def three_ways(
     groups: np.ndarray,
     seen: np.ndarray | None,
     chosen: dict[str, float] | None = None,
+    units: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Metrics of all images, and MAIN again for two subsets, with prefixes clean_ and distinct_, each with its own n.
 
@@ -90,9 +115,11 @@ def three_ways(
         groups: int [N], equal for copies of an image.
         seen: bool [N], whether the image is also in an earlier split; clean_ excludes these. None: no clean_ metrics.
         chosen: what `choose` returned for validation.
+        units: int [N], of each image its patient or group of similar images; None: not known.
 
     Returns:
-        See evaluate; distinct_ uses the first file of each distinct image.
+        See evaluate; distinct_ uses the first file of each distinct image. With units also group_n, their number, and for MAIN
+        of all images and of clean_ the bounds by resampling units: <name>_group_low and <name>_group_high.
     """
     values = evaluate(labels, probabilities, class_names, groups=groups, chosen=chosen)
     first = np.zeros(len(labels), bool)
@@ -102,11 +129,32 @@ def three_ways(
             continue
         part = {"n": 0, "n_distinct": 0}
         if subset.any():
-            part = evaluate(labels[subset], probabilities[subset], class_names, groups=groups[subset])
+            own = labels[subset], probabilities[subset], class_names
+            part = evaluate(*own, groups=groups[subset])
+            if units is not None and prefix == "clean":
+                values |= _by_unit(*own, units[subset], [name for name in MAIN if name in part], "clean_")
         names = ["n", "n_distinct", "confusion_matrix"]
         names += [f"{name}{end}" for name in MAIN for end in ("", "_low", "_high")]
         values |= {f"{prefix}_{name}": part[name] for name in names if name in part}
+    if units is not None:
+        values |= _by_unit(labels, probabilities, class_names, units, [name for name in MAIN if name in values], "")
     return values
+
+
+def _by_unit(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    units: np.ndarray,
+    names: Sequence[str],
+    prefix: str,
+) -> dict[str, Any]:
+    """The number of units and the bounds of some metrics by resampling them, named with a prefix."""
+    bounds = _bounds(labels, np.asarray(probabilities, np.float64), class_names, {}, units, names)
+    named = {f"{prefix}{name}_group_{end}": f"{name}_{end}" for name in names for end in ("low", "high")}
+    return {f"{prefix}group_n": len(np.unique(units))} | {
+        key: bounds[own] for key, own in named.items() if own in bounds
+    }
 
 
 def choose(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:

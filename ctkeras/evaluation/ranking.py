@@ -19,24 +19,26 @@ def curve(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> tupl
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # equal scores are called together
-    ordered = weights[:, order]
-    true = np.cumsum(ordered * positive[order], axis=1)[:, ends]
-    return true, np.cumsum(ordered, axis=1)[:, ends] - true
+    ordered = weights.T[order]  # one row per image: sums then run over whole rows, many times faster than along them
+    true = np.cumsum(ordered * positive[order][:, None], axis=0)
+    false = np.cumsum(ordered, axis=0, out=ordered)
+    if len(ends) < len(order):
+        true, false = true[ends], false[ends]
+    return true.T, (false - true).T
 
 
 def auc(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     """Area under the ROC curve, with ties counted half, as in scikit-learn: float [R], NaN without positives or negatives."""
-    mean_height = (true + true - np.diff(true, axis=1, prepend=0)) / 2
+    mean_height = true.T - _steps(true) / 2
     with np.errstate(invalid="ignore"):
-        return (np.diff(false, axis=1, prepend=0) * mean_height).sum(1) / (true[:, -1] * false[:, -1])
+        return np.einsum("kr,kr->r", _steps(false), mean_height) / (true[:, -1] * false[:, -1])
 
 
 def average_precision(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     """Precision averaged over the steps of recall, as in scikit-learn: float [R], NaN without positives."""
-    called = true + false
-    precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+    precision = true.T / np.maximum((true + false).T, _ROUNDING)  # 0 where nothing is called yet
     with np.errstate(invalid="ignore"):
-        return (np.diff(true, axis=1, prepend=0) * precision).sum(1) / true[:, -1]
+        return np.einsum("kr,kr->r", _steps(true), precision) / true[:, -1]
 
 
 def sensitivity(true: np.ndarray, false: np.ndarray, specificity: float) -> np.ndarray:
@@ -66,3 +68,10 @@ def threshold(scores: np.ndarray, positive: np.ndarray, specificity: float) -> f
 def _allowed(true: np.ndarray, false: np.ndarray, specificity: float) -> np.ndarray:
     """Positives called at each threshold; 0 at thresholds that call too many negatives positive."""
     return np.where(false <= (1 - specificity) * false[:, -1:] + _ROUNDING, true, 0)
+
+
+def _steps(counts: np.ndarray) -> np.ndarray:
+    """By how much counts [R, K] grow at each of the K scores: float [K, R]."""
+    steps = counts.T.copy()
+    steps[1:] -= counts.T[:-1]
+    return steps

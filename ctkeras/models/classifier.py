@@ -48,20 +48,6 @@ class Classifier:
     pretrained: list[np.ndarray]  # the loaded weights of the backbone, to reset them for the next run; [] without any
     programs: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
-    def depths(self, variables: list[Any]) -> tuple[int, ...]:
-        """How many stages lie between each variable and the head, whose own have depth 0.
-
-        Args:
-            variables: of the model.
-        """
-        size = self.model.input.shape[1]
-        depth_of: dict[int, int] = {}
-        for layer in self.model.layers:
-            shape = layer.output.shape
-            depth = 1 + sum(shape[1] > -(-size // 2**stage) for stage in range(2, 6)) if len(shape) == 4 else 0
-            depth_of |= {id(variable): depth for variable in layer.weights}
-        return tuple(depth_of[id(variable)] for variable in variables)
-
     def frozen_layers(self, cut: str) -> set[str]:
         """Names of the layers before the point where training begins; `cut` is one of config.CUTS."""
         if cut == "input":
@@ -162,7 +148,7 @@ def build(
         if not isinstance(layer, keras.layers.Layer):  # MobileNetV3 adds constants by plain operations
             return type(layer).from_config(layer.get_config())
         settings = {**layer.get_config(), "dtype": policy}
-        settings |= {key: _Zeros() for key in settings if key.endswith("_initializer")}
+        settings |= {key: BlankZeros() for key in settings if key.endswith("_initializer")}
         if isinstance(layer, keras.layers.BatchNormalization):
             settings |= {"momentum": BATCH_NORM_MOMENTUM, "trainable": not freeze_batch_norm}
         return kind(layer).from_config(settings)
@@ -176,15 +162,16 @@ def build(
         target.assign(source.value)
     pooled = head.pooled(head.maps_of(flat, model_name, head_stages), policy=policy)
     dropped = TracedDropout(name="dropout", dtype=policy)(head.standardise(pooled))
-    dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=_Zeros())
+    dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=BlankZeros())
     loaded = [] if weights is None else [np.array(weight.value) for weight in flat.weights]
     return Classifier(keras.Model(flat.input, dense(dropped), name=model_name), model_name, loaded)
 
 
-class _Zeros(keras.initializers.Zeros):
+class BlankZeros(keras.initializers.Zeros):
     """Zeros from NumPy: JAX would compile one program per shape. `initialise` or a weight file sets the values."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+        """Zeros of a shape; float32 without a dtype."""
         return np.zeros(shape, dtype or "float32")
 
 

@@ -14,7 +14,7 @@ from ctkeras.data.crop import Preparation, prepare
 from ctkeras.data.images import EXTENSIONS, as_rgb, read_rgb
 from ctkeras.data.layout import SCANS, is_image_name
 from ctkeras.errors import UserError
-from ctkeras.models import contract
+from ctkeras.models import contract, fast
 from ctkeras.runs.folder import class_names as folder_class_names
 from ctkeras.runs.folder import read_json
 from ctkeras.runtime import console, process
@@ -163,7 +163,7 @@ def check_contract(folder: Path) -> None:
             f"{folder}: the model has inputs of shape {list(model.input.shape[1:])} and {model.output.shape[-1]} classes; "
             f"its contract.json states {shape} and {len(classes)} classes"
         )
-    _probabilities(model, np.zeros((1, *shape), np.float32))
+    _probabilities(fast.program(model), np.zeros((1, *shape), np.float32))
 
 
 def open_named(path: Path) -> Opened:
@@ -243,6 +243,7 @@ def _in_batches(
 ) -> Iterator[tuple[np.ndarray | None, str]]:
     """Yields (probabilities float32 [C], '') for each of `count` images, or (None, the error) if `read` raises UserError."""
     size, batch_size = model.input.shape[1], min(batch_size, count)
+    answer = fast.program(model)
     for start in range(0, count, batch_size):
         numbers, errors = range(start, min(start + batch_size, count)), {}
         pixels = np.zeros((batch_size, size, size, 3), np.float32)
@@ -251,17 +252,17 @@ def _in_batches(
                 pixels[number - start] = read(number)
             except UserError as error:
                 errors[number] = str(error)
-        for number, row in zip(numbers, _probabilities(model, pixels), strict=False):
+        for number, row in zip(numbers, _probabilities(answer, pixels), strict=False):
             yield (None, errors[number]) if number in errors else (row, "")
 
 
-def _probabilities(model: "keras.Model", batch: np.ndarray) -> np.ndarray:
+def _probabilities(answer: fast.Program, batch: np.ndarray) -> np.ndarray:
     """Probabilities of a batch, float32 [B, C].
 
     Raises:
         UserError: they do not add up to 1.
     """
-    probabilities = np.asarray(model.predict_on_batch(batch))
+    probabilities = answer(batch)
     if not np.allclose(probabilities.sum(-1), 1.0, atol=1e-3):
         raise UserError(
             "the outputs of the model do not add up to 1, so they are not probabilities; it lacks a softmax"

@@ -18,13 +18,14 @@ NAME = "report.html"
 MOST_BYTES = 10 * 2**20  # bytes; mail systems accept a file of this size
 
 
-def write_report(folder: Path, out: Path | None = None, *, data: str = "") -> Path:
+def write_report(folder: Path, out: Path | None = None, *, data: str = "", checklist: str = "") -> Path:
     """Writes the report of a run folder, a folder of run folders or a study's folder.
 
     Args:
         folder: the folder; only the report is written into it.
         out: the file to write; None means report.html in the folder.
         data: the data set, when it is no longer where the runs found it.
+        checklist: claim, tripod-ai or metrics: also write it beside the page, as checklist-NAME.md; '' for none.
 
     Returns:
         The file's path.
@@ -32,51 +33,75 @@ def write_report(folder: Path, out: Path | None = None, *, data: str = "") -> Pa
     Raises:
         UserError: the folder has no run with a val_acc, or the file cannot be written.
     """
-    return _write(results.read(folder), out or folder / NAME, data)
+    return _write(results.read(folder), out or folder / NAME, data, checklist)
 
 
-def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "") -> Path:
+def write_sweep_report(sweep: str, out: Path | None = None, *, data: str = "", checklist: str = "") -> Path:
     """Writes the report of a W&B sweep.
 
     Args:
         sweep: ENTITY/PROJECT/SWEEP_ID.
         out: the file to write; None means report.html in the current folder.
         data: the data set.
+        checklist: see write_report.
 
     Raises:
         UserError: no such sweep, or no run of it has a val_acc.
     """
     from ctkeras.tracking import sweeps
 
-    return _write(results.from_wandb(sweep, *sweeps.read_runs(sweep)), out or Path(NAME), data)
+    return _write(results.from_wandb(sweep, *sweeps.read_runs(sweep)), out or Path(NAME), data, checklist)
 
 
-def _write(read: results.Results, out: Path, data: str) -> Path:
-    """Writes the page atomically."""
+def _write(read: results.Results, out: Path, data: str, checklist: str) -> Path:
+    """Writes the page, and the checklist beside it, atomically."""
     if os.path.isdir(out):
         raise UserError(f"{out} is a folder; --out takes the file to write, such as {out / NAME}")
     require_folder(out.parent, "--out", announce=True)
-    text = compose(findings.find(read, data=data))
+    found = findings.find(read, data=data)
+    texts = {out: compose(found, checklist)}
+    if checklist:
+        from ctkeras.report import checklist as checklists
+
+        texts[out.with_name(f"checklist-{checklist}.md")] = checklists.markdown(found, checklist)
     try:
-        with files.atomic(out) as partial:
-            partial.write_text(text, encoding="utf-8")
+        for path, text in texts.items():
+            with files.atomic(path) as partial:
+                partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error}); pass another --out") from error
     return out
 
 
-def compose(found: Findings) -> str:
+def compose(found: Findings, checklist: str = "") -> str:
     """The page as text: the answer first, then the search, the model, the data, and how to reproduce it."""
-    from ctkeras.report.sections import answer, data, epochs, model, record, search, testsplit
+    from ctkeras.report import checklist as checklists
+    from ctkeras.report.sections import (
+        answer,
+        data,
+        epochs,
+        labels,
+        model,
+        numbers,
+        ranking,
+        record,
+        robustness,
+        search,
+        similarity,
+        testsplit,
+        training_size,
+    )
 
     parts: list[tuple[str, Sequence[Section | None]]] = [
         (
             "The answer",
             [
+                numbers.three_numbers(found),
                 answer.won(found),
                 answer.architectures(found),
                 answer.seeds(found),
                 testsplit.test_numbers(found),
+                similarity.by_similarity(found),
             ],
         ),
         (
@@ -93,12 +118,24 @@ def compose(found: Findings) -> str:
         ),
         (
             "The model",
-            [model.confusion(found), model.reliability(found), model.worst_errors(found)],
+            [
+                model.confusion(found),
+                ranking.thresholds(found),
+                model.reliability(found),
+                robustness.robustness(found),
+                training_size.by_training_size(found),
+                model.worst_errors(found),
+            ],
         ),
-        ("The data", [data.data_audit(found)]),
+        ("The data", [data.data_audit(found), labels.label_check(found)]),
         (
             "The record",
-            [record.reproduce(found), record.model_card(found), record.left_out(found)],
+            [
+                record.reproduce(found),
+                record.model_card(found),
+                checklists.section(found, checklist) if checklist else None,
+                record.left_out(found),
+            ],
         ),
     ]
     shown = [(name, [part for part in sections if part is not None]) for name, sections in parts]

@@ -183,6 +183,14 @@ def _finite(value: Any) -> float | None:
     return float(value) if usable else None
 
 
+def described(run: Run) -> str:
+    """A run in a few words: resnet18, fine-tuned."""
+    if not run.config["freeze_backbone"]:
+        return f"{run.model_name}, {'fine-tuned' if run.config['pretrained'] else 'trained from scratch'}"
+    start = run.config["unfreeze_from"]
+    return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
+
+
 def searched(runs: Sequence[Run]) -> list[str]:
     """The hyperparameters that differ between runs, in the order of RunConfig; a place, the seed or a fold is not a choice."""
     left_out = {*PLACES, "seed", "fold", "log_model"}

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ctkeras.report.results import Run
+from ctkeras.report.results import Run, described
 
 # What a compiled program, and what prepared images and features, depend on; a run that shares all of it reuses them.
 PROGRAM = ("model_name", "freeze_backbone", "unfreeze_from", "optimizer", "batch_size", "image_size", "precision")
@@ -78,15 +78,17 @@ def preparation_reused(runs: Sequence[Run]) -> list[Reused]:
 def _reused(runs: Sequence[Run], key: Sequence[str], part: Callable[[Any], float]) -> list[Reused]:
     """Groups of runs that share `key`, ordered by name and so by time; a later run that took longer counts as 0."""
     groups: dict[tuple, list[float]] = {}
+    names: dict[tuple, str] = {}
     for run in sorted(runs, key=lambda run: run.name):
         if (parts := spent(run)) is not None:
-            groups.setdefault(tuple(run.config[name] for name in key), []).append(part(parts))
+            shared = tuple(run.config[name] for name in key)
+            groups.setdefault(shared, []).append(part(parts))
+            names.setdefault(shared, described(run))
     merged: dict[str, Reused] = {}
-    for values, seconds in groups.items():
+    for shared, seconds in groups.items():
         if len(seconds) < 2:
             continue
-        facts = dict(zip(key, values, strict=True))
-        what = f"{facts['model_name']}, {'frozen' if facts['freeze_backbone'] else 'fine-tuned'}"
+        what = names[shared]
         saved = sum(max(0.0, seconds[0] - later) for later in seconds[1:])
         before = merged.get(what, Reused(what, 0, 0.0, 0.0, 0.0))
         runs_now = before.runs + len(seconds)

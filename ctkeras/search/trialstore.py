@@ -92,6 +92,7 @@ class Trials:
         with self.storage.lock(name):
             if name not in {study.study_name for study in stored.get_all_studies()}:
                 stored.create_new_study([direction or optuna.study.StudyDirection.MINIMIZE], name)
+                optuna.load_study(study_name=name, storage=stored).set_metric_names([self.search.metric])
             study_id = stored.get_study_id_from_name(name)
             facts = {"sweep": self.search.content, "total": self.search.total, "metric": self.search.metric}
             held = stored.get_study_user_attrs(study_id)

@@ -1,5 +1,6 @@
 """A study of solved heads: when a study is one, which configurations its phases continue with, and its numbers in folds."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from ctkeras.config import RunConfig, parse_value
 from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_metrics
 from ctkeras.runs.result import Result
-from ctkeras.study.winner import Contender, compare, contenders
+from ctkeras.study.winner import Contender, contenders, standard_error
 from ctkeras.sweep.file import searched
 
 # Given for all trials, they ask for training in epochs, of which a solved head has none.
@@ -59,34 +60,40 @@ def why_not(options: Mapping[str, Any], *, engine: str, file: Path | None, wide:
     return "" if config.optimizer == "lbfgs" else f"{config.optimizer} trains in epochs, and {COST}"
 
 
-def cheapest(ranked: Sequence[Contender], folders: Mapping[str, Path]) -> Contender:
+def cheapest(ranked: Sequence[Contender], folders: Mapping[str, Path], audited: Any = None) -> Contender:
     """The cheapest configuration within one standard error of the best one (Breiman et al. 1984, chapter 3).
+
+    The standard error is that of the best one's own accuracy, by patient or group of similar slices and by seed. The best of
+    many is partly lucky, so a paired error, which is smaller, would let luck decide.
 
     The cost of a configuration is first the size of its backbone: the parameters of the smallest run of its architecture,
     because heads of one backbone differ by a few percent that nobody notices. Then it is the number of settings that are not
-    at their defaults: one that has not paid more than chance would is not worth keeping. Among equals, the better one.
+    at their defaults, and last its out-of-fold loss.
 
     Args:
         ranked: configurations, the best first.
         folders: the run folders that are on this machine, by run name.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
     """
-    near = [ranked[0]]
-    for other in ranked[1:]:
-        difference = compare(ranked[0], other, folders)
-        if difference.ahead <= difference.error:
-            near.append(other)
+    least = ranked[0].mean - standard_error(ranked[0], folders, audited)
+    near = [one for one in ranked if one.mean >= least]
     sizes: dict[str, float] = {}
     for one in ranked:
         for run in one.runs.values():
             model = one.config["model_name"]
             sizes[model] = min(sizes.get(model, float("inf")), _parameters(folders.get(run.name)))
-    defaults = RunConfig(model_name=RunConfig.model_name).to_dict()
 
-    def cost(one: Contender) -> tuple[float, int]:
-        unusual = [name for name, value in one.config.items() if name in _CHOICES and value != defaults[name]]
-        return sizes[one.config["model_name"]], len(unusual)
+    def cost(one: Contender) -> tuple[float, int, float]:
+        losses = [run.val_loss for run in one.runs.values()]
+        return sizes[one.config["model_name"]], len(unusual(one.config)), sum(losses) / len(losses)
 
     return min(near, key=cost)
+
+
+def unusual(config: Mapping[str, Any]) -> list[str]:
+    """The settings of a configuration that are not at their defaults."""
+    defaults = RunConfig(model_name=RunConfig.model_name).to_dict()
+    return [name for name, value in config.items() if name in _CHOICES and value != defaults[name]]
 
 
 _CHOICES = ("head_stages", "crop", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay", "image_size")
@@ -100,25 +107,35 @@ def _parameters(folder: Path | None) -> float:
         return float("inf")
 
 
-def finalists(content: Mapping[str, Any], results: Sequence[Result], folder: Path) -> tuple[list[Result], str]:
-    """The two runs whose configurations phase 3 repeats, and the rule in words.
+def finalists(
+    content: Mapping[str, Any], results: Sequence[Result], folder: Path, audited: Any = None
+) -> tuple[list[Result], str]:
+    """The runs whose configurations phase 3 repeats, and the rule in words.
 
-    They are the best and the cheapest within one standard error of it; if that is the same, the best and the second best.
+    They are the best, the cheapest within one standard error of it, and the one with the fewest settings away from their
+    defaults of the best one's architecture; if these are one configuration, also the second best.
 
     Args:
         content: the sweep of phase 2, which has all hyperparameters that are searched.
         results: the runs of phases 1 and 2.
         folder: of the study.
+        audited: the audit.Audit of the data set, for its patients or groups of similar slices.
     """
     ranked = contenders(results)
-    simple = cheapest(ranked, {run.name: folder / run.name for run in results if (folder / run.name).is_dir()})
+    folders = {run.name: folder / run.name for run in results if (folder / run.name).is_dir()}
     names = [name for name in searched(content) if name != "seed"]
-    best = ranked[0]
-    others = [one for one in ranked if any(one.config[name] != best.config[name] for name in names)]
-    second = simple if simple in others else next(iter(others), None)
-    words = "by val_acc, the best and "
-    words += "the cheapest within one standard error of it" if second is simple else "the second best"
-    return [best.best, *([second.best] if second else [])], words
+    best, simple = ranked[0], cheapest(ranked, folders, audited)
+    same = [one for one in ranked if one.config["model_name"] == best.config["model_name"]]
+    usual = min(same, key=lambda one: len(unusual(one.config)))
+    different: dict[tuple[Any, ...], Contender] = {}
+    for one in (best, simple, usual):
+        different.setdefault(tuple(one.config[name] for name in names), one)
+    words = "by val_acc, the best, the cheapest within one standard error of it, and the defaults"
+    if len(different) == 1:
+        words += ", which are one configuration, and the second best"
+        others = (one for one in ranked if tuple(one.config[name] for name in names) not in different)
+        return [one.best for one in (*different.values(), *itertools.islice(others, 1))], words
+    return [one.best for one in different.values()], words
 
 
 def in_folds(one: Contender, folder: Path) -> InFolds | None:

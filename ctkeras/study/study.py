@@ -10,20 +10,23 @@ from typing import Any
 
 from ctkeras.config import PLACES, RunConfig, check_name
 from ctkeras.errors import UserError
-from ctkeras.evaluation import evaluate
+from ctkeras.evaluation import comparison, evaluate
+from ctkeras.evaluation.comparison import Comparison
 from ctkeras.runs.folder import FINISHED, read_json, write_json
 from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console
 from ctkeras.search import plan as search_plan
 from ctkeras.search.plan import Search
 from ctkeras.study import engines, solved
+from ctkeras.study.edges import at_edges
 from ctkeras.study.engines import Phase
-from ctkeras.study.winner import Contender, Difference, compare, contenders
-from ctkeras.sweep.file import fix, plain, searched
+from ctkeras.study.winner import Contender, compare, contenders
+from ctkeras.sweep.file import fix, load, plain, searched
 from ctkeras.sweep.phases import PHASE2_RUNS, SOLVED2_RUNS, next_phase
 from ctkeras.training.stopping import Stop, on_signals
 
 PHASE3_RUNS = 10  # two configurations, five seeds each
+LAST_STEPS = 2  # the evaluation on test and the report, each of which takes about as long as a trial of a solved head
 LEAST_SEEDS = 2  # of phase 3; one seed has no spread
 
 
@@ -53,10 +56,11 @@ class Outcome:
     phases: list[Phase]
     winner: Contender
     runner_up: Contender | None
-    difference: Difference | None
+    difference: Comparison | None  # None: it cannot be tested
     final: Path  # the run folder of the model
     test: dict[str, Any]  # the model's metrics on the test split
     in_folds: solved.InFolds | None = None  # the winner's numbers in folds
+    edges: Sequence[str] = ()  # sentences: which of the winner's values lie at the edge of what was searched
     rule: str = ""  # by which the winner was chosen, if not by the highest mean
 
 
@@ -141,7 +145,7 @@ def run(study: Study, engine: engines.Engine) -> Outcome | None:
     header = [f"Phase 1 of {name}."]
     done: list[Phase] = []
     for number in (1, 2, 3):
-        later = sum(study.trials[number:])
+        later = sum(study.trials[number:]) + LAST_STEPS
         options = {**study.options, "output_dir": str(folder)}
         where = {"storage": study.storage} | ({"search_seed": study.seed} if study.seed else {})
         file = engines.write(folder, number, content, header, {**options, **where})
@@ -165,7 +169,13 @@ def _continue(
     """The sweep of the phase after those that have ended, and its header."""
     if study.solved and phase == 3:
         runs = [run for one in done for run in one.results]
-        return _next(study, content, runs, phase, chosen=solved.finalists(content, runs, folder))
+        return _next(
+            study,
+            content,
+            runs,
+            phase,
+            chosen=solved.finalists(content, runs, folder, comparison.audit_of(study.options)),
+        )
     return _next(study, content, _to_choose_from(content, done), phase)
 
 
@@ -173,16 +183,19 @@ def _ended(study: Study, done: list[Phase], folder: Path) -> Outcome | None:
     """The winner of a study whose phases have ended, and its model on the test split; None if it was stopped."""
     ranked = contenders(done[-1].results)
     folders = {run.name: folder / run.name for run in done[-1].results if (folder / run.name).is_dir()}
-    first = solved.cheapest(ranked, folders) if study.solved else ranked[0]
+    audited = comparison.audit_of(study.options)
+    first = solved.cheapest(ranked, folders, audited) if study.solved else ranked[0]
     other = next((one for one in ranked if one is not first), None)
-    difference = compare(first, other, folders) if other else None
+    difference = compare(first, other, folders, audited) if other else None
     in_folds = solved.in_folds(first, folder) if study.solved else None
     final = _final_run(folder, first.best, study, refit=study.refit and in_folds is not None)
     if final is None:
         return None
     metrics = _test_once(final, str(study.options.get("data", "")))
     rule = solved.RULE if study.solved else ""
-    return Outcome(folder, done, first, other, difference, final, metrics, in_folds, rule)
+    searches = [load(folder / f"phase{number}.yaml").content for number in (1, 2)]
+    edges = at_edges(first.config, searches)
+    return Outcome(folder, done, first, other, difference, final, metrics, in_folds, edges, rule)
 
 
 def _fixed(study: Study) -> dict[str, Any]:
@@ -213,7 +226,8 @@ def _next(
     chosen: tuple[Sequence[Result], str] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """The sweep of the next phase, and its header."""
-    seeds = list(range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2))))
+    # Seed 0 chose the finalists of solved heads; other assignments to folds judge them, so no run is repeated either.
+    seeds = [seed + study.solved for seed in range(max(LEAST_SEEDS, math.ceil(study.trials[2] / 2)))]
     runs, kind = study.trials[1], {"wide": study.wide, "solved": study.solved}
     sweep, reasons = next_phase(content, results, phase, **kind, runs=runs, seeds=seeds, chosen=chosen)
     sweep = fix(sweep, _fixed(study))
@@ -266,13 +280,17 @@ def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
         "phases": [engines.to_dict(phase) for phase in outcome.phases],
         "winner": outcome.winner.to_dict(),
         "runner_up": outcome.runner_up.to_dict() if outcome.runner_up else None,
-        "ahead": difference.ahead if difference else None,
-        "noise": difference.noise if difference else None,
+        "ahead": outcome.winner.mean - outcome.runner_up.mean if outcome.runner_up else None,
+        "low": difference.low if difference else None,
+        "high": difference.high if difference else None,
+        "p": difference.p if difference else None,
+        "verdict": comparison.worded(difference) if difference else None,
         "seeds": len(outcome.winner.runs),
-        "validation_images": difference.images if difference else None,
+        "validation_images": difference.n if difference else None,
         "inside_noise": difference.inside_noise if difference else None,
         "standard_error": difference.error if difference else None,
         "rule": outcome.rule,
+        "edges": list(outcome.edges),
         "in_folds": outcome.in_folds._asdict() if outcome.in_folds else None,
         "final": {"folder": outcome.final.name, "model": f"{outcome.final.name}/model.keras"},
         "test_metrics": f"{outcome.final.name}/metrics_test.json",

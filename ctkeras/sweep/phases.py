@@ -1,5 +1,6 @@
 """The study's three phases: how the next sweep is made from the results of the one before."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def next_phase(
     if not results:
         raise UserError("the sweep has no finished run with a val_acc yet; wait until some runs have finished")
     ranked = best_first(results)
-    added = (SOLVED2 if solved else PHASE2 | (PHASE2_WIDE if wide else {})) if phase == 2 else {}
+    added: dict[str, Any] = (SOLVED2 if solved else PHASE2 | (PHASE2_WIDE if wide else {})) if phase == 2 else {}
     keys = [key for key in searched(previous) if key not in added and key != "seed"]
     rule = "by val_acc, ties broken by val_loss"
     if chosen is not None:
@@ -107,7 +108,10 @@ def next_phase(
             f"  the best run not chosen: {other.config['model_name']}, val_acc {other.val_acc:.4f} (run {other.name})"
         )
     parameters: dict[str, Any] = {CANDIDATE: {"values": [{key: r.config[key] for key in keys} for r in top]}}
-    parameters |= {name: {"values": values} for name, values in added.items()}
+    if solved and phase == 2:
+        parameters[CANDIDATE]["values"] = _not_run(parameters[CANDIDATE]["values"], added, results)[:runs]
+    else:
+        parameters |= {name: {"values": values} for name, values in added.items()}
     if phase == 3:
         parameters["seed"] = {"values": list(seeds)}
     parameters |= {
@@ -123,6 +127,25 @@ def next_phase(
     if phase == 2:
         sweep["run_cap"] = runs
     return sweep, reasons
+
+
+def _not_run(
+    candidates: Sequence[Mapping[str, Any]], added: Mapping[str, Sequence[Any]], results: Sequence[Result]
+) -> list[dict[str, Any]]:
+    """All combinations that no run has tried, those with the fewest settings away from their defaults first.
+
+    Args:
+        candidates: configurations that the phase continues from.
+        added: what it searches for each of them; defaults come first.
+        results: the runs so far.
+    """
+    points = [
+        {**candidate, **dict(zip(added, values, strict=True))}
+        for candidate in candidates
+        for values in itertools.product(*added.values())
+    ]
+    new = [point for point in points if not any(point.items() <= run.config.items() for run in results)]
+    return sorted(new, key=lambda point: sum(point[name] != values[0] for name, values in added.items()))
 
 
 def _top_architectures(ranked: Sequence[Result], keys: Sequence[str]) -> list[Result]:

@@ -127,7 +127,7 @@ def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Ite
         if stop.reason:
             return
         lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
-        numbers = lr, config.weight_decay, config.label_smoothing, config.layer_decay, config.ema
+        numbers = lr, config.weight_decay, config.label_smoothing
         hyper = Hyper(*map(np.float32, numbers))
         member.state = programs.train_step(member.state, frozen, programs.place_batch(batch), hyper)
         _wait_for_earlier(pending, member.state)

@@ -72,17 +72,11 @@ class Programs:
             self.parts.suffix.non_trainable_variables,
         )
         zeros = [np.zeros(v.shape, v.dtype) for v in self.parts.optimizer.variables]
-        average = [np.array(value) for value in trainable] if self.parts.averaged else []
-        return self.place(State(trainable, _copies(non_trainable), zeros, average, new_totals()))
+        return self.place(State(trainable, _copies(non_trainable), zeros, new_totals()))
 
     def store(self, state: State) -> None:
-        """Writes a state's values into the Keras model's variables, of averaged weights the average.
-
-        They are copied, because the next step uses up the state.
-        """
-        for variable, value in zip(
-            self.parts.suffix.trainable_variables, state.average or state.trainable, strict=True
-        ):
+        """Writes a state's values into the Keras model's variables. Copies, because the next step uses up the state."""
+        for variable, value in zip(self.parts.suffix.trainable_variables, state.trainable, strict=True):
             variable.assign(np.array(value))
         for variable, value in zip(self.parts.suffix.non_trainable_variables, state.non_trainable, strict=True):
             variable.assign(np.array(value))
@@ -115,7 +109,7 @@ class Programs:
 
     def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
         """steps.eval_step, compiled: logits float32 [B, C]."""
-        values = (state.average or state.trainable, state.non_trainable)
+        values = (state.trainable, state.non_trainable)
         return self._call(steps_eval_step, values, frozen, batch.inputs, sized_by=batch)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
@@ -167,9 +161,7 @@ def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: b
     return program, analysis.temp_size_in_bytes if analysis else 0
 
 
-def programs_at(
-    built: Classifier, *, cut: str, on_features: bool, optimizer: str, layered: bool = False, averaged: bool = False
-) -> Programs:
+def programs_at(built: Classifier, *, cut: str, on_features: bool, optimizer: str) -> Programs:
     """The programs of a classifier, created once and stored with it.
 
     Args:
@@ -177,14 +169,10 @@ def programs_at(
         cut: where training begins, one of config.CUTS.
         on_features: batches hold the prefix's output instead of images.
         optimizer: adam, adamw or sgd.
-        layered: learning rates fall from stage to stage towards the input.
-        averaged: what is evaluated and exported is a moving average of the weights.
     """
-    key = (cut, on_features, optimizer, layered, averaged)
+    key = (cut, on_features, optimizer)
     if key not in built.programs:
-        parts = _parts(built, cut, on_features, optimizer)
-        depths = built.depths(parts.suffix.trainable_variables) if layered else ()
-        built.programs[key] = Programs(parts._replace(depths=depths, averaged=averaged))
+        built.programs[key] = Programs(_parts(built, *key))
     return built.programs[key]
 
 
@@ -200,14 +188,7 @@ def _parts(built: Classifier, cut: str, on_features: bool, optimizer: str) -> Pa
 def phase_programs(built: Classifier, config: RunConfig, cut: str) -> Programs:
     """The programs of one phase of a run, which trains from `cut` on."""
     on_features = cut != "input" and config.feature_cache
-    return programs_at(
-        built,
-        cut=cut,
-        on_features=on_features,
-        optimizer=config.optimizer,
-        layered=config.layer_decay < 1 and cut != "head",
-        averaged=config.ema > 0,
-    )
+    return programs_at(built, cut=cut, on_features=on_features, optimizer=config.optimizer)
 
 
 def frozen_fingerprint(made: Programs) -> str:

@@ -17,7 +17,7 @@ from ctkeras.training.programs import Programs, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
 
-STORED = ("trainable", "non_trainable", "optimizer", "average")  # of each member's state, in a checkpoint
+STORED = ("trainable", "non_trainable", "optimizer")  # of each member's state, in a checkpoint
 
 
 @dataclasses.dataclass

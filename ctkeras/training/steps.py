@@ -19,8 +19,6 @@ class Hyper(NamedTuple):
     lr: np.float32
     weight_decay: np.float32
     label_smoothing: np.float32
-    layer_decay: np.float32 = np.float32(1)  # share of the learning rate that each earlier stage has of the next one's
-    ema: np.float32 = np.float32(0)  # share of the old average that remains in a step
 
 
 class State(NamedTuple):
@@ -29,7 +27,6 @@ class State(NamedTuple):
     trainable: list[Any]
     non_trainable: list[Any]
     optimizer: list[Any]
-    average: list[Any]  # moving average of `trainable`; [] when it is not asked for
     totals: dict[str, Any]  # of the epoch so far: loss, correct, examples, steps, bad_step (-1: none)
 
 
@@ -41,9 +38,6 @@ class Parts(NamedTuple):
     optimizer: Any  # keras optimizer
     decoupled: bool  # weight decay as AdamW has it
     on_features: bool  # batches hold the prefix's output
-    # Of each trainable variable, how many stages lie between it and the head; () where all learn at the same rate.
-    depths: tuple[int, ...] = ()
-    averaged: bool = False  # evaluate and export a moving average of the weights
 
 
 def new_totals() -> dict[str, Any]:
@@ -70,8 +64,7 @@ def train_step(parts: Parts, state: State, frozen: list[Any], batch: Batch, hype
 
     (loss, (logits, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
     trainable, optimizer = _update(parts, state, gradients, hyper)
-    average = _averaged(parts, state, trainable, hyper) if parts.averaged else []
-    return State(trainable, updated, optimizer, average, _add(state.totals, loss, logits, batch))
+    return State(trainable, updated, optimizer, _add(state.totals, loss, logits, batch))
 
 
 def eval_step(parts: Parts, values: tuple[list[Any], list[Any]], frozen: list[Any], inputs: Any) -> Any:
@@ -124,30 +117,13 @@ def _update(parts: Parts, state: State, gradients: list[Any], hyper: Hyper) -> t
         pairs = zip(gradients, state.trainable, decays, strict=True)
         gradients = [g + hyper.weight_decay * v if decay else g for g, v, decay in pairs]
     optimizer = list(state.optimizer)
-    optimizer[_index(parts.optimizer, "learning_rate")] = hyper.lr
-    updated, optimizer = parts.optimizer.stateless_apply(optimizer, gradients, trainable)
-    if (
-        parts.depths
-    ):  # the updates of adam and sgd are proportional to the rate, so a share of one is a share of the other
-        shares = [hyper.layer_decay**depth for depth in parts.depths]
-        rows = zip(shares, state.trainable, updated, strict=True)
-        updated = [old + share * (new - old) for share, old, new in rows]
-    return updated, optimizer
+    optimizer[_lr_index(parts.optimizer)] = hyper.lr
+    return parts.optimizer.stateless_apply(optimizer, gradients, trainable)
 
 
-def _averaged(parts: Parts, state: State, trainable: list[Any], hyper: Hyper) -> list[Any]:
-    """The moving average after a step. It forgets faster at first, when it would otherwise hold mostly the start.
-
-    The share (1 + t) / (10 + t) of the first steps t is TensorFlow's ExponentialMovingAverage with num_updates.
-    """
-    step = state.optimizer[_index(parts.optimizer, "iteration")].astype("float32")
-    share = jnp.minimum(hyper.ema, (1 + step) / (10 + step))
-    return [share * old + (1 - share) * new for old, new in zip(state.average, trainable, strict=True)]
-
-
-def _index(optimizer: Any, name: str) -> int:
-    """The index of a variable among an optimizer's."""
-    return next(i for i, variable in enumerate(optimizer.variables) if variable.path.endswith(name))
+def _lr_index(optimizer: Any) -> int:
+    """The index of the learning rate among an optimizer's variables."""
+    return next(i for i, variable in enumerate(optimizer.variables) if variable.path.endswith("learning_rate"))
 
 
 def _by_kind(prefix: Any, variables: list[Any]) -> tuple[list[Any], list[Any]]:

@@ -1,5 +1,6 @@
 """A run on a split: numbers that predictions.csv gives again, the three ways, and the log of the test split's openings."""
 
+import concurrent.futures
 import csv
 import datetime
 import json
@@ -15,7 +16,7 @@ from ctkeras.cli import main
 from ctkeras.config import RunConfig
 from ctkeras.data import crop, images, sources
 from ctkeras.errors import UserError
-from ctkeras.evaluation import evaluate
+from ctkeras.evaluation import evaluate, openings, summary
 from ctkeras.evaluation.metrics import choose
 from ctkeras.evaluation.metrics import evaluate as metrics_evaluate
 from ctkeras.models import predict
@@ -58,7 +59,7 @@ def write_model(folder, seed):
     keras.Model(image, x).save(folder / "model.keras")
 
 
-def openings(folder):
+def opened(folder):
     return json.loads((folder / "test_opened.json").read_text())["openings"]
 
 
@@ -127,7 +128,7 @@ def test_validation_images_that_are_also_trained_on_are_left_out_of_clean(run, d
 def test_the_test_split_is_opened_once_and_recorded(run, capsys):
     assert not (run / "test_opened.json").exists()  # validation was evaluated
     first = evaluate.evaluate(run, "test")
-    (opening,) = openings(run)
+    (opening,) = opened(run)
     assert opening["model_sha256"] == first["model_sha256"]
     assert opening["data_fingerprint"] == sources.open_source(opening["data"]).fingerprint
     assert datetime.datetime.fromisoformat(opening["opened"]).tzinfo
@@ -143,9 +144,9 @@ def test_the_test_split_is_opened_once_and_recorded(run, capsys):
 def test_opening_it_again_needs_an_option_and_is_recorded_too(run, capsys):
     first = evaluate.evaluate(run, "test")
     again = evaluate.evaluate(run, "test", again=True)
-    assert [opening["again"] for opening in openings(run)] == [False, True]
+    assert [opening["again"] for opening in opened(run)] == [False, True]
     err = capsys.readouterr().err
-    assert f"opened 1 time before, first on {openings(run)[0]['opened']}, for this model" in err
+    assert f"opened 1 time before, first on {opened(run)[0]['opened']}, for this model" in err
     varying = {"opened", "openings"}
     assert {k: v for k, v in first.items() if k not in varying} == {k: v for k, v in again.items() if k not in varying}
     assert (first["openings"], again["openings"]) == (1, 2)
@@ -156,7 +157,7 @@ def test_another_model_opens_it_anew_with_a_note_on_the_first(run, capsys):
     write_model(run, seed=1)
     second = evaluate.evaluate(run, "test")
     assert second["loss"] != first["loss"]
-    assert [opening["model_sha256"] for opening in openings(run)] == [first["model_sha256"], second["model_sha256"]]
+    assert [opening["model_sha256"] for opening in opened(run)] == [first["model_sha256"], second["model_sha256"]]
     assert "for another model of this run" in capsys.readouterr().err
 
 
@@ -165,7 +166,7 @@ def test_other_test_images_are_not_answered_with_the_stored_numbers(run, data, c
     (data / "test/left/copy2.png").unlink()
     capsys.readouterr()
     assert evaluate.evaluate(run, "test")["n"] == first["n"] - 1
-    assert len({opening["data_fingerprint"] for opening in openings(run)}) == 2
+    assert len({opening["data_fingerprint"] for opening in opened(run)}) == 2
     assert "differs from the one that the run was trained on" in capsys.readouterr().err
 
 
@@ -177,9 +178,35 @@ def test_an_opening_that_was_interrupted_is_on_record(run, monkeypatch):
         patch.setattr(evaluate, "_probabilities", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate.evaluate(run, "test")
-    assert len(openings(run)) == 1
+    assert len(opened(run)) == 1
     evaluate.evaluate(run, "test")
-    assert len(openings(run)) == 2
+    assert len(opened(run)) == 2
+
+
+def test_each_model_that_saw_a_test_set_is_counted(run, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))  # whose log other tests have not written to
+    others = [shutil.copytree(run, tmp_path / place) for place in ("runs/two", "elsewhere/three")]
+    for seed, folder in enumerate(others, start=1):
+        write_model(folder, seed)
+    counts = [evaluate.evaluate(folder, "test")["models_before"] for folder in (run, *others)]
+    assert counts == [0, 1, 2]  # the third is in another folder of runs: the log beside the cache knows
+    assert "2 other models have been evaluated on this test set before" in capsys.readouterr().err
+    assert evaluate.evaluate(run, "test", again=True)["models_before"] == 2
+    log = openings.read(tmp_path / "runs/test_opened.json")
+    assert [each["run"] for each in log] == ["one", "two", "one"]
+    assert {name for each in log for name in each} == {"opened", "run", "model_sha256", "data_fingerprint"}
+    (data / "test/left/copy2.png").unlink()  # another test set
+    assert evaluate.evaluate(run, "test")["models_before"] == 0
+
+
+def test_no_opening_is_lost_when_many_are_recorded_at_a_time(tmp_path):
+    def record(number):
+        folder = tmp_path / f"run{number}"
+        openings.record(folder, {"model_sha256": str(number), "data_fingerprint": "d", "data": "x", "again": False})
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, range(24)))
+    assert {each["model_sha256"] for each in openings.read(tmp_path / "test_opened.json")} == set(map(str, range(24)))
 
 
 def test_mistakes_open_nothing(run, data, tmp_path):
@@ -227,8 +254,10 @@ def invoke(capfd, *arguments):
 def test_the_verb_prints_three_ways_with_intervals(run, capfd):
     code, out, _ = invoke(capfd, run, "--split", "test")
     assert code == 0
-    lines = out.splitlines()
+    said, _, table = out.partition("\n\n")
+    lines = table.splitlines()
     metrics = json.loads((run / "metrics_test.json").read_text())
+    assert said.splitlines() == summary.lines(metrics)
     for prefix, title in (("", "all images"), ("clean_", "not in train or valid"), ("distinct_", "each image once")):
         at = lines[0].index(title)
         for line in lines[1:5]:
@@ -238,7 +267,7 @@ def test_the_verb_prints_three_ways_with_intervals(run, capfd):
         assert lines[5][at:].split()[0] == str(metrics[f"{prefix}n"])
     assert invoke(capfd, run, "--split", "test")[:2] == (0, out)
     code, _, err = invoke(capfd, run, "--split", "test", "--again")
-    assert (code, len(openings(run))) == (0, 2)
+    assert (code, len(opened(run))) == (0, 2)
     assert "recorded" in err
 
 

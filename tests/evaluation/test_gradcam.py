@@ -1,6 +1,7 @@
 """Grad-CAM: CAM under a pooled linear head, gradients as finite differences give them, heat where the evidence is."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -255,6 +256,13 @@ def run(capfd, *arguments):
         main.main(["explain", *map(str, arguments)])
     out, err = capfd.readouterr()
     return exit_.value.code, out, err
+
+
+def test_pictures_go_beside_the_model_by_default(place, capfd, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    code, text, _ = run(capfd, place, place / "images" / "1.png")
+    assert code == 0 and str(place / "heat" / "1_heat.png") in text
+    assert (place / "heat" / "1_heat.png").exists() and not list(Path.cwd().iterdir())
 
 
 def test_the_verb_writes_a_picture_an_image_and_says_what_predict_says(place, capfd):

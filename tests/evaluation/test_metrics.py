@@ -206,9 +206,12 @@ def test_the_temperature_is_bounded():
 def test_perfect_predictions():
     labels = np.arange(20) % 4
     values = evaluate(labels, np.eye(4)[labels], NAMES)
-    for name in ("acc", "balanced_acc", "macro_f1"):
+    for name in ("balanced_acc", "macro_f1"):
         assert values[name] == values[f"{name}_low"] == values[f"{name}_high"] == 1
-    assert values["auc"] == 1
+    assert values["acc"] == values["acc_high"] == values["recall_a"] == values["auc"] == 1
+    for name, count in (("acc", 20), ("recall_a", 5), ("specificity_a", 15)):  # no resample errs: exact bounds instead
+        exact = stats.binomtest(count, count).proportion_ci(method="wilson")
+        assert values[f"{name}_low"] == pytest.approx(exact.low)
     assert values["loss"] == 0
     assert values["confusion_matrix"] == (5 * np.eye(4)).tolist()
 
@@ -256,7 +259,8 @@ def test_a_class_without_images_is_left_out_of_means(missing_called):
 @pytest.mark.filterwarnings("error")
 def test_one_image():
     values = evaluate(np.array([2]), np.array([[0.1, 0.2, 0.4, 0.3]]), NAMES)
-    assert values["n"] == values["acc"] == values["acc_low"] == 1
+    assert values["n"] == values["acc"] == values["acc_high"] == 1
+    assert values["acc_low"] == pytest.approx(0.207, abs=1e-3)  # nothing is known from one image
     assert values["loss"] == pytest.approx(-np.log(0.4))
 
 
@@ -419,6 +423,28 @@ def test_three_ways_are_evaluations_of_parts():
             assert values[f"{prefix}_{name}"] == part[name], (prefix, name)
     assert values["clean_n"] == 120
     assert values["distinct_n"] == values["n_distinct"] == 110
+
+
+@pytest.mark.parametrize("prefix", ["", "clean_"])
+def test_bounds_by_units_are_those_of_units_as_copies(prefix):
+    labels, probabilities = draw(count=120)
+    units, seen = np.arange(120) // 4, np.arange(120) % 5 == 0
+    values = three_ways(labels, probabilities, CANCER, groups=np.arange(120), seen=seen, units=units)
+    own = ~seen if prefix else np.ones(120, bool)
+    alike = evaluate(labels[own], probabilities[own], CANCER, groups=units[own])
+    assert values[f"{prefix}group_n"] == len(np.unique(units[own])) == 30
+    for name in MAIN:
+        assert values[f"{prefix}{name}"] == alike[name]
+        for end in ("low", "high"):
+            assert values[f"{prefix}{name}_group_{end}"] == alike[f"{name}_{end}"]
+
+
+def test_a_share_is_bounded_by_groups():
+    right = np.arange(60) % 5 > 0
+    wide, narrow = (bootstrap.share(right, groups) for groups in (np.arange(60) % 5, np.arange(60)))
+    assert wide[0] < narrow[0] < 0.8 < narrow[1] < wide[1]
+    exact = stats.binomtest(12, 12).proportion_ci(method="wilson")
+    assert bootstrap.share(np.ones(60, bool), np.arange(60) // 5) == pytest.approx(tuple(exact))
 
 
 def test_parts_may_be_empty_or_not_asked_for():

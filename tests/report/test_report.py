@@ -26,7 +26,17 @@ from ctkeras.report import findings, importance, report, results, savings
 from ctkeras.report.sections.record import train_command
 from ctkeras.runtime.console import seconds_text
 
-SECTIONS = ("won", "architectures", "test", "hyperparameters", "coordinates", "importance", "curves", "hyperband")
+SECTIONS = (
+    "numbers",
+    "won",
+    "architectures",
+    "test",
+    "hyperparameters",
+    "coordinates",
+    "importance",
+    "curves",
+    "hyperband",
+)
 SECTIONS += ("time", "confusion", "reliability", "errors", "data", "reproduce", "card")
 EVIL = '<script>alert("1")</script>'
 
@@ -268,7 +278,7 @@ def test_test_numbers_are_given_three_ways(tmp_path):
         "opening number 3",
     ):
         assert text in sections["test"], text
-    assert "0.710" in sections["won"]
+    assert "0.710" in sections["numbers"]
     edit(path / "metrics_test.json", openings=1)
     assert "for the first time" in Parsed(written(tmp_path)).sections["test"]
 

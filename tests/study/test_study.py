@@ -22,7 +22,7 @@ from ctkeras.cli.study import study as study_study
 from ctkeras.config import RunConfig
 from ctkeras.data import sources
 from ctkeras.errors import UserError
-from ctkeras.evaluation import evaluate
+from ctkeras.evaluation import comparison, evaluate
 from ctkeras.runs.folder import read_json, write_json
 from ctkeras.runs.predictions import prediction_rows, write_predictions
 from ctkeras.runs.result import Result, best_first
@@ -195,18 +195,14 @@ def test_the_winner_is_the_better_mean_over_seeds_not_the_best_run():
     first, second = winner.contenders([*lucky, *steady])
     assert (first.config["lr"], second.config["lr"]) == (0.2, 0.1)
     assert first.mean == pytest.approx(0.7)
-    assert first.spread == pytest.approx(0.0)
+    assert first.spread is None  # all the same: not shown as precision
     assert second.spread == pytest.approx(0.2309, abs=1e-4)
     assert second.best.name == "0.1-0"
     assert "data" not in first.config
     assert "seed" not in first.config
 
 
-def test_a_small_lead_is_inside_the_noise_and_a_large_one_is_not(tmp_path):
-    close = winner.contenders([*contender([0.80, 0.82], lr=0.1), *contender([0.80, 0.81], lr=0.2)])
-    difference = winner.compare(*close, {})
-    assert difference.ahead == pytest.approx(0.005)
-    assert difference.inside_noise
+def test_a_large_lead_is_more_than_noise_and_no_predictions_are_no_test(tmp_path):
     right = {"0.1": (95, 5), "0.2": (30, 70)}
     far = winner.contenders([*contender([0.95, 0.95, 0.95], lr=0.1), *contender([0.30, 0.30, 0.30], lr=0.2)])
     folders = {
@@ -215,13 +211,11 @@ def test_a_small_lead_is_inside_the_noise_and_a_large_one_is_not(tmp_path):
         for name in (run.name for run in one.runs.values())
     }
     difference = winner.compare(*far, folders)
-    assert (difference.seeds, difference.images) == (3, 100)
+    assert (difference.seeds, difference.n, difference.unit) == (3, 100, "image")
+    assert difference.difference == pytest.approx(0.65)
     assert not difference.inside_noise
-    one_folder = {"0.1-0": folders["0.1-0"]}  # the other's predictions are on another machine
-    assert winner.compare(*far, one_folder).images == 100
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    assert winner.compare(*far, one_folder | {"0.2-0": empty, "0.2-1": tmp_path / "none"}).images == 100
+    assert winner.standard_error(far[0], folders) == pytest.approx((0.95 * 0.05 / 99) ** 0.5)
+    assert winner.compare(*far, {"0.1-0": folders["0.1-0"]}) is None  # the other's predictions are on another machine
 
 
 def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
@@ -256,33 +250,6 @@ def test_the_winner_of_equal_accuracies_has_the_lower_loss():
         assert (first.best.name, second.best.name) == (f"{other}-1", f"{one}-1")
     first, second = winner.contenders([*runs(0.2, [0.5, 0.5]), *runs(0.1, [0.5, 0.5])])
     assert (first.config["lr"], first.best.name) == (0.1, "0.1-0")  # everything equal: by name
-
-
-def _noise(one, other, folders=None):
-    found = winner.contenders([*contender(one, lr=0.1), *contender(other, lr=0.2)])
-    return winner.compare(*found, folders or {}).noise
-
-
-def test_both_kinds_of_chance_are_in_the_noise(tmp_path):
-    """Seeds and images, each alone and together, against numbers worked out by hand."""
-    assert _noise([0.5], [0.5]) == 0  # one seed and no predictions leave nothing to judge by
-    seeds = 12.7062 * 0.0707107 / 2**0.5  # Student's t for one degree of freedom; differences of 0.1 and 0.2
-    assert _noise([0.6, 0.8], [0.5, 0.6]) == pytest.approx(seeds, rel=1e-4)
-    only_one = {"0.1-0": predict(tmp_path / "apart", 60, 40)}  # the other's predictions are on another machine
-    images = 1.96 * ((0.6 * 0.4 + 0.5 * 0.5) / 100) ** 0.5  # two binomial variances
-    assert _noise([0.6], [0.5], only_one) == pytest.approx(images)
-    images = 1.96 * ((0.7 * 0.3 + 0.55 * 0.45) / 100) ** 0.5
-    assert _noise([0.6, 0.8], [0.5, 0.6], only_one) == pytest.approx((seeds**2 + images**2) ** 0.5, rel=1e-4)
-
-
-def test_images_are_paired_where_both_runs_predictions_are_there(tmp_path):
-    pair = {"0.1-0": predict(tmp_path / "one", 8, 2), "0.2-0": predict(tmp_path / "other", 5, 5)}
-    images = 2.26216 * 0.483046 / 10**0.5  # Student's t for 10 images, of which 3 were right in the first run only
-    assert _noise([0.8], [0.5], pair) == pytest.approx(images, rel=1e-4)
-    pair |= {"0.1-1": predict(tmp_path / "one-1", 9, 1), "0.2-1": predict(tmp_path / "other-1", 7, 3)}
-    seeds = 12.7062 * 0.0707107 / 2**0.5  # differences of 0.3 and 0.2
-    images = 2.26216 * 0.353553 / 10**0.5  # per image, the mean over the seeds: 1 once, 0.5 three times, else 0
-    assert _noise([0.8, 0.9], [0.5, 0.7], pair) == pytest.approx((seeds**2 + images**2) ** 0.5, rel=1e-4)
 
 
 def _pretended(planned, *, url, pool):
@@ -344,7 +311,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
     options, engine, counts = whole_study
     found = study.run(study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[4, 3, 4]), engine)
-    assert counts == {"read": 1, "planned": ["phase1", "phase2", "phase3"], "evaluated": 1}
+    assert counts == {"read": 2, "planned": ["phase1", "phase2", "phase3"], "evaluated": 1}
     assert [len(phase.results) for phase in found.phases] == [4, 3, 4]
 
 
@@ -398,40 +365,23 @@ def test_a_phase_in_one_line():
     assert engines.summary(engines.Phase(2, "", runs[:1], 0, 0, 0, 1.0)) == line
 
 
-def _verdict(one, other, test=None, *, noise=0.0, images=0):
-    found = winner.contenders([*one, *other])
-    first, second = (*found, None)[:2]
-    difference = second and winner.Difference(first.mean - second.mean, noise, len(one), images)
-    test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9} if test is None else test
-    return verdict.verdict(study.Outcome(pathlib.Path("runs"), [], first, second, difference, pathlib.Path("a"), test))
-
-
 def test_the_verdict_in_sentences():
-    first, second = contender([0.75, 0.85], lr=0.1), contender([0.5, 0.6], lr=0.2)
-    lines = _verdict(first, second, noise=0.2, images=72)
-    assert lines[0].startswith("winner:    val_acc 0.8000, sd 0.0707, 0.7500 to 0.8500, 2 seeds; model_name=")
-    assert lines[1].startswith("runner-up: val_acc 0.5500, sd 0.0707, 0.5000 to 0.6000, 2 seeds; model_name=")
-    assert "lr=0.2" in lines[1]
+    first, second = winner.contenders([*contender([0.75, 0.85], lr=0.1), *contender([0.5, 0.6], lr=0.2)])
+    compared = comparison.Comparison(0.25, 0.05, 0.45, 0.01, "patient", 20, 72, 2, 0.1)
+    test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9}
+    place = pathlib.Path("runs"), [], first, second
+    lines = verdict.verdict(study.Outcome(*place, compared, pathlib.Path("a"), test))
+    assert lines[0].startswith("winner:    val_acc 0.8000, 0.7500 to 0.8500, 2 seeds; model_name=")
+    assert lines[1].startswith("runner-up: val_acc 0.5500, 0.5000 to 0.6000, 2 seeds; model_name=")
     assert lines[2] == (
-        "The runner-up is outside the noise: the winner leads by 0.2500 over 2 seeds, "
-        "but chance in 72 validation images and the seeds accounts for up to 0.2000."
+        "Winner and runner-up: the difference of 0.250 is more than chance at the 5% level: 95% interval 0.050 to 0.450, "
+        "p = 0.01 (paired permutation test over 20 patients and 2 seeds)."
     )
     assert lines[3:] == [
         "final model: a/model.keras",
         "test accuracy 0.8000 (95% interval 0.5000 to 0.9000, 10 images), evaluated once",
     ]
-    assert _verdict(first, second, noise=0.3)[2] == (
-        "The runner-up is within the noise: the winner leads by 0.2500 over 2 seeds, "
-        "and chance in the seeds accounts for up to 0.3000."
-    )
-    assert "neither is better" in _verdict(first, contender([0.75, 0.85], lr=0.2))[2]
-    assert _verdict(first, contender([0.75, 0.85], lr=0.2), noise=0.1)[2] == (
-        "The runner-up is within the noise: both have the same mean, and chance in the seeds accounts for up to 0.1000."
-    )
-    lines = _verdict(first[:1], [], {"n": 10, "acc": 0.8})
-    assert "1 seed; " in lines[0]
-    assert lines[1] == "There is no runner-up: all runs of phase 2 had the same configuration."
-    assert "no interval" in lines[-1]
+    assert "cannot be tested" in verdict.verdict(study.Outcome(*place, None, pathlib.Path("a"), test))[2]
 
 
 def test_a_study_that_is_stopped_goes_no_further(whole_study):
@@ -522,7 +472,7 @@ def test_the_whole_study_to_its_report_and_again(tmp_path):
     told = json.loads((folder / "study.json").read_text())
     assert [phase["trials"] for phase in told["phases"]] == [4, 2, 4]
     assert told["inside_noise"] in (True, False)
-    assert ("within the noise" in done.stdout) == told["inside_noise"]
+    assert ("may be chance" in done.stdout) == told["inside_noise"]
     assert len(told["winner"]["val_acc"]) == len(told["runner_up"]["val_acc"]) == 2
     assert told["winner"]["mean_val_acc"] >= told["runner_up"]["mean_val_acc"]
     final = folder / told["final"]["folder"]

@@ -120,3 +120,65 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+TEST = {
+    "n": 315, "n_distinct": 288, "acc": 0.822, "acc_low": 0.766, "acc_high": 0.876, "group_n": 201, "grouped_by": "similarity",
+    "acc_group_low": 0.75, "acc_group_high": 0.89, "lookup_acc": 0.921, "lookup_acc_low": 0.88, "lookup_acc_high": 0.95,
+    "lookup_chance": 0.381, "novel_n": 40, "novel_acc": 0.75, "novel_acc_low": 0.6, "novel_acc_high": 0.875,
+    "novel_group_n": 31, "novel_lookup_acc": 0.6, "class_names": list(CLASSES), "openings": 1,
+    "confusion_matrix": [[100, 5, 0, 5], [3, 90, 0, 2], [1, 1, 2, 0], [4, 2, 0, 100]],
+    "by_similarity": [
+        {"from": 0.97, "to": None, "n": 90, "acc": 1.0, "low": 0.96, "high": 1.0, "lookup_acc": 1.0},
+        {"from": 0.92, "to": 0.97, "n": 150, "acc": 0.84, "low": 0.77, "high": 0.9, "lookup_acc": 0.95},
+        {"from": 0.85, "to": 0.92, "n": 75, "acc": 0.73, "low": 0.62, "high": 0.83, "lookup_acc": 0.7},
+        {"from": None, "to": 0.85, "n": 0, "acc": None, "low": None, "high": None, "lookup_acc": None},
+    ],
+}  # fmt: skip
+VALID = {"lookup_acc": 0.6, "lookup_acc_low": 0.5, "lookup_acc_high": 0.7}
+
+
+def measured(folder):
+    """Writes into a run folder what evaluate, its robustness and label checks, and training's learning curve write."""
+    changes = {"noise": ("gray levels", 5.0), "blur": ("px", 0.5), "rotation": ("degrees", 3.0)}
+    rows = [
+        {"change": name, "strength": unit * i, "unit": words, "acc": 0.82 - 0.02 * i * i / unit**0.2}
+        for name, (words, unit) in changes.items()
+        for i in range(1, 6)
+    ]
+    rows = [row | {"low": row["acc"] - 0.06, "high": row["acc"] + 0.05} for row in rows]
+    doubtful = [
+        ("train/large_cell/a.png", "large_cell", "squamous_cell"),
+        ("valid/normal/b.png", "normal", "large_cell"),
+    ]
+    names = ("file", "label", "suggested", "p_label", "p_suggested")
+    files = {
+        "metrics_test.json": TEST,
+        "metrics_valid.json": VALID,
+        "robustness.json": {
+            "split": "valid",
+            "n": 72,
+            "acc": 0.82,
+            "rows": rows,
+            "worst": "Worst case: blur of 2.5 px.",
+        },
+        "labels.json": {"by": "folds", "rows": [dict(zip(names, (*row, 0.02, 0.95), strict=True)) for row in doubtful]},
+        "learning.json": {
+            "folds": 5,
+            "rows": [
+                {
+                    "share": s,
+                    "groups": int(180 * s),
+                    "images": int(540 * s),
+                    "acc": a,
+                    "low": a - 0.08,
+                    "high": a + 0.07,
+                }
+                for s, a in ((0.2, 0.6), (0.4, 0.68), (0.6, 0.72), (0.8, 0.75), (1.0, 0.77))
+            ],
+            "sentence": "Twice the groups would bring about 3 points.",
+        },
+    }
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values))
+    return folder

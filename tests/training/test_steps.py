@@ -113,7 +113,7 @@ def test_a_step_is_a_pure_function(optimizer, weight_decay, label_smoothing):
     parts, batch = linear(optimizer).parts, linear_batch()
     values = [np.array(variable.value) for variable in parts.suffix.trainable_variables]
     zeros = [np.zeros(variable.shape, variable.dtype) for variable in parts.optimizer.variables]
-    state = steps.State([value.copy() for value in values], [], zeros, [], steps.new_totals())
+    state = steps.State([value.copy() for value in values], [], zeros, steps.new_totals())
     after = steps.train_step(parts, state, [], batch, hyper(0.05, weight_decay, label_smoothing))
     (expected,) = reference(optimizer, values, [batch], 0.05, weight_decay, label_smoothing)
     loss, _ = loss_and_gradients(*(value.astype(np.float64) for value in values), batch, label_smoothing)

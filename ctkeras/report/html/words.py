@@ -2,7 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
+
+
+def known(value: Any) -> TypeGuard[float]:
+    """Whether a value of a file is a finite number, because a file can hold anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ctkeras.config import FIELDS, PLACES
-from ctkeras.evaluation.comparison import LEVEL, Interval, indistinguishable
+from ctkeras.evaluation.comparison import Interval, indistinguishable, worded
 from ctkeras.report import results
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, page
@@ -14,16 +14,8 @@ from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import millions, plural, signed, size, with_interval
 from ctkeras.report.html.words import number as words_number
 from ctkeras.report.noise import runner_up
-from ctkeras.report.results import Run
+from ctkeras.report.results import Run, described
 from ctkeras.runtime.console import seconds_text, value_text
-
-
-def described(run: Run) -> str:
-    """A run in a few words: resnet18, fine-tuned."""
-    if not run.config["freeze_backbone"]:
-        return f"{run.model_name}, {'fine-tuned' if run.config['pretrained'] else 'trained from scratch'}"
-    start = run.config["unfreeze_from"]
-    return f"{run.model_name}, frozen" if start == "head" else f"{run.model_name}, trained from {start}"
 
 
 def won(found: Findings) -> Section:
@@ -32,14 +24,6 @@ def won(found: Findings) -> Section:
     kind, sentences = noise(found)
     interval = found.interval(chosen)
     tiles = [_tile("Validation accuracy", words_number(chosen.val_acc), _interval_words(interval))]
-    if "acc" in found.test:
-        low, high = found.test.get("acc_low"), found.test.get("acc_high")
-        words = f"95% interval {words_number(low)}–{words_number(high)}, {found.test.get('n')} images"
-        if "clean_acc" in found.test:
-            words += f"; {words_number(found.test['clean_acc'])} without those that are also in train or valid"
-        tiles.append(_tile("Test accuracy", words_number(found.test["acc"]), words, key=True))
-    else:
-        tiles.append(_tile("Test accuracy", "not opened", "open it once, with evaluate RUN --split test"))
     seconds = [run.number("seconds_total") or 0.0 for run in runs]
     tiles.append(_tile("Search", plural(len(runs), "run"), f"{seconds_text(sum(seconds))} in total"))
     lead = [tag("strong", described(chosen)), ", won: it classified " if len(runs) > 1 else ", classified "]
@@ -50,8 +34,10 @@ def won(found: Findings) -> Section:
         lead.append(f" This number is optimistic, because it is the best of {len(runs):,} runs on the same images.")
     badges = {"noise": "Within the noise", "more": "More than noise", "unknown": "No interval"}
     verdict_words = [tag("span", badges[kind], class_=f"badge {kind}"), " ", *sentences] if len(runs) > 1 else []
-    names = ["metrics.json", "predictions.csv", *(["metrics_test.json"] if found.test else [])]
-    files = found.files(*names, runs=[chosen]) + (["study.json"] if found.results.study else [])
+    other = runner_up(found.results, chosen)
+    files = found.files("metrics.json", "predictions.csv", runs=[chosen])
+    files += ["study.json"] if found.results.study else []
+    files += found.files("predictions.csv", runs=[other]) if other is not None and found.against_chosen(other) else []
     return page.section(
         "won",
         "What won",
@@ -81,14 +67,15 @@ def _over_seeds(found: Findings) -> str:
     winner = found.results.study.get("winner")
     if not isinstance(winner, Mapping) or "mean_val_acc" not in winner:
         return ""
-    mean, spread = words_number(winner["mean_val_acc"]), words_number(winner.get("sd_val_acc"))
-    return f" Over its seeds, this configuration reaches {mean} ± {spread} on average; this run is the best of them."
+    mean, spread = words_number(winner["mean_val_acc"]), winner.get("sd_val_acc")
+    mean += f" ± {words_number(spread)}" if isinstance(spread, int | float) and spread else ""
+    return f" Over its seeds, this configuration reaches {mean} on average; this run is the best of them."
 
 
-def _tile(name: str, value: str, words: str, *, key: bool = False) -> Html:
+def _tile(name: str, value: str, words: str) -> Html:
     """One large number."""
     parts = (tag("dt", name), tag("dd", value, class_="value"), tag("dd", words, class_="words"))
-    return tag("dl", *parts, class_="tile key" if key else "tile")
+    return tag("dl", *parts, class_="tile")
 
 
 def _interval_words(interval: Interval | None) -> str:
@@ -136,17 +123,12 @@ def noise(found: Findings) -> tuple[str, list[str]]:
     if compared is None:
         return "unknown", ["The lead cannot be tested: not all runs have predictions for the same validation images."]
     next_best = "The best run of another architecture" if other.model_name != chosen.model_name else "The runner-up"
-    bounds = f"{words_number(compared.low)} to {words_number(compared.high)}"
-    sentence = (
-        f"{next_best}, {described(other)}, {_behind(compared.difference)} "
-        f"(95% interval of the difference {bounds}, McNemar's exact test p = {compared.p:.2g})."
-    )
-    close, same = indistinguishable(
-        found.right[chosen.name] or {}, [found.right[run.name] for run in found.runs if run is not chosen]
-    )
+    sentence = f"{next_best}, {described(other)}, {_behind(compared.difference)}. {worded(compared)}"
+    others = [found.right[run.name] for run in found.runs if run is not chosen]
+    close, same = indistinguishable(found.right[chosen.name] or {}, others, found.units[0], unit=found.units[1])
     many = f"{close:,} of the {same:,}" if close < same else f"all {same:,}"
-    more = f" Image by image, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
-    return ("noise" if compared.p >= LEVEL else "more"), [sentence, more]
+    more = f" By the same test, {many} other runs cannot be distinguished from the winner." if same > 1 else ""
+    return ("noise" if compared.inside_noise else "more"), [sentence, more]
 
 
 def _behind(difference: float) -> str:
@@ -159,24 +141,19 @@ def _behind(difference: float) -> str:
 def _study_noise(found: Findings) -> tuple[str, list[str]]:
     """The same, as the study computed it over its seeds and wrote it to study.json."""
     study = found.results.study
-    inside, other, images = study["inside_noise"], study.get("runner_up"), study.get("validation_images")
+    inside, other = study["inside_noise"], study.get("runner_up")
     first, second = (each.get("config") if isinstance(each, Mapping) else None for each in (study.get("winner"), other))
     named = "the runner-up"
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         named += f" ({', '.join(filter(None, (str(second.get('model_name', '')), _apart(second, [first]))))})"
-    ahead, noise_ = study.get("ahead"), words_number(study.get("noise"))
+    ahead = study.get("ahead")
     side = "ahead" if isinstance(ahead, int | float) and ahead < 0 else "behind"
     behind = words_number(abs(ahead) if isinstance(ahead, int | float) else ahead)
-    kind = "images" if study.get("in_folds") else "validation images"
-    chance = f"other seeds and another {images} {kind}" if images else "other seeds"
     sentence = (
-        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average; "
-        f"{chance} would change that by up to {noise_} (95%)."
+        f"Over {study.get('seeds', 'its')} seeds, {named} is {behind} {side} on average. {study.get('verdict') or ''}"
     )
     if side == "ahead":
-        sentence += (
-            f" That is within one standard error ({words_number(study.get('standard_error'))}), so the cheaper one won."
-        )
+        sentence += " That is within one standard error of its accuracy, so the cheaper one won."
     return ("noise" if inside else "more"), [sentence]
 
 

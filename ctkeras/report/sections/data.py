@@ -23,7 +23,7 @@ def data_audit(found: Findings) -> Section:
     words = f"{plural(images, 'image')} in three splits, of which {distinct:,} are distinct"
     words += f", or {near:,} if near-duplicates count as one." if near < distinct else "."
     if leaked := len(found.audit.leaked("test", ("train", "valid"))):
-        words += f" {plural(leaked, 'test image')} also {'appears' if leaked == 1 else 'appear'} in train or valid."
+        words += _reconciled(found, leaked)
     elif not summary["leaks"]:
         words += " No image appears in two splits."
     return page.section(
@@ -42,6 +42,19 @@ def data_audit(found: Findings) -> Section:
             *found.files("metrics.json", runs=[found.chosen]),
         ],
     )
+
+
+def _reconciled(found: Findings, leaked: int) -> str:
+    """How many test images also appear in train or valid, and how that follows from the rows of the table."""
+    rows = [leak for leak in found.audit.leaks() if leak.split == "test"]
+    words = f" {plural(leaked, 'test image')} also {'appears' if leaked == 1 else 'appear'} in train or valid"
+    words += ", exactly or nearly"
+    if len(rows) > 1:
+        parts = [f"{len(leak.files):,} in {leak.into} {'exactly' if leak.exact else 'nearly'}" for leak in rows]
+        total = sum(len(leak.files) for leak in rows)
+        words += f": {', '.join(parts)}"
+        words += f"; {total - leaked:,} of these are counted in two rows" if total > leaked else ""
+    return words + "."
 
 
 def _conflicts(conflicts: Sequence[tuple[str, str]]) -> Html | None:

@@ -10,8 +10,7 @@ from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import number as words_number
 from ctkeras.report.html.words import plural
-from ctkeras.report.results import Run
-from ctkeras.report.sections.answer import described
+from ctkeras.report.results import Run, described
 from ctkeras.runtime.console import seconds_text
 
 CURVES = 4  # runs whose learning curves are shown

@@ -1,7 +1,7 @@
 """The report's part on the model: its confusion matrix, its calibration, its worst errors."""
 
 import functools
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +10,11 @@ from ctkeras.evaluation import calibration, metrics
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
-from ctkeras.report.html.words import number, three
+from ctkeras.report.html.words import known, number, three
+from ctkeras.report.pictures import PICTURE, with_heat
 from ctkeras.runs.predictions import Predictions, read_predictions, read_validation
 
 WORST = 6  # errors shown, with two pictures each
-PICTURE = 224  # px; of an image in the report
-QUALITY = 88  # of JPEG; six pairs take a tenth of a megabyte
 WELL_CALIBRATED = 0.02  # largest gap between mean confidence and accuracy that is called so
 MOST_CLASSES = 20  # a picture of a larger confusion matrix is unreadable
 
@@ -87,7 +86,7 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     hits, true, called = counts.diagonal(), counts.sum(1), counts.sum(0)
     for i, name in enumerate(names):
         if found.test:
-            cells = [three(found.test, metrics.class_key(kind, name)) for kind in kinds]
+            cells: list[Any] = [_stacked(found, metrics.class_key(kind, name)) for kind in kinds]
         else:
             rest = counts.sum() - true[i]
             shares = ((hits[i], called[i]), (hits[i], true[i]), (rest - called[i] + hits[i], rest))
@@ -97,7 +96,15 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     words = {"auc": "AUC", "ap": "average precision"}
     columns = ["class", "images", *(words.get(kind, kind) for kind in shown)]
     caption = "Each class against the others" + (", with 95% intervals" if found.test else "")
-    return page.table(columns, lines, caption=caption, numbers=range(1, len(columns)))
+    table = page.table(columns, lines, caption=caption, numbers=range(1, len(columns)))
+    return tag("div", table, class_="tight")
+
+
+def _stacked(found: Findings, name: str) -> Html:
+    """A metric with its bounds on a line of their own, so that five of them fit beside each other."""
+    low, high = (found.test.get(f"{name}_{end}") for end in ("low", "high"))
+    bounds = [tag("span", f"{number(low)}–{number(high)}", class_="bounds")] if known(low) and known(high) else []
+    return page.join([number(found.test.get(name)), *bounds])
 
 
 def reliability(found: Findings) -> Section:
@@ -161,7 +168,7 @@ def worst_errors(found: Findings) -> Section:
     files = found.files("predictions.csv", runs=[found.chosen])
     if not len(order):
         return page.section("errors", heading, p("None: every image was classified correctly."), files=files)
-    pictures, why = _pictures(found, [given.files[i] for i in order], predicted[order])
+    pictures, why = with_heat(found, [given.files[i] for i in order], predicted[order])
     cards = []
     for place, i in enumerate(order):
         true, called = given.class_names[given.labels[i]], given.class_names[predicted[i]]
@@ -191,32 +198,3 @@ def worst_errors(found: Findings) -> Section:
         files=files,
         short="Worst errors",
     )
-
-
-def _pictures(found: Findings, files: Sequence[str], classes: np.ndarray) -> tuple[list[tuple[str, ...]], str]:
-    """Each image without and with its heat map, as data URIs; or why they cannot be shown."""
-    folder = found.chosen.folder
-    if found.source is None:
-        return [], found.no_data
-    if folder is None or not (folder / "model.keras").exists():
-        return [], "the run has no model.keras"
-    from ctkeras.data import decoded, images
-    from ctkeras.evaluation import gradcam, heatmap
-    from ctkeras.models import predict
-    from ctkeras.runtime import process
-
-    try:
-        process.configure()
-        model, _, preparation = predict.open_model(folder)
-        split = "test" if split_of(found) == "test" else "valid"
-        loaded = decoded.load_split(found.source, split, int(model.input.shape[1]), preparation)
-        gray = np.stack([loaded.images[loaded.files.index(file)] for file in files])
-        heat = gradcam.heat_maps(model, images.as_rgb(gray), classes)
-    except (UserError, ValueError) as error:
-        return [], f"Grad-CAM failed ({' '.join(str(error).split())[:200]})"
-    gray = gray if gray.ndim == 3 else gray[..., 0]  # of three windows, lung
-    large = [heatmap.fitted(image, PICTURE) for image in gray]
-    return [
-        (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(heatmap.overlay(image, warm), quality=QUALITY))
-        for image, warm in zip(large, heat, strict=True)
-    ], ""

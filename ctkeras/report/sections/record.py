@@ -1,7 +1,9 @@
 """The report's last part: how to reproduce the results, the model card, and what was left out."""
 
+import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ctkeras import __version__
@@ -11,10 +13,9 @@ from ctkeras.models.contract import INTENDED_USE
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Section, p, tag
-from ctkeras.report.html.words import millions, plural, three
-from ctkeras.report.results import Run
-from ctkeras.report.sections.answer import described
-from ctkeras.runs.folder import read_contract
+from ctkeras.report.html.words import millions, number, plural, three
+from ctkeras.report.results import Run, described
+from ctkeras.runs.folder import FINISHED, read_contract
 
 WARNING = "Not for diagnosis."
 LIMITS = (
@@ -24,12 +25,19 @@ LIMITS = (
 )
 
 
+def shown_path(path: str) -> str:
+    """A path relative to the current folder when it lies below it, otherwise as it is: the page may leave this machine."""
+    below = os.path.isabs(path) and Path(path).is_relative_to(Path.cwd())
+    return os.path.relpath(path) if below else path
+
+
 def train_command(run: Run) -> str:
     """The command that trains a run again, with every option that is not at its default, quoted for a shell."""
     options = []
     for name, value in run.config.items():
         if value != FIELDS[name].default:
             written = str(value).lower() if isinstance(value, bool) else str(value)  # a float keeps all its digits
+            written = shown_path(written) if name in ("data", "output_dir", "weights_dir") else written
             options.append(f"--{name} {shlex.quote(written)}")
     return " ".join(["python -m ctkeras train", *options])
 
@@ -39,11 +47,11 @@ def reproduce(found: Findings) -> Section:
     run, place, sweep = found.chosen, found.results.place, found.results.sweep
     commands = [("Train the same model", train_command(run))]
     if place is not None:
-        evaluate = f"python -m ctkeras evaluate {shlex.quote(str(run.folder))} --split test"
+        evaluate = f"python -m ctkeras evaluate {shlex.quote(shown_path(str(run.folder)))} --split test"
         commands.append(("Open the test split, once, after every choice has been made", evaluate))
     else:
         commands.append(("Download the best model", f"python -m ctkeras sweep best {shlex.quote(sweep)} --download"))
-    commands.append(("Write this report", f"python -m ctkeras report {shlex.quote(str(place or sweep))}"))
+    commands.append(("Write this report", f"python -m ctkeras report {shlex.quote(shown_path(str(place or sweep)))}"))
     if isinstance(whole := found.results.study.get("command"), str):
         commands.insert(0, ("Run the whole study", whole))
     blocks = []
@@ -125,18 +133,30 @@ def _accuracy(found: Findings) -> str:
     return f"validation {found.chosen.val_acc:.3f}{test}"
 
 
+def _interruption(run: Run) -> str:
+    """What interrupted a run that can be resumed; '' for a run that ended by itself."""
+    by = run.metrics.get("stopped_by")
+    if not isinstance(by, str) or by in (*FINISHED, "nan"):
+        return ""
+    return f"interrupted ({by}) after {number(run.metrics.get('epochs'), 0)} epochs"
+
+
 def left_out(found: Findings) -> Section | None:
-    """Folders that could not be used and runs without learning curves, each with the reason."""
+    """Folders that could not be used, runs without learning curves and interrupted runs, each with the reason."""
     skipped, damaged = found.results.skipped, [(run.name, run.damage) for run in found.runs if run.damage]
-    if not skipped and not damaged:
+    interrupted = [(run.name, _interruption(run)) for run in found.runs if _interruption(run)]
+    if not skipped and not damaged and not interrupted:
         return None
-    items = [tag("li", tag("code", name), ": ", reason) for name, reason in (*skipped, *damaged)]
+    items = [tag("li", tag("code", name), ": ", reason) for name, reason in (*skipped, *damaged, *interrupted)]
     words = []
     if skipped:
         entries = plural(len(skipped), "entry", "entries")
         words.append(f"{entries} could not be used and {'is' if len(skipped) == 1 else 'are'} not counted above.")
     if damaged:
         words.append(f"{plural(len(damaged), 'run is', 'runs are')} shown without learning curves.")
+    if interrupted:
+        count = plural(len(interrupted), "run was", "runs were")
+        words.append(f"{count} interrupted and may be resumed; the numbers so far count above.")
     return page.section(
         "skipped", "Left out", p(" ".join(words)), page.details("Which, and why", tag("ul", *items, class_="plain"))
     )

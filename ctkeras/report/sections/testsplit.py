@@ -1,11 +1,13 @@
 """The report's part on the test split: its numbers for three sets of images, or that it has not been opened."""
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Section, p
-from ctkeras.report.html.words import three
+from ctkeras.report.html.words import known, three
 
 # Metrics in metrics_test.json that are shown, and their names for a reader.
 SHOWN = {
@@ -28,6 +30,25 @@ WAYS = (
     ("clean_", "without those also in train or valid"),
     ("distinct_", "each distinct image once"),
 )
+
+
+FEW = 10  # images of a class; with fewer, one image moves its recall by more than a tenth
+
+
+def _few(test: Mapping[str, Any]) -> list[str]:
+    """Which columns rest on few images of a class, as evaluate prints it."""
+    words = []
+    for prefix, title in WAYS:
+        matrix, names = test.get(f"{prefix}confusion_matrix"), test.get("class_names")
+        if not isinstance(matrix, list) or not isinstance(names, list):
+            continue
+        counts = [sum(filter(known, row)) if isinstance(row, list) else 0 for row in matrix]
+        few = [f"{name} ({count:,.0f})" for name, count in zip(names, counts, strict=False) if count < FEW]
+        if few:
+            words.append(
+                f"{title.capitalize()}: few images of {', '.join(few)}; balanced accuracy, macro F1 and AUC depend on them."
+            )
+    return words
 
 
 def test_numbers(found: Findings) -> Section:
@@ -63,6 +84,7 @@ def test_numbers(found: Findings) -> Section:
             " Copies of an image, and images of one patient, may be in several splits; the second column leaves copies out.",
         ),
         page.table(columns, lines, caption="Test metrics with 95% intervals", numbers=range(1, len(columns))),
+        *(p(words, class_="fine") for words in _few(test)),
         p(method, class_="fine"),
         files=found.files("metrics_test.json", runs=[run]),
     )

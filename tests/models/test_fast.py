@@ -1,0 +1,58 @@
+"""Answers by the fast layers: equal to the file's own, without a change to the model."""
+
+import keras
+import numpy as np
+import pytest
+
+from ctkeras.cpu import layers
+from ctkeras.models import classifier, export, fast
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def exported() -> keras.Model:
+    """An exported graph with depthwise, pointwise and other convolutions."""
+    built = classifier.build("mobilenet_v3_large", SIZE, classes=3, head_stages=2)
+    classifier.initialise(built, seed=0, dropout=0.0)
+    return export.core_model(built.model, 3, layers.core)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
+
+
+def test_answers_are_those_of_the_core_layers(exported, pixels):
+    before, kinds = exported.to_json(), [type(layer) for layer in exported.layers]
+    answers = fast.program(exported)(pixels)
+    np.testing.assert_allclose(answers, np.asarray(exported.predict_on_batch(pixels)), atol=1e-5)
+    assert exported.to_json() == before and [type(layer) for layer in exported.layers] == kinds
+
+
+def test_fast_layers_stand_for_the_slow_ones(exported, monkeypatch):
+    kinds = {type(layer) for layer in fast.twin(exported).layers}
+    assert {layers.ShiftedDepthwise, layers.PointwiseDot, layers.SettledConv} <= kinds
+    monkeypatch.setenv("CTKERAS_CPU_KERNELS", "off")
+    assert fast.twin(exported) is exported
+
+
+def test_weights_are_read_at_each_call(exported, pixels):
+    answer = fast.program(exported)
+    logits = exported.get_layer("logits")
+    bias = np.asarray(logits.bias)
+    logits.bias.assign([0.0, 50.0, 0.0])
+    assert answer(pixels)[:, 1].min() > 0.99
+    logits.bias.assign(bias)
+    assert fast.program(exported) is answer  # no second program for the same model
+
+
+def test_a_model_that_cannot_be_cloned_answers_by_its_own_layers(pixels):
+    class Unknown(keras.Model):
+        def call(self, images):
+            return keras.ops.softmax(keras.ops.mean(images, (1, 2)))
+
+    model = Unknown()
+    model(pixels)
+    assert fast.twin(model) is model
+    np.testing.assert_allclose(fast.program(model)(pixels).sum(-1), 1, atol=1e-5)
