@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ MODEL_NAMES = (
     *("resnet18", "resnet34", "resnet50", "efficientnet_b0", "densenet121"),
     *("mobilenet_v2", "mobilenet_v3_large", "small_cnn"),
 )
+_WINDOW = r"auto|lung|mediastinal|bone|three|percentile|\d+(\.\d+)?/-?\d+(\.\d+)?"  # the last is WIDTH/LEVEL
 FOLD_WORDS = ("all", "refit")
 AUTO = "auto"  # in place of a value: the tool chooses
 SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any other
@@ -37,17 +39,11 @@ def _param(
     above: float | None = None,
     below: float | None = None,
     auto: bool = False,
+    pattern: str = "",
 ) -> Any:
     """Declares one hyperparameter; `low`/`high` are inclusive bounds, `above`/`below` exclusive ones, `auto` also a value."""
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "auto": auto,
-        "low": low,
-        "high": high,
-        "above": above,
-        "below": below,
-    }
+    metadata: dict[str, Any] = {"help": help, "choices": choices, "auto": auto, "pattern": pattern}
+    metadata |= {"low": low, "high": high, "above": above, "below": below}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -79,6 +75,11 @@ class RunConfig:
     crop: str = _param("body", "crop each image to the body before it is resized", choices=("body", "none"))
     fit: str = _param("stretch", "stretch an image to a square, or pad it", choices=("stretch", "pad"))
     gray: str = _param("as_is", "stretch: percentiles 1 and 99 become black and white", choices=("as_is", "stretch"))
+    window: str = _param(
+        "auto",
+        "grays of Hounsfield units: auto (lung), lung, mediastinal, bone, three (one per channel), percentile or WIDTH/LEVEL",
+        pattern=_WINDOW,
+    )
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
     best: str = _param("val", "export the epoch of best val_acc, or the last", choices=("val", "last"))
@@ -284,7 +285,7 @@ def _converted(value: Any, kind: Any) -> Any:
 def _allowed(value: Any, meta: Mapping[str, Any]) -> bool:
     """Whether a value of the right type is finite, within its bounds and one of its choices."""
     if isinstance(value, str):
-        return not meta["choices"] or value in meta["choices"]
+        return (not meta["choices"] or value in meta["choices"]) and bool(re.fullmatch(meta["pattern"] or ".*", value))
     return (
         math.isfinite(value)
         and (meta["low"] is None or value >= meta["low"])
@@ -303,7 +304,7 @@ def describe(name: str) -> str:
     if field.type is bool:
         return "true or false"
     if field.type is str:
-        return "text"
+        return "auto, lung, mediastinal, bone, three, percentile or WIDTH/LEVEL" if meta["pattern"] else "text"
     word = "a whole number" if field.type is int else "a number"
     bounds = [f"{meta[key]:.10g} {sign}" for key, sign in (("low", "<="), ("above", "<")) if meta[key] is not None]
     bounds.append(name)

@@ -42,6 +42,8 @@ HOMES = {
     "tensorflow_datasets": {"data"},
     "keras_cv": {"data"},
     "kagglehub": {"data"},
+    "pydicom": {"data"},
+    "nibabel": {"data"},
     "keras_hub": {"models"},
     "huggingface_hub": {"models"},
     "gradio": {"app"},

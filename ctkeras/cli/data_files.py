@@ -44,6 +44,8 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "label", "patient", "split"])
         for entry, group, part in zip(entries, groups, parts, strict=True):
+            if entry.frame:
+                continue  # a volume has one row
             place = os.path.relpath(sources.location(root, entry), out.absolute().parent).replace("\\", "/")
             # A pseudonym: the group's number, never what the data calls the patient.
             writer.writerow([place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]])
@@ -92,15 +94,20 @@ def describe(spec: str | None, columns: str) -> None:
 
 @data.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--as", "form", type=click.Choice(["png", "csv"]), default="png", show_default=True)
+@click.option("--as", "form", type=click.Choice(["png", "csv", "dicom", "nifti"]), default="png", show_default=True)
 @click.option("--images", default=240, show_default=True, help="number of slices")
-def phantom(out: Path, form: str, images: int) -> None:
-    """Write generated slices as files: folders by split and class, or one folder with a table."""
-    from ctkeras.data import layout, sources
+@click.option("--patients", type=click.IntRange(0), default=0, help="number of patients with several slices each")
+def phantom(out: Path, form: str, images: int, patients: int) -> None:
+    """Write generated slices as files: folders by split and class, one folder with a table, or DICOM or NIfTI."""
+    from ctkeras.data import layout, phantom_scans, sources
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder; name a new folder")
-    source = sources.open_source(f"phantom:{images}")
+    spec = f"phantom:{images}" + (f":patients={patients}" if patients else "")
+    source = sources.open_source(spec)
+    if form in ("dicom", "nifti"):
+        click.echo(f"{phantom_scans.write(out, form, spec)} slices in {out}")
+        return
     rows = []
     for name in layout.SPLITS:
         for entry, content in sources.read(source, name):

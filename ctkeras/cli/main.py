@@ -14,6 +14,7 @@ from ctkeras.cli.labels import labels
 from ctkeras.cli.learning import learning
 from ctkeras.cli.report import app, report
 from ctkeras.cli.results import compare, evaluate, explain, predict
+from ctkeras.cli.slurm import study_slurm, sweep_slurm
 from ctkeras.cli.study import study
 from ctkeras.cli.sweep import sweep
 from ctkeras.cli.train import train
@@ -95,5 +96,7 @@ def doctor() -> None:
         click.echo(f"{name:<22} {value}")
 
 
+sweep.add_command(sweep_slurm)
+study.verbs["slurm"] = study_slurm
 for verb in (data, train, evaluate, compare, labels, learning, predict, explain, study, sweep, report, app):
     cli.add_command(verb)

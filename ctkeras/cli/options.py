@@ -44,7 +44,8 @@ def engine_options(command: Callable) -> Callable:
             "--storage",
             default="",
             envvar="CTKERAS_STORAGE",
-            help="FILE, or postgresql://USER@HOST/DB to share the trials between machines (default: study.db in output_dir)",
+            help="FILE; to share the trials between machines: journal:FILE in a shared folder, or postgresql://USER@HOST/DB "
+            "(default: study.db in output_dir)",
         ),
         click.option(
             "--search_seed", type=click.IntRange(0), default=0, show_default=True, help="seed of the search itself"
@@ -72,7 +73,7 @@ def address_of(storage: str, output_dir: str) -> Any:
     from ctkeras.search.storage import address
 
     url = address(storage, output_dir)
-    if storage and url.drivername == "sqlite":
+    if storage and url.drivername in ("sqlite", "journal"):
         folder.require_folder(Path(str(url.database)).parent, "--storage", announce=True)
     return url
 

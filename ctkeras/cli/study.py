@@ -4,7 +4,7 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from ctkeras.study.study import Study
 
 
-@click.command()
+class WithVerbs(click.Command):
+    """`study`, and `study slurm`, which main adds: a group has no options after its verb."""
+
+    verbs: ClassVar[dict[str, click.Command]] = {}
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+        """Parses the arguments as those of the verb that they name."""
+        if args and args[0] in self.verbs:
+            return self.verbs[args[0]].make_context(args[0], args[1:], *more, **extra)
+        return super().make_context(info_name, args, *more, **extra)
+
+
+@click.command(cls=WithVerbs)
 @click.option(
     "--trials",
     default="",

@@ -144,7 +144,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 @click.option("--study", default="", help="one search (default: all in the storage)")
 @click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C")
 def status_(storage: str, study: str, watch: bool) -> None:
-    """Show the trials in a storage: a file such as runs/study.db, or the address of a database."""
+    """Show the trials in a storage: a file such as runs/study.db, journal:FILE or the address of a database."""
     import time
 
     from ctkeras.search import status
@@ -164,6 +164,20 @@ def status_(storage: str, study: str, watch: bool) -> None:
         return
     finally:
         opened.close()
+
+
+@sweep.command()
+@click.argument("storage", metavar="STORAGE")
+@click.argument("file", type=click.Path(path_type=Path))
+def export(storage: str, file: Path) -> None:
+    """Copy a storage's searches into a new SQLite file, for optuna-dashboard; STORAGE may be a journal's path."""
+    from ctkeras.runtime import console
+    from ctkeras.search.storage import export as export_storage
+
+    given = storage if "://" in storage or storage.startswith("journal:") else f"journal:{storage}"
+    with console.waiting(f"Copying {storage} to {file}"):
+        export_storage(address_of(given, ""), file)
+    click.echo(str(file))
 
 
 @sweep.command()

@@ -123,7 +123,8 @@ def view_batches(split: Split, *, view: int, augmentation: float, batch_size: in
         gray = padded(np.asarray(split.images[start : start + batch_size]), batch_size)
         if view and augmentation:
             seed = np.random.default_rng([view, start]).integers(2**31 - 1, size=2, dtype=np.int32)
-            yield _view_function()(gray[..., None], seed, np.float32(augmentation)).numpy()
+            channels = gray if gray.ndim == 4 else gray[..., None]
+            yield _view_function()(channels, seed, np.float32(augmentation)).numpy()
         else:
             yield images.as_rgb(gray)
 
@@ -154,14 +155,15 @@ def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) 
     weights = class_weights(split.labels, classes) if weighting == "loss" else np.ones(classes, np.float32)
 
     def batch_of(indices: Any, seed: Any, strength: Any, alpha: Any) -> tuple[Any, Any, Any]:
-        gray = tf.gather(pixels, indices)[..., None]
+        gray = tf.gather(pixels, indices)
+        gray = gray if gray.shape.rank == 4 else gray[..., None]
         soft = tf.one_hot(tf.gather(labels, indices), classes)
         if augmented:
             gray = augment(gray, seed, strength)
         if mixed:
             gray, soft = mix_pixels(tf.cast(gray, tf.float32), soft, seed, alpha)
         # After mixup, from the soft label: a mixture has the mean weight of its classes.
-        return tf.repeat(gray, 3, axis=-1), soft, tf.linalg.matvec(soft, weights)
+        return _three(gray), soft, tf.linalg.matvec(soft, weights)
 
     return tf.function(batch_of)
 
@@ -172,4 +174,11 @@ def _view_function() -> Callable:
     process.configure_tensorflow()
     import tensorflow as tf
 
-    return tf.function(lambda gray, seed, strength: tf.repeat(augment(gray, seed, strength), 3, axis=-1))
+    return tf.function(lambda gray, seed, strength: _three(augment(gray, seed, strength)))
+
+
+def _three(pixels: Any) -> Any:
+    """Repeats a tensor [B, S, S, 1] over three channels; three windows stay as they are."""
+    import tensorflow as tf
+
+    return pixels if pixels.shape[-1] == 3 else tf.repeat(pixels, 3, axis=-1)

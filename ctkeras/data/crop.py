@@ -25,6 +25,7 @@ class Preparation(NamedTuple):
     crop: str = "body"  # one of CROPS
     fit: str = "stretch"  # one of FITS
     gray: str = "as_is"  # one of GRAYS
+    window: str = "auto"  # see windows.to_gray
 
 
 WHOLE = Preparation(crop="none")  # of models that were exported before there was a choice
@@ -82,12 +83,12 @@ def prepare(gray: np.ndarray, size: int, preparation: Preparation) -> np.ndarray
     """Brings a decoded slice to the square that the model sees: crop, resize, stretch of grays, padding.
 
     Args:
-        gray: uint8 [H, W], as decoded, at its own size.
+        gray: uint8 [H, W], as decoded, at its own size; or [H, W, 3], three windows, of which the first shows the body.
         size: pixels of a side of the result.
         preparation: body or none, stretch or pad, as_is or stretch.
 
     Returns:
-        uint8 [size, size].
+        uint8 [size, size], or [size, size, 3].
     """
     gray = cropped(gray, preparation)
     height, width = fitted(gray.shape, size) if preparation.fit == "pad" else (size, size)
@@ -101,20 +102,20 @@ def cropped(gray: np.ndarray, preparation: Preparation) -> np.ndarray:
     """The part of an image that the model sees, at its own size: uint8 [H, W] to uint8 [h, w]."""
     if preparation.crop == "none":
         return gray
-    top, left, bottom, right = body_box(gray)
+    top, left, bottom, right = body_box(gray if gray.ndim == 2 else gray[..., 0])
     return gray[top:bottom, left:right]
 
 
 def framed(gray: np.ndarray, preparation: Preparation) -> np.ndarray:
     """What the model sees of an image before the resize, for a picture: cropped, and padded to a square if `fit` is pad."""
     gray = cropped(gray, preparation)
-    return _padded(gray, max(gray.shape)) if preparation.fit == "pad" else gray
+    return _padded(gray, max(gray.shape[:2])) if preparation.fit == "pad" else gray
 
 
 def _padded(pixels: np.ndarray, size: int) -> np.ndarray:
     """An image in the middle of a black square: uint8 [h, w] to uint8 [size, size]."""
-    height, width = pixels.shape
-    square = np.zeros((size, size), np.uint8)
+    height, width = pixels.shape[:2]
+    square = np.zeros((size, size, *pixels.shape[2:]), np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = pixels
     return square
@@ -122,7 +123,7 @@ def _padded(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def fitted(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     """Returns the height and width, in pixels, at which an image of `shape` (H, W) fills a square of `size` one way."""
-    height, width = shape
+    height, width = shape[:2]
     longest = max(height, width)
     return max(1, round(size * height / longest)), max(1, round(size * width / longest))
 
@@ -140,6 +141,6 @@ def _resized(gray: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes by antialiased bilinear filtering: uint8 [H, W] to uint8 [height, width]."""
     from PIL import Image
 
-    if gray.shape == (height, width):
+    if gray.shape[:2] == (height, width):
         return gray
-    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(gray)).resize((width, height), Image.Resampling.BILINEAR))

@@ -13,7 +13,7 @@ import numpy as np
 from ctkeras.data import crop, facts, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
-from ctkeras.data.images import Header, decode
+from ctkeras.data.images import Header, decode, decode_gray
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -23,7 +23,7 @@ from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
-LOOKS_VERSION = "2"  # raise it when a look changes
+LOOKS_VERSION = "3"  # raise it when a look changes
 _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the files of a look's arrays
 
 
@@ -31,7 +31,7 @@ _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the 
 class Split:
     """One split in the order of its file names."""
 
-    images: np.ndarray  # uint8 [N, S, S]
+    images: np.ndarray  # uint8 [N, S, S], or [N, S, S, 3] if the window is three
     labels: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -78,7 +78,7 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
     """
     folder = split_folder(source, image_size, preparation)
     if not (folder / f"{split}.json").exists():
-        with lock(folder.with_suffix(".lock")):
+        with lock(folder.with_suffix(".lock"), waiting=f"Waiting for another process that decodes {split}"):
             if not (folder / f"{split}.json").exists():
                 _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         bound(folder.parent, CACHE_BYTES, keep=folder)
@@ -99,9 +99,12 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         entry, content = item
         if isinstance(content, UserError):
             raise content
-        gray, header = decode(content, name=f"{entry.file} in {source.path}")
+        name = f"{entry.file} in {source.path}"
+        gray, header = decode(content, name=name, frame=entry.frame)
         look = _look(entry, gray, header) if wanted else None
         small = look.small if look else crop.prepare(gray, SMALL, Preparation())
+        if preparation.window != "auto":
+            gray = decode_gray(content, name=name, frame=entry.frame, window=preparation.window)
         return entry, crop.prepare(gray, image_size, preparation), small, look
 
     with console.waiting(f"Decoding {split} at {image_size} px"):
@@ -160,7 +163,7 @@ def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserEr
     try:
         if isinstance(content, UserError):
             raise content
-        return _look(entry, *decode(content, name=entry.file))
+        return _look(entry, *decode(content, name=entry.file, frame=entry.frame))
     except UserError as error:
         return entry.file, error
 
@@ -174,7 +177,8 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
 
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
     """Returns the cache folder of a data set's decoded splits in one form."""
-    return cache_dir("decoded") / "-".join([source.key, str(image_size), *preparation, crop.VERSION])
+    form = [part.replace("/", "_") for part in preparation]  # a window may be WIDTH/LEVEL
+    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION])
 
 
 def looks_folder(source: Source) -> Path:

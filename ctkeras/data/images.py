@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctkeras.data import dicom, nifti, windows
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.errors import UserError
 
@@ -25,24 +26,30 @@ class Header(NamedTuple):
     height: int  # pixels
 
 
-def decode_gray(content: bytes, *, name: str) -> np.ndarray:
+def decode_gray(content: bytes, *, name: str, frame: int = 0, window: str = "auto") -> np.ndarray:
     """Decodes an image to gray: uint8 [H, W]; see decode."""
-    return decode(content, name=name)[0]
+    return decode(content, name=name, frame=frame, window=window)[0]
 
 
-def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
+def decode(content: bytes, *, name: str, frame: int = 0, window: str = "auto") -> tuple[np.ndarray, Header]:
     """Decodes an image to gray, whatever its mode, because in the public set the file's mode reveals the class.
 
     Args:
-        content: an encoded image; its bytes decide the format, not its name; 16 bits become 8.
+        content: an encoded image, DICOM or NIfTI; its bytes decide the format, not its name.
         name: what an error calls the image.
+        frame: which slice of a volume.
+        window: see windows.to_gray; images of 8 bits are grays already.
 
     Returns:
-        uint8 [H, W], and the file's header.
+        uint8 [H, W], or [H, W, 3] if window is three, and the file's header.
 
     Raises:
         UserError: the bytes are not an image, or the image is truncated or too large.
     """
+    scan = _scan_values(content, name=name, frame=frame)
+    if scan is not None:
+        gray = windows.to_gray(scan[0], window)
+        return gray, Header(scan[1], "F", gray.shape[1], gray.shape[0])
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     _hush_pillow()
@@ -56,8 +63,9 @@ def decode(content: bytes, *, name: str) -> tuple[np.ndarray, Header]:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a mirrored chest is a finding
             if image.mode.startswith("I") or image.mode == "F":
-                return _deep_to_gray(np.asarray(image), image.mode), header
-            return np.asarray(image.convert("L")), header
+                return windows.to_gray(windows.of_array(np.asarray(image)), window), header
+            gray = np.asarray(image.convert("L"))
+            return as_rgb(gray) if window == "three" else gray, header
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -85,16 +93,26 @@ def encode_png(gray: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _deep_to_gray(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Maps pixels of more than 8 bits to uint8 by the range of 16 bits, not by the image's own, which differs between scans."""
-    values = np.nan_to_num(pixels.astype(np.float64), posinf=65535.0, neginf=0.0)
-    # Float files use either range, integers of more than 8 bits only theirs.
-    eight_bits = mode == "F" and values.max() <= 255
-    return np.clip(values if eight_bits else values / 257.0, 0, 255).round().astype(np.uint8)  # 257 = 65535 / 255
+def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Values, str] | None:
+    """The values and format of a DICOM or NIfTI file; None for other files."""
+    if dicom.is_dicom(content):
+        return dicom.values(content, name=name, frame=frame), "DICOM"
+    if nifti.is_nifti(content):
+        return nifti.values(content, name=name, index=frame), "NIfTI"
+    return None
+
+
+def frames(content: bytes, *, name: str) -> int:
+    """Returns how many slices a file holds: 1 unless it is multi-frame DICOM or NIfTI."""
+    if dicom.is_dicom(content):
+        return dicom.facts(content, name=name).frames
+    return nifti.slices(content, name=name) if nifti.is_nifti(content) else 1
 
 
 def as_rgb(gray: np.ndarray) -> np.ndarray:
-    """Repeats gray over three channels: uint8 [..., H, W] to uint8 [..., H, W, 3]."""
+    """Repeats gray over three channels: uint8 [..., H, W] to uint8 [..., H, W, 3], which stays as it is."""
+    if gray.shape[-1] == 3:  # no image is 3 pixels wide
+        return gray
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
@@ -110,13 +128,15 @@ def read_rgb(path: Path, size: int, preparation: Preparation) -> np.ndarray:
         uint8 [size, size, 3], gray as RGB.
 
     Raises:
-        UserError: the file cannot be read or is not an image.
+        UserError: the file cannot be read, is not an image or is a volume.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return as_rgb(prepare(decode_gray(content, name=str(path)), size, preparation))
+    if (slices := frames(content, name=str(path))) > 1:
+        raise UserError(f"{path} is a volume of {slices} slices; this takes one slice per file")
+    return as_rgb(prepare(decode_gray(content, name=str(path), window=preparation.window), size, preparation))
 
 
 def thumbnail(gray: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from ctkeras.data.images import EXTENSIONS
 from ctkeras.errors import UserError
 
+SCANS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
 SPLITS = ("train", "valid", "test")
 MAX_FILE_BYTES = 256 * 2**20  # bytes per image file, far above any slice, so that a zip bomb is refused unread
 SPLIT_NAMES = {
@@ -42,6 +43,13 @@ class Entry:
     size: int
     crc: int
     patient: str = ""  # equal for the slices of one patient, and a pseudonym; '' where the data does not say
+    place: str = ""  # path inside the source of a scan, whose `file` is a pseudonym; '' if it is `file`; never written
+    frame: int = 0  # which slice of a volume
+
+    @property
+    def path(self) -> str:
+        """Where the image is inside the source; may identify a patient."""
+        return self.place or self.file
 
 
 def list_folder(root: Path) -> list[tuple[str, int, int]]:
@@ -55,7 +63,7 @@ def list_folder(root: Path) -> list[tuple[str, int, int]]:
         seen.add(real)
         for path in (Path(folder, name) for name in names):
             inside = path.relative_to(root).as_posix()
-            if not _is_image_name(inside):
+            if not is_image_name(inside):
                 continue
             _check_name(inside, root)
             try:
@@ -91,7 +99,7 @@ def list_zip(path: Path) -> list[tuple[str, int, int]]:
             raise UserError(
                 f"{path} contains {member.orig_filename!r}, which points outside its folder; this zip is not safe to read"
             )
-        if not member.filename or member.is_dir() or not _is_image_name(member.filename):
+        if not member.filename or member.is_dir() or not is_image_name(member.filename):
             continue
         if member.flag_bits & 1:
             raise UserError(f"{member.filename} in {path} is encrypted; unpack the zip and pass the folder")
@@ -107,11 +115,17 @@ def list_zip(path: Path) -> list[tuple[str, int, int]]:
     return sorted(files)
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     """Whether a path names an image and is not a hidden file of an operating system."""
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and name.lower().endswith(EXTENSIONS)
+    return not hidden and (name.lower().endswith((*EXTENSIONS, *SCANS)) or _is_bare(parts[-1]))
+
+
+def _is_bare(name: str) -> bool:
+    """Whether a file's name has no ending, or a number for one, as DICOM files do whose names are UIDs."""
+    ending = name.rpartition(".")[2]
+    return name.upper() != "DICOMDIR" and ("." not in name or ending.isdigit())
 
 
 def classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:

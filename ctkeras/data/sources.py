@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import manifest, splitting
+from ctkeras.data import manifest, splitting, volumes
 from ctkeras.data.layout import (
     CT_CLASSES,
     SPLITS,
@@ -72,7 +72,7 @@ def open_source(spec: str) -> Source:
         raise UserError(
             f"{spec} is not a file or folder; --data takes a zip, a folder, a table, phantom, phantom:<images> or kaggle"
         )
-    entries = classified(listed, path)
+    entries = _expanded(classified(listed, path), path)
     refuse_empty(folders, listed, path)
     class_names = checked_classes(entries, path)
     kind = "chest_ct" if class_names == tuple(CT_CLASSES) else "folder"
@@ -94,9 +94,9 @@ def listed(spec: str) -> tuple[Path, list[Entry]]:
     file, columns = manifest.split_spec(spec)
     path = Path(os.path.expanduser(file))
     if manifest.is_table(spec):
-        entries = manifest.entries(path, manifest.read_rows(path, columns))
+        entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path))
     elif path.exists():
-        entries = list(by_class(list_folder(path) if path.is_dir() else list_zip(path), path))
+        entries = list(_expanded(by_class(list_folder(path) if path.is_dir() else list_zip(path), path), path))
     else:
         raise UserError(f"{spec} is not a file or folder; a zip, a folder or a table can be divided")
     if len({entry.class_name for entry in entries}) < 2:
@@ -106,7 +106,7 @@ def listed(spec: str) -> tuple[Path, list[Entry]]:
 
 def location(root: Path, entry: Entry) -> Path:
     """Returns where an image is: below its table's folder, its folder, or its zip."""
-    return Path(os.path.abspath(root.parent if manifest.is_table(str(root)) else root)) / entry.file
+    return Path(os.path.abspath(root.parent if manifest.is_table(str(root)) else root)) / entry.path
 
 
 def thumbnails(root: Path, entries: list[Entry]) -> np.ndarray:
@@ -121,7 +121,7 @@ def thumbnails(root: Path, entries: list[Entry]) -> np.ndarray:
     bar = console.Bar("comparing images", len(entries))
 
     def small(item: tuple[Entry, bytes]) -> np.ndarray:
-        return crop.prepare(images.decode_gray(item[1], name=item[0].file), 32, crop.Preparation())
+        return crop.prepare(images.decode_gray(item[1], name=item[0].file, frame=item[0].frame), 32, crop.Preparation())
 
     rows = []
     for row in threads.in_threads(small, ((e, found.read(location(root, e).as_posix())) for e in entries)):
@@ -165,6 +165,7 @@ def contents(
     """
     entries = [entry for entry in source.entries if entry.split == split and (only is None or entry.file in only)]
     path = Path(source.path)
+    before: tuple[Entry, bytes] | None = None
     if source.kind == "phantom":
         yield from _drawn(source, split, only)
     elif manifest.is_table(source.path):
@@ -172,25 +173,45 @@ def contents(
     elif path.is_dir():
         for entry in entries:
             try:
-                yield entry, (path / entry.file).read_bytes()
+                yield entry, (content := _reuse(entry, before) or (path / entry.path).read_bytes())
+                before = entry, content
             except OSError as error:
                 yield entry, UserError(f"cannot read {path / entry.file}: {error.strerror or error}")
     else:
         with zipfile.ZipFile(path) as archive:
             for entry in entries:
                 try:
-                    yield entry, archive.read(entry.file)
+                    yield entry, (content := _reuse(entry, before) or archive.read(entry.path))
+                    before = entry, content
                 except Exception as error:  # zipfile raises many types, see list_zip
                     yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")
+
+
+def _reuse(entry: Entry, before: tuple[Entry, bytes] | None) -> bytes | None:
+    """The bytes of the entry before, if both are slices of one volume: it is read and decoded once."""
+    return before[1] if before and entry.place and before[0].place == entry.place else None
+
+
+def _expanded(entries: tuple[Entry, ...], path: Path) -> tuple[Entry, ...]:
+    """Replaces DICOM and NIfTI files by their slices."""
+    if not any(volumes.may_be_scan(entry.file) for entry in entries):
+        return entries
+    found = manifest.Located(Path("/"))
+    try:
+        return volumes.expand(entries, lambda entry: found.read(location(path, entry).as_posix()), path=str(path))
+    finally:
+        found.close()
 
 
 def _of_table(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, bytes | UserError]]:
     """Yields the encoded images that rows of a table name."""
     found = manifest.Located(path.parent)
+    before: tuple[Entry, bytes] | None = None
     try:
         for entry in entries:
             try:
-                yield entry, found.read(entry.file)
+                yield entry, (content := _reuse(entry, before) or found.read(entry.path))
+                before = entry, content
             except UserError as error:
                 yield entry, error
     finally:
@@ -201,7 +222,7 @@ def _table(spec: str) -> Source:
     """Opens a table; without splits, its patients are divided."""
     file, columns = manifest.split_spec(spec)
     path = Path(os.path.expanduser(file))
-    entries = manifest.entries(path, manifest.read_rows(path, columns))
+    entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path))
     if not entries[0].split:
         entries = _divided(entries, path)
     _warn_of_parted(entries, path)

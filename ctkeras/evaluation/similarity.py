@@ -51,7 +51,7 @@ def results(
     correlation = np.array([near[file].correlation if file in near else NOTHING for file in files])
     hit = np.array([file in near and near[file].class_name == classes[file] for file in files])
     units = audited.group_of(files)
-    values = _lookup(audited, split, trained, hit, units)
+    values = _lookup(audited, split, trained, files=files, hit=hit, units=units)
     if seen is not None and (~seen).any():
         values["clean_lookup_acc"] = float(hit[~seen].mean())
     novel = _part(correlation < NOVEL, right, hit, units)
@@ -68,9 +68,20 @@ def results(
     return values | {"by_similarity": rows}
 
 
-def _lookup(audited: Audit, split: str, trained: Trained, hit: np.ndarray, units: np.ndarray) -> dict[str, Any]:
-    """The lookup's accuracy with bounds, chance, and whether it is so good that the split rewards recognising patients."""
-    found = lookup.lookup(audited, split, trained.into, leaks=trained.leaks)
+def _lookup(
+    audited: Audit, split: str, trained: Trained, *, files: Sequence[str], hit: np.ndarray, units: np.ndarray
+) -> dict[str, Any]:
+    """The lookup's accuracy with bounds, chance, and whether it is so good that the split rewards recognising patients.
+
+    Of a split as published, it is the number of `data check`: references are all training images but exact copies, because
+    the question is what the split measures, rather than what training may use.
+    """
+    leaks = "exact" if trained.leaks == "drop" else trained.leaks
+    found = lookup.lookup(audited, split, trained.into, leaks=leaks)
+    if not trained.apart:
+        near = lookup.nearest(audited, split, trained.into, leaks=leaks)
+        classes = {image.file: image.class_name for image in audited.images}
+        hit = np.array([file in near and near[file].class_name == classes[file] for file in files])
     low, high = bootstrap.share(hit, units)
     bounds = {"lookup_acc": float(hit.mean()), "lookup_acc_low": low, "lookup_acc_high": high}
     speaks = bool(found.speaks and not trained.apart)

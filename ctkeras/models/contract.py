@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras.data import crop
+from ctkeras.data import crop, windows
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
 from ctkeras.runtime import files
@@ -74,7 +74,9 @@ def preparation(path: Path) -> Preparation:
                 f"{path} states a preparation of images that this version of ctkeras does not know: {key} {got!r} "
                 f"(known: {', '.join(known)}); use the version of ctkeras that exported the model"
             )
-    return Preparation(stated["crop"], stated["fit"], stated["gray"])
+    window = str(stated.get("window", "auto"))
+    windows.check(window)
+    return Preparation(stated["crop"], stated["fit"], stated["gray"], window)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.data.images import EXTENSIONS, as_rgb, read_rgb
+from ctkeras.data.layout import SCANS, is_image_name
 from ctkeras.errors import UserError
 from ctkeras.models import contract, fast
 from ctkeras.runs.folder import class_names as folder_class_names
@@ -205,13 +206,15 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     paths, files = list(paths), []
     for path in paths:
         if os.path.isdir(path):
-            files += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in EXTENSIONS)
+            files += sorted(p for p in path.rglob("*") if is_image_name(p.relative_to(path).as_posix()) and p.is_file())
         elif os.path.exists(path):
             files.append(path)
         else:
             raise UserError(f"{path} does not exist")
     if not files:
-        raise UserError(f"no images in {', '.join(map(str, paths))}; image files end in {' '.join(EXTENSIONS)}")
+        raise UserError(
+            f"no images in {', '.join(map(str, paths))}; image files end in {' '.join((*EXTENSIONS, *SCANS))}"
+        )
     return files
 
 

@@ -41,6 +41,7 @@ def with_heat(found: Findings, files: Sequence[str], classes: Sequence[int]) -> 
         heat = gradcam.heat_maps(model, images.as_rgb(gray), np.asarray(classes))
     except (UserError, ValueError, KeyError) as error:
         return [], f"Grad-CAM failed ({' '.join(str(error).split())[:200]})"
+    gray = gray if gray.ndim == 3 else gray[..., 0]  # of three windows, lung
     large = [heatmap.fitted(image, PICTURE) for image in gray]
     return [
         (page.jpeg_uri(image, quality=QUALITY), page.jpeg_uri(heatmap.overlay(image, warm), quality=QUALITY))

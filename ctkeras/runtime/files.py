@@ -1,12 +1,17 @@
 """Files shared between processes: the cache folder, atomic writes, locks, a size limit."""
 
 import contextlib
+import errno
 import os
 import shutil
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
+WAIT_SECONDS = 2.0  # for a lock, before a line says so
 
 
 def cache_dir(part: str = "") -> Path:
@@ -25,7 +30,9 @@ def cache_dir(part: str = "") -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    # The machine is part of the name because processes on two machines may have the same number.
+    unique = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
         yield partial
         os.replace(partial, path)
@@ -34,14 +41,51 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Holds a lock that excludes other processes; the system releases it when the process dies."""
+def lock(path: Path, *, waiting: str = "") -> Iterator[None]:
+    """Holds a lock that excludes other processes, on all machines that share the folder; it ends with its process.
+
+    On a file system that machines share, and wherever flock fails (error 38 on Lustre without its option flock), it is a
+    lease: there, flock may hold on one machine only without saying so.
+
+    Args:
+        path: of the lock file.
+        waiting: a line to print if another process holds the lock.
+    """
     import fcntl
 
+    from ctkeras.runtime import lease, mounts
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack, _announced(waiting) as acquired:
+        if not mounts.shared(path.parent):
+            file = stack.enter_context(open(path, "w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in WITHOUT_FLOCK:
+                    raise
+            else:
+                acquired()
+                yield
+                return
+        stack.enter_context(lease.hold(path.with_name(f"{path.stem}.lease.lock")))
+        acquired()
         yield
+
+
+@contextlib.contextmanager
+def _announced(text: str) -> Iterator[Callable[[], None]]:
+    """Prints a line if `acquired`, which this yields, is not called within WAIT_SECONDS."""
+    from ctkeras.runtime import console
+
+    timer = threading.Timer(WAIT_SECONDS, console.note, [f"{text} …"])
+    timer.daemon = True
+    if text:
+        timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
 
 
 def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:

@@ -55,8 +55,8 @@ class Awake:
 class Watch:
     """Decides which holders are gone, from the heartbeats that this process has seen; it uses only its own clock."""
 
-    def __init__(self, me: Owner) -> None:
-        self.me, self.clock = me, Awake()
+    def __init__(self, me: Owner, *, silent_seconds: float | None = None) -> None:
+        self.me, self.clock, self.silent_seconds = me, Awake(), silent_seconds or SILENT_SECONDS
         self.beats: dict[int, tuple[Any, float]] = {}  # per trial: the last heartbeat, and when it was first seen
 
     def gone(self, owner: dict[str, Any] | None, *, trial: int, beat: Any) -> bool:
@@ -76,7 +76,7 @@ class Watch:
         if seen != signs:
             self.beats[trial] = (signs, now)
             return False
-        return now - since > SILENT_SECONDS
+        return now - since > self.silent_seconds
 
 
 def _space() -> str:

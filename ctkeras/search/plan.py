@@ -126,7 +126,7 @@ def shared(search: Search) -> dict[str, Any]:
 def _forms(parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """The forms in which a sweep's trials read images; [] if they are drawn from a range, or too many to prepare them all."""
     choices = []
-    for name in ("image_size", "crop", "fit", "gray"):
+    for name in ("image_size", "crop", "fit", "gray", "window"):
         if not {"min", "distribution", "mu"}.isdisjoint(parameters.get(name, {})):
             return []
         values = file.possible(parameters, name) or [FIELDS[name].default]

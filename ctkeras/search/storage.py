@@ -1,4 +1,4 @@
-"""The storage of trials: a SQLite file or a PostgreSQL database, opened for Optuna, with one lock for all who share it."""
+"""The storage of trials: SQLite, a journal or PostgreSQL, opened for Optuna, with one lock for all who share it."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,8 @@ import optuna
 import sqlalchemy
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import files
+from ctkeras.runtime import files, lease, mounts
+from ctkeras.search import heartbeat, journal
 
 FILE = "study.db"  # in output_dir, by default
 BUSY_SECONDS = 120  # how long a writer of SQLite waits for the others, each of which takes milliseconds
@@ -31,23 +32,52 @@ class Storage:
     url: sqlalchemy.URL
     shown: str  # the address without the password
     trials: optuna.storages.BaseStorage
-    engine: sqlalchemy.Engine
-    file: Path | None  # of SQLite
+    engine: sqlalchemy.Engine | None  # of a database
+    file: Path | None  # of SQLite, or the journal
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Lets one process at a time, of all that share the storage on any machine, do the work under it."""
         if self.file is not None:
-            with files.lock(_lock_file(self.file)):
+            journal_lock = self.file.with_name(f"{self.file.name}.claims")
+            with lease.hold(journal_lock) if self.engine is None else files.lock(_lock_file(self.file)):
                 yield
             return
+        assert self.engine is not None
         with _advisory_lock(self.engine, name):
             yield
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Writes the operations of the block at once where that is one write; raises what they raise at its end."""
+        if not isinstance(self.trials, optuna.storages.JournalStorage):
+            yield
+            return
+        assert isinstance(self.trials._backend, journal.Journal)
+        with self.trials._backend.together():
+            yield
+        self.trials.get_all_studies()  # reads them back
+
+    @property
+    def sparing(self) -> bool:
+        """Whether to write only what other processes need: a journal is read whole by every process that opens it."""
+        return self.engine is None
+
+    @property
+    def beat_seconds(self) -> float:
+        """Between two heartbeats of a trial."""
+        return journal.BEAT_SECONDS if self.sparing else heartbeat.BEAT_SECONDS
+
+    @property
+    def silent_seconds(self) -> float:
+        """Without a heartbeat for this long, a holder on another machine is considered dead."""
+        return journal.SILENT_SECONDS if self.sparing else heartbeat.SILENT_SECONDS
 
     def close(self) -> None:
         """Closes the connections; SQLite then merges its write-ahead log into the file."""
         self.trials.remove_session()
-        self.engine.dispose()
+        if self.engine is not None:
+            self.engine.dispose()
 
 
 def address(given: str, output_dir: str) -> sqlalchemy.URL:
@@ -60,6 +90,9 @@ def address(given: str, output_dir: str) -> sqlalchemy.URL:
     Raises:
         UserError: a kind of database that is not supported.
     """
+    if given.startswith(journal.PREFIX) and given.removeprefix(journal.PREFIX).strip("/"):
+        path = Path(given.removeprefix(journal.PREFIX)).expanduser()
+        return sqlalchemy.URL.create("journal", database=str(path))
     if "://" not in given:
         return sqlalchemy.URL.create("sqlite", database=str(Path(given or Path(output_dir) / FILE).expanduser()))
     try:
@@ -70,7 +103,9 @@ def address(given: str, output_dir: str) -> sqlalchemy.URL:
         return url.set(drivername="postgresql+psycopg")
     if url is not None and url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
         return url
-    raise UserError(f"--storage takes a file, sqlite:///FILE or postgresql://USER@HOST/DATABASE; got {masked(given)}")
+    raise UserError(
+        f"--storage takes a file, sqlite:///FILE, journal:FILE or postgresql://USER@HOST/DATABASE; got {masked(given)}"
+    )
 
 
 def masked(text: str) -> str:
@@ -91,6 +126,9 @@ def open_storage(url: sqlalchemy.URL, *, create: bool = True) -> Storage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    if url.drivername == "journal":
+        path = Path(str(url.database))
+        return Storage(url, shown(url), journal.open_journal(path, create=create), None, path)
     file = Path(str(url.database)) if url.drivername == "sqlite" else None
     if file is not None:
         _check_file(file, create=create)
@@ -110,7 +148,13 @@ def faults(url: sqlalchemy.URL) -> Iterator[None]:
         yield
     except ImportError:
         problem = "PostgreSQL needs psycopg: python -m pip install 'ctkeras[postgres]'"
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, AssertionError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+        OSError,
+        RuntimeError,
+        AssertionError,
+    ) as error:
         text = " ".join(str(error.__cause__ or error).split()).partition("(Background on")[0]
         problem = f"cannot use the storage {shown(url)}: {scrubbed(text, url)[:300].strip()}"
     else:
@@ -120,6 +164,8 @@ def faults(url: sqlalchemy.URL) -> Iterator[None]:
 
 def shown(url: sqlalchemy.URL) -> str:
     """An address to show to people, without the password."""
+    if url.drivername == "journal":
+        return f"{journal.PREFIX}{url.database}"
     if url.drivername == "sqlite":
         return f"sqlite:///{url.database}"
     return masked(url.set(drivername=url.drivername.partition("+")[0]).render_as_string(hide_password=True))
@@ -136,6 +182,11 @@ def scrubbed(text: str, url: sqlalchemy.URL) -> str:
 
 def _check_file(file: Path, *, create: bool) -> None:
     """Refuses a file that cannot be a SQLite storage, before anything is written."""
+    if create and (kind := mounts.shared(file.parent)):
+        beside = file.with_name(journal.FILE)
+        raise UserError(
+            f"SQLite is not safe on {kind}, which machines may share ({file}); use --storage {journal.PREFIX}{beside}"
+        )
     try:
         if not create and not file.is_file():
             raise UserError(f"there is no file {file}; a search stores its trials in {FILE} in its output_dir")
@@ -196,3 +247,33 @@ def _advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+
+
+def export(source: sqlalchemy.URL, file: Path) -> int:
+    """Copies the searches of a storage into a new SQLite file, which optuna-dashboard opens. Returns the number of searches.
+
+    Args:
+        source: from `address`.
+        file: the new file.
+
+    Raises:
+        UserError: the file exists already, or the storage cannot be used.
+    """
+    if file.exists():
+        raise UserError(f"{file} exists already; remove it, or name another file")
+    opened = open_storage(source, create=False)
+    try:
+        with files.atomic(file) as partial:
+            target = open_storage(address(str(partial), ""))
+            try:
+                studies = opened.trials.get_all_studies()
+                for study in studies:
+                    optuna.copy_study(
+                        from_study_name=study.study_name, from_storage=opened.trials, to_storage=target.trials
+                    )
+            finally:
+                target.close()
+                _lock_file(partial).unlink(missing_ok=True)
+    finally:
+        opened.close()
+    return len(studies)

@@ -10,9 +10,10 @@ from typing import Any
 
 from ctkeras.errors import UserError
 from ctkeras.runs.folder import FINISHED
-from ctkeras.search import heartbeat, progress, status
+from ctkeras.search import progress, status
+from ctkeras.search.job import Job
 from ctkeras.search.pool import Pool, Worker
-from ctkeras.search.trialstore import Job, Trials
+from ctkeras.search.trialstore import Trials
 from ctkeras.training.stopping import Stop
 
 LOOK_SECONDS = 5.0  # between two looks for trials that other processes have abandoned
@@ -191,7 +192,7 @@ class Supervisor:
     def _look_after(self) -> None:
         """Sends heartbeats for the trials of this process, and replaces workers that have died or hang."""
         now = time.monotonic()
-        if now - self.beaten > heartbeat.BEAT_SECONDS:
+        if now - self.beaten > self.trials.storage.beat_seconds:
             self.beaten = now
             for place, job in enumerate(self.jobs):
                 if job is not None and not self.trials.beat(job):

@@ -1,7 +1,6 @@
 """The store of a search's trials: each is claimed once, followed and recorded, even if processes die in between."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -20,33 +19,15 @@ from ctkeras.runs.folder import FINISHED, read_metrics
 from ctkeras.runs.history import read_history
 from ctkeras.runs.result import Result
 from ctkeras.runtime import console
-from ctkeras.search import sampling, storage
+from ctkeras.search import sampling, slurm, storage
 from ctkeras.search.heartbeat import Owner, Watch
+from ctkeras.search.job import Job
 from ctkeras.search.plan import Search
 from ctkeras.sweep import file, hyperband
 
 TRIES = 2  # a trial whose worker dies is run once more
 PAUSE_SECONDS = 5.0  # between two attempts to reach a database
 OUTAGE_SECONDS = 300.0  # how long to wait for a database that cannot be reached; a server restarts in less
-
-
-@dataclasses.dataclass
-class Job:
-    """A trial that this process has claimed."""
-
-    number: int
-    trial_id: int
-    run_id: str
-    config: dict[str, Any]
-    tries: int = 0
-    resumed: bool = False  # another process had begun it
-    metrics: dict[str, Any] | None = None  # its run folder shows that it had finished already
-    failure: str = ""  # why it cannot be run
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config["output_dir"]) / self.run_id
 
 
 def _patient(method: Callable) -> Callable:
@@ -58,8 +39,9 @@ def _patient(method: Callable) -> Callable:
         while True:
             try:
                 result = method(self, *args, **options)
-            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
-                if time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
+            except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError, OSError) as error:
+                elsewhere = isinstance(error, OSError) and not self.storage.sparing  # a run folder's, not the storage's
+                if elsewhere or time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
                     with storage.faults(self.storage.url):
                         raise
                 if not reported:
@@ -81,7 +63,8 @@ class Trials:
     def __init__(self, opened: storage.Storage, search: Search, *, hurry: Callable[[], bool] = lambda: False) -> None:
         self.storage, self.search, self.hurry = opened, search, hurry
         self.me = Owner.me()
-        self.watch = Watch(self.me)
+        self.watch = Watch(self.me, silent_seconds=opened.silent_seconds)
+        self.unwritten: dict[int, dict[int, float]] = {}  # by trial: epochs that no other process needs yet
         self.study_id = self._open()
 
     @_patient
@@ -117,7 +100,9 @@ class Trials:
             trials = self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
             for trial in trials:
                 if trial.state == TrialState.RUNNING and trial.number not in in_hand and self._gone(trial):
-                    self._set(trial._trial_id, owner=self.me.to_dict())
+                    places = [*trial.user_attrs.get("places", []), slurm.place() | {"from": int(time.time())}]
+                    with self.storage.together():
+                        self._set(trial._trial_id, owner=self.me.to_dict(), places=places)
                     return self._resumed(trial)
             return self._new(trials) if len(trials) < self.search.total else None
 
@@ -157,7 +142,13 @@ class Trials:
         else:
             for name in (CHECKPOINT, "metrics.json"):  # left by a study that was deleted: this is a new run
                 (job.folder / name).unlink(missing_ok=True)
-        facts = {"config": job.config, "run": job.run_id, "folder": str(job.folder), "owner": self.me.to_dict()}
+        facts: dict[str, Any] = {
+            "config": job.config,
+            "run": job.run_id,
+            "folder": str(job.folder),
+            "owner": self.me.to_dict(),
+        }
+        facts["places"] = [slurm.place() | {"from": int(time.time())}]
         for key, value in facts.items():
             drawn.set_user_attr(key, value)
         job.trial_id = self.storage.trials.create_new_trial(self.study_id, drawn)
@@ -181,16 +172,37 @@ class Trials:
         """Records a heartbeat; returns whether this process still holds the trial."""
         if not self._mine(job):
             return False
-        self._set(job.trial_id, beat=int(time.time()))
+        with self.storage.together():
+            self._write_epochs(job)
+            self._set(job.trial_id, beat=int(time.time()))
         return True
 
     @_patient
     def report(self, job: Job, epoch: int, value: float) -> None:
-        """Records the metric after an epoch; repeating it changes nothing."""
+        """Records the metric after an epoch; repeating it changes nothing.
+
+        A journal gets epochs only when hyperband compares trials, and only those that it compares.
+        """
+        asks = self.asks(job)
+        if self.storage.sparing and epoch <= max(asks, default=0):
+            self.unwritten.setdefault(job.number, {})[epoch] = value
+        if self.storage.sparing and epoch not in asks:
+            return
         try:
-            self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, value)
+            with self.storage.together():
+                if self.storage.sparing:
+                    self._write_epochs(job)
+                else:
+                    self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, value)
         except optuna.exceptions.UpdateFinishedTrialError:  # another holder has finished it
             return
+
+    def _write_epochs(self, job: Job) -> None:
+        """Writes the epochs that have been kept back, unless they are stored already."""
+        held = self.storage.trials.get_trial(job.trial_id).intermediate_values
+        for epoch, value in self.unwritten.pop(job.number, {}).items():
+            if held.get(epoch) != value:
+                self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, value)
 
     def asks(self, job: Job) -> list[int]:
         """The epochs after which hyperband may stop a trial."""
@@ -216,23 +228,30 @@ class Trials:
 
         Optuna calls a trial that hyperband stopped pruned, and still learns from its value.
         """
-        metric, stopped_by = self.search.metric, metrics["stopped_by"]
+        metric = self.search.metric
         history = _by_epoch(job.folder, metric)
         value = metrics.get(metric)
         value = (list(history.values()) or [math.nan])[-1] if value is None else float(value)
         if not math.isfinite(value):
             return self.fail(job, f"{metric} is {value}")
+        self.unwritten.pop(job.number, None)  # they are in the history
+        needed = max(self.asks(job), default=0) if self.storage.sparing else math.inf
         with self.storage.lock(self.search.name):
             if not self._mine(job):
                 return False
-            held = self.storage.trials.get_trial(job.trial_id).intermediate_values
-            for epoch, number in history.items():
-                if held.get(epoch) != number:
-                    self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, number)
-            recorded = ("val_acc", "val_loss", "epochs", "best_epoch", "stopped_by")
-            self._set(job.trial_id, seconds=metrics.get("seconds_total"), **{key: metrics.get(key) for key in recorded})
-            state = TrialState.PRUNED if stopped_by == "hyperband" else TrialState.COMPLETE
-            return self.storage.trials.set_trial_state_values(job.trial_id, state, [value])
+            with self.storage.together():
+                return self._end(job, metrics, value, {e: v for e, v in history.items() if e <= needed})
+
+    def _end(self, job: Job, metrics: dict[str, Any], value: float, history: dict[int, float]) -> bool:
+        """Writes how a trial ended."""
+        held = self.storage.trials.get_trial(job.trial_id).intermediate_values
+        for epoch, number in history.items():
+            if held.get(epoch) != number:
+                self.storage.trials.set_trial_intermediate_value(job.trial_id, epoch, number)
+        recorded = ("val_acc", "val_loss", "epochs", "best_epoch", "stopped_by")
+        self._set(job.trial_id, seconds=metrics.get("seconds_total"), **{key: metrics.get(key) for key in recorded})
+        state = TrialState.PRUNED if metrics["stopped_by"] == "hyperband" else TrialState.COMPLETE
+        return self.storage.trials.set_trial_state_values(job.trial_id, state, [value])
 
     @_patient
     def fail(self, job: Job, reason: str) -> bool:
@@ -240,8 +259,9 @@ class Trials:
         with self.storage.lock(self.search.name):
             if not self._mine(job):
                 return False
-            self._set(job.trial_id, failure=" ".join(reason.split())[:500], stopped_by="error")
-            return self.storage.trials.set_trial_state_values(job.trial_id, TrialState.FAIL)
+            with self.storage.together():
+                self._set(job.trial_id, failure=" ".join(reason.split())[:500], stopped_by="error")
+                return self.storage.trials.set_trial_state_values(job.trial_id, TrialState.FAIL)
 
     @_patient
     def crashed(self, job: Job, reason: str) -> bool:

@@ -55,7 +55,8 @@ def load(
         path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
         if not path.exists():
             text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"
-            with console.waiting(text), files.lock(path.with_suffix(".lock")):
+            wait = f"Waiting for another process that computes {name} features"
+            with console.waiting(text), files.lock(path.with_suffix(".lock"), waiting=wait):
                 if not path.exists():
                     features = _compute(programs, split, view=view, augmentation=seen)
                     with files.atomic(path) as partial, open(partial, "wb") as file:

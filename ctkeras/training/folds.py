@@ -60,7 +60,12 @@ def thumbnails_of(split: Split) -> np.ndarray:
     """Thumbnails uint8 [N, 32, 32] by which slices are grouped; of arrays without, from the images as they are."""
     if split.thumbnails is not None:
         return split.thumbnails
-    return np.stack([crop.prepare(np.asarray(image), SMALL, crop.WHOLE) for image in split.images])
+    return np.stack([crop.prepare(np.asarray(image), SMALL, crop.WHOLE) for image in _gray(split.images)])
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+    """One channel of images, the first of three windows: uint8 [N, S, S]."""
+    return pixels if pixels.ndim == 3 else pixels[..., 0]
 
 
 def divide(pooled: Split, k: int, *, seed: int) -> np.ndarray:

@@ -108,7 +108,7 @@ def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Sp
 
 def preparation_of(config: RunConfig) -> Preparation:
     """How images are brought to the form of the model's input."""
-    return Preparation(config.crop, config.fit, config.gray)
+    return Preparation(config.crop, config.fit, config.gray, config.window)
 
 
 @dataclasses.dataclass

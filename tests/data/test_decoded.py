@@ -43,9 +43,9 @@ def opened(monkeypatch):
     names = []
     decode = images.decode
 
-    def noted(content, *, name):
+    def noted(content, *, name, **options):
         names.append(name.partition(" in ")[0])
-        return decode(content, name=name)
+        return decode(content, name=name, **options)
 
     monkeypatch.setattr(decoded, "decode", noted)
     return names
@@ -125,10 +125,10 @@ def test_the_arrays_are_mapped_and_can_not_be_written_to(source):
 def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypatch):
     decode = images.decode
 
-    def fail(content, *, name):
+    def fail(content, *, name, **options):
         if name.startswith("valid/right/1.png"):
             raise UserError(f"{name} is a damaged image")
-        return decode(content, name=name)
+        return decode(content, name=name, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(decoded, "decode", fail)
@@ -157,7 +157,7 @@ def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypa
     one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
     decoded.load_split(source, "valid", 15, crop.WHOLE)
-    assert {path.name.split("-")[-5] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
+    assert {path.name.split("-")[-6] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
 
 
 def test_two_that_decode_at_once_get_the_same(source, opened):

@@ -134,9 +134,9 @@ def decodings(monkeypatch):
     names = []
     decode, examine = images.decode, audit.examine
 
-    def counted(content, *, name):
+    def counted(content, *, name, **options):
         names.append(name.partition(" in ")[0])
-        return decode(content, name=name)
+        return decode(content, name=name, **options)
 
     for module in (images, decoded, audit_page):
         monkeypatch.setattr(module, "decode", counted, raising=False)

@@ -114,7 +114,7 @@ def pretend(trials, job, *, before=lambda: None):
 def told(folder, *, url=""):
     """The content of a storage's only study, without times, owners and places."""
     study = optuna.load_study(study_name=None, storage=url or f"sqlite:///{folder}/study.db")
-    hidden = ("owner", "beat", "folder", "seconds", "crash", "run")
+    hidden = ("owner", "places", "beat", "folder", "seconds", "crash", "run")
     facts = []
     for trial in study.get_trials():
         attrs = {key: value for key, value in trial.user_attrs.items() if key not in hidden}

@@ -1,0 +1,203 @@
+"""DICOM and NIfTI: right values, right groups, nothing left out silently, nobody named in anything written."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from ctkeras.data import decoded, dicom, images, layout, sources
+from ctkeras.data.crop import Preparation
+from ctkeras.errors import UserError
+
+NAMES = [f"DOE{number}^JANE" for number in range(12)]
+
+
+def scan(hu, *, patient, series, number=0, position=0.0, orientation=(1, 0, 0, 0, 1, 0), **tags):
+    """One CT slice as a scanner writes it: uint16, intercept -1024."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
+    one.PatientName, one.PatientID, one.PatientBirthDate = patient, f"MRN{patient}", "19510203"
+    one.StudyInstanceUID, one.SeriesInstanceUID, one.StudyDate = series + ".1", series, "20240607"
+    one.ImageType, one.SeriesDescription = ["ORIGINAL", "PRIMARY", "AXIAL"], "Thorax"
+    one.InstanceNumber, one.ImagePositionPatient = number, [0, 0, position]
+    one.ImageOrientationPatient = list(orientation)
+    one.Rows, one.Columns = hu.shape
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
+    one.RescaleSlope, one.RescaleIntercept = 1, -1024
+    one.PixelData = (hu + 1024).astype(np.uint16).tobytes()
+    for name, value in tags.items():
+        setattr(one, name, value)
+    return one
+
+
+def hounsfield(seed, size=48):
+    """A bright body in air, with noise: int [H, W]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    return np.where(x**2 + y**2 < 0.14, rng.integers(-900, 300, (size, size)), -1000)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three splits, two classes, two patients each, two slices each; and files that are left out."""
+    root = tmp_path_factory.mktemp("scans") / "set"
+    uids = []
+    for i, name in enumerate(NAMES):
+        split, label = ("train", "valid", "test")[i // 4], ("benign", "malignant")[i % 2]
+        series = generate_uid()
+        uids.append(series)
+        place = root / split / label / name
+        place.mkdir(parents=True)
+        for k in range(2):
+            one = scan(hounsfield(10 * i + k), patient=name, series=series, number=k, position=5.0 * k)
+            one.save_as(place / ("IM0001" if k else f"{series}.dcm"), enforce_file_format=True)
+    own = root / "train" / "benign" / NAMES[0]
+    extra = {"patient": NAMES[0], "series": uids[0]}
+    scan(hounsfield(90), **extra, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]).save_as(own / "scout.dcm")
+    scan(hounsfield(91), **extra, orientation=(0, 1, 0, 0, 0, -1)).save_as(own / "sagittal.dcm")
+    scan(hounsfield(92), **extra, SOPClassUID=SecondaryCaptureImageStorage).save_as(own / "capture.dcm")
+    scan(hounsfield(93), **extra, BurnedInAnnotation="YES").save_as(own / "burned.dcm")
+    return root, uids
+
+
+def test_values_are_hounsfield_units_and_the_window_is_linear():
+    hu = hounsfield(1)
+    content = as_bytes(scan(hu, patient="A", series="1.2"))
+    for window, low, width in (
+        ("auto", -1350, 1500),
+        ("mediastinal", -125, 350),
+        ("bone", -500, 1800),
+        ("400/40", -160, 400),
+    ):
+        gray = images.decode_gray(content, name="x", window=window)
+        expected = np.clip((hu - low) / width, 0, 1) * 255
+        assert np.abs(gray - expected).max() <= 0.51
+    three = images.decode_gray(content, name="x", window="three")
+    assert three.shape == (*hu.shape, 3)
+    for channel, window in enumerate(("lung", "mediastinal", "bone")):
+        assert (three[..., channel] == images.decode_gray(content, name="x", window=window)).all()
+
+
+def test_monochrome1_is_inverted():
+    hu = hounsfield(2)
+    plain, inverted = (
+        images.decode_gray(as_bytes(scan(hu, patient="A", series="1", Modality="DX", **tags)), name="x").astype(int)
+        for tags in ({}, {"PhotometricInterpretation": "MONOCHROME1"})
+    )
+    assert np.abs(plain + inverted - 255).max() <= 1
+    assert plain.std() > 10
+
+
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"]
+)
+def test_files_of_other_writers_match_pydicom(name):
+    path = get_testdata_file(name)
+    read = pydicom.dcmread(path)
+    stored = read.pixel_array.astype(float)
+    got = images.decode_gray(pathlib.Path(path).read_bytes(), name=name).astype(float)
+    if read.Modality == "CT":
+        expected = np.clip((stored * float(read.RescaleSlope) + float(read.RescaleIntercept) + 1350) / 1500, 0, 1) * 255
+    else:
+        expected = np.clip((stored - read.WindowCenter) / read.WindowWidth + 0.5, 0, 1) * 255
+    assert np.abs(got - expected).max() <= 1
+
+
+def test_frames_of_a_multi_frame_file_are_slices():
+    content = pathlib.Path(get_testdata_file("examples_ybr_color.dcm")).read_bytes()
+    assert dicom.facts(content, name="x").frames == 30
+    first, last = (images.decode_gray(content, name="x", frame=i) for i in (0, 29))
+    assert first.shape == last.shape == (240, 320) and (first != last).any()
+
+
+def test_series_become_entries_grouped_by_patient_and_the_rest_is_counted(folder, capsys):
+    source = sources.open_source(str(folder[0]))
+    assert source.images == 25 and len({entry.patient for entry in source.entries}) == 12
+    assert all(len({e.patient for e in source.entries if e.split == split}) == 4 for split in layout.SPLITS)
+    said = capsys.readouterr().err
+    assert "1 localiser or scout" in said and "1 secondary capture" in said and "1 not axial" in said
+    assert "25 axial slices of 12 patients" in said and "burned into" in said
+    again = sources.open_source(str(folder[0]))  # from the cache
+    assert again == source
+
+
+def test_fingerprint_does_not_depend_on_the_salt(folder, monkeypatch, tmp_path):
+    first = sources.open_source(str(folder[0]))
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
+    second = sources.open_source(str(folder[0]))
+    assert first.fingerprint == second.fingerprint and first.entries[0].patient != second.entries[0].patient
+
+
+def test_three_windows_reach_the_cache_in_three_channels(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path))
+    source = sources.open_source(str(folder[0]))
+    split = decoded.load_split(source, "train", 32, Preparation(window="three"))
+    gray = decoded.load_split(source, "train", 32, Preparation())
+    assert split.images.shape == (9, 32, 32, 3)
+    assert (split.images[..., 0] == gray.images).all() and (split.images[..., 0] != split.images[..., 1]).any()
+
+
+def test_a_damaged_file_is_named_without_its_content(tmp_path):
+    content = as_bytes(scan(hounsfield(3), patient="SECRET", series="1.2.3"))[:-900]
+    with pytest.raises(UserError, match="damaged") as caught:
+        images.decode_gray(content, name="x.dcm")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.slow  # two commands
+def test_nothing_written_identifies_anyone(folder, tmp_path):
+    """Trains and evaluates as a user does, then looks for every name, id, date and UID in every file."""
+    root, uids = folder
+    environment = {"CTKERAS_CACHE_DIR": str(tmp_path / "cache"), "WANDB_MODE": "disabled"}
+    words = [
+        "--model_name",
+        "mobilenet_v2",
+        "--pretrained",
+        "false",
+        "--image_size",
+        "32",
+        "--window",
+        "three",
+        "--folds",
+        "0",
+    ]
+    train = [sys.executable, "-m", "ctkeras", "train", "--data", str(root), "--output_dir", "runs", *words]
+    done = subprocess.run(train, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = pathlib.Path(done.stdout.splitlines()[-1]).parent
+    assert '"window": "three"' in (tmp_path / run / "contract.json").read_text()
+    check = [sys.executable, "-m", "ctkeras", "data", "check", "--data", str(root)]
+    checked = subprocess.run(check, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
+    assert checked.returncode in (0, 1), checked.stderr
+    secrets = [*NAMES, *uids, "JANE", "MRNDOE", "19510203", "20240607"]
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "predictions.csv" for path in written)
+    texts = [(str(path.relative_to(tmp_path)), path.read_bytes()) for path in written]
+    texts += [("output", (done.stdout + done.stderr + checked.stdout + checked.stderr).encode())]
+    for place, content in texts:
+        for secret in secrets:
+            assert secret.encode() not in content and secret not in place, (place, secret)
+
+
+def environment_of(changes):
+    import os
+
+    return os.environ | changes
+
+
+def as_bytes(one):
+    import io
+
+    file = io.BytesIO()
+    one.save_as(file, enforce_file_format=True)
+    return file.getvalue()

@@ -1,0 +1,250 @@
+"""Array scripts, and a real Slurm on this machine: an array of six, two requeues by a signal, the death of a node."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+import yaml
+from click.testing import CliRunner
+from sweeps import sweep
+
+from ctkeras.cli.main import cli
+from ctkeras.search import journal, slurm
+
+CONF = """
+ClusterName=t
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+AuthType=auth/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+SlurmctldPidFile={work}/ctld.pid
+SlurmdPidFile={work}/d.%n.pid
+SlurmdSpoolDir={work}/spool.%n
+StateSaveLocation={work}/state
+SlurmUser=root
+SlurmdUser=root
+SlurmdTimeout=10
+SlurmdParameters=config_overrides
+SchedulerType=sched/backfill
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmctldLogFile={work}/ctld.log
+SlurmdLogFile={work}/d.%n.log
+MinJobAge=300
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=17001 CPUs=3 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=17002 CPUs=3 State=UNKNOWN
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+JobRequeue=1
+"""
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol")
+# A task that takes trials as `sweep run` does, and trains nothing: SIGTERM leaves the trial to others.
+TASK = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+import yaml
+from sweeps import opened, planned, pretend
+def stop(*_):
+    if job is not None:
+        trials.give_back(job)
+    sys.exit(143)
+job = None
+signal.signal(signal.SIGTERM, stop)
+trials = opened(folder, planned(folder, yaml.safe_load((folder / "sweep.yaml").read_text())), url=sys.argv[2])
+(folder / f"started.{sys.argv[3]}").touch()
+while not (len(trials.all()) == trials.search.total and all(t.state.is_finished() for t in trials.all())):
+    job = trials.claim([])
+    if job is None:
+        time.sleep(0.2)
+    elif job.metrics is not None:
+        trials.finish(job, job.metrics)
+    else:
+        pretend(trials, job, before=lambda: time.sleep(0.3))
+    job = None
+"""
+
+
+def printed(*words):
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert result.exception is None, result.exception
+    return result.stdout
+
+
+def sweep_file(folder, **options):
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep(**options)))
+    return str(path)
+
+
+def test_the_script_of_a_sweep_is_sound_bash_and_explains_each_line(tmp_path):
+    path, runs = sweep_file(tmp_path), str(tmp_path / "my runs")
+    text = printed(
+        "sweep", "slurm", path, "--tasks", "8", "--partition", "gpu", "--module", "cuda/12", "--output_dir", runs
+    )
+    lines = text.splitlines()
+    for wanted in ("--array=0-7", "--signal=TERM@90", "--requeue", "--open-mode=append", "--partition=gpu"):
+        place = lines.index(f"#SBATCH {wanted}")
+        assert lines[place - 1].startswith("# ")
+    assert "module load cuda/12" in lines
+    assert f"sweep run {path} --output_dir '{runs}' --storage 'journal:{runs}/study.log'" in text
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_the_script_of_a_study_passes_its_options_on(tmp_path):
+    text = printed("study", "slurm", "--gpus", "0", "--budget", "0.1", "--output_dir", str(tmp_path))
+    assert f"-m ctkeras study --budget 0.1 --output_dir {tmp_path} --storage journal:{tmp_path}/study.log" in text
+    assert "--gpus-per-task" not in text
+
+
+def test_the_script_of_wandb_agents(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = printed("sweep", "slurm", "me/ctkeras/abc", "--engine", "wandb", "--count", "3")
+    assert "-m ctkeras sweep agent me/ctkeras/abc --count 3" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--batch", "8"], "No such option"),
+        (["--storage", "x.db"], "cannot share SQLite"),
+        (["--lr", "a\nb"], "line break"),
+    ],
+)
+def test_what_the_tasks_would_refuse_is_refused_before(tmp_path, words, reason):
+    result = CliRunner().invoke(cli, ["sweep", "slurm", sweep_file(tmp_path), *words], standalone_mode=False)
+    assert reason in str(getattr(result.exception, "message", result.exception))
+
+
+def test_a_run_records_its_node_and_array_task():
+    env = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2", "SLURMD_NODENAME": "n1"}
+    assert slurm.place(env) == {"host": "n1", "slurm_job": "10", "slurm_task": "2"}
+    assert slurm.place({}) == {"host": socket.gethostname()}
+
+
+@contextlib.contextmanager
+def munge():
+    """Munge's daemon, unless one runs already."""
+    if subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0:
+        yield
+        return
+    key = pathlib.Path("/etc/munge/munge.key")
+    if not key.exists():
+        key.write_bytes(os.urandom(1024))
+    shutil.chown(key, "munge", "munge")
+    key.chmod(0o400)
+    pathlib.Path("/run/munge").mkdir(exist_ok=True)
+    shutil.chown("/run/munge", "munge", "munge")
+    daemon = subprocess.Popen(["munged", "--foreground"], user="munge", group="munge")
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait(10)
+
+
+class Cluster:
+    """A controller and two nodes on this machine."""
+
+    def __init__(self, work):
+        self.work = work
+        for name in ("state", "spool.n1", "spool.n2"):
+            (work / name).mkdir()
+        host = socket.gethostname().partition(".")[0]
+        (work / "slurm.conf").write_text(CONF.format(host=host, work=work))
+        self.env = os.environ | {"SLURM_CONF": str(work / "slurm.conf")}
+        self.daemons = {}
+
+    def start(self, name, *words):
+        self.daemons[name] = subprocess.Popen(
+            [*words, "-D"], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def __call__(self, *words, check=True):
+        return subprocess.run(words, env=self.env, capture_output=True, text=True, check=check).stdout.strip()
+
+    def kill_node(self, name):
+        """Kills a node's daemon and all that runs on it."""
+        self.daemons[name].kill()
+        for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                content = path.read_bytes()
+                here = f"SLURM_CONF={self.work}/slurm.conf".encode()
+                if here in content and f"SLURMD_NODENAME={name}\0".encode() in content:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing or os.getuid():
+        pytest.skip(f"needs root and Debian's packages slurm-wlm and munge; not found: {', '.join(missing) or 'root'}")
+    work = tmp_path / "slurm"
+    work.mkdir()
+    with munge():
+        one = Cluster(work)
+        one.start("ctld", "slurmctld")
+        one.start("n1", "slurmd", "-N", "n1")
+        one.start("n2", "slurmd", "-N", "n2")
+        try:
+            wait(lambda: one("sinfo", "-h", "-o", "%D %T", check=False) == "2 idle", seconds=60)
+            yield one
+        finally:
+            for daemon in one.daemons.values():
+                daemon.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    daemon.wait(10)
+                daemon.kill()
+
+
+def wait(condition, *, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.integration
+def test_an_array_of_six_survives_two_requeues_and_a_dead_node(tmp_path, cluster):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    sweep_file(runs, method="random", run_cap=40)
+    (runs / "task.py").write_text(TASK)
+    url = f"journal:{runs}/study.log"
+    root = pathlib.Path(__file__).parents[2]
+    env = {"PYTHONPATH": f"{root}:{root / 'tests/support'}"}
+    text = slurm.script(["ctkeras"], slurm.Request(tasks=6, gpus=0, cpus=1), name="t", folder=runs, env=env)
+    command = f"srun {sys.executable} {runs}/task.py {runs} {url} $SLURM_ARRAY_TASK_ID"
+    text = "\n".join(command if line.startswith("srun ") else line for line in text.splitlines())
+    text = text.replace("sleep 60", "sleep 5")
+    (runs / "job.sh").write_text(text + "\n")
+    job = cluster("sbatch", "--parsable", str(runs / "job.sh"))
+    wait(lambda: len(list(runs.glob("started.*"))) >= 6, seconds=120)
+    cluster("scancel", "--signal=TERM", f"{job}_0")
+    cluster("scancel", "--signal=TERM", f"{job}_3")
+    time.sleep(3)
+    cluster.kill_node("n2")
+    cluster("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    storage = optuna.storages.JournalStorage(journal.Journal(runs / "study.log"))
+
+    def ended():
+        trials = storage.get_all_trials(0)
+        return len(trials) == 40 and all(trial.state.is_finished() for trial in trials)
+
+    wait(ended, seconds=240)
+    trials = storage.get_all_trials(0)
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    places = [place for trial in trials for place in trial.user_attrs["places"]]
+    assert {place["host"] for place in places} == {"n1", "n2"}
+    assert {place["slurm_job"] for place in places} == {job}
+    for task in (0, 3):
+        assert "DUE TO JOB REQUEUE" in (runs / f"slurm-{job}_{task}.log").read_text()
