@@ -24,7 +24,8 @@ def label_check(found: Findings) -> Section | None:
     if not rows:
         words = "None: no image's label is contradicted by models that were not trained on it."
         return page.section("labels", heading, p(words), files=files, short=short)
-    how = "out of fold" if found.measured[FILE].get("by") == "folds" else f"by {by}"
+    by = found.measured[FILE].get("by", "the model")
+    how = "out of fold" if by == "folds" else f"by {by}"
     words = f"{plural(len(rows), 'image')} whose label the probabilities {how} contradict, or that have two labels; "
     words += "the most doubtful first. "
     words += "A person who can read the images decides; nothing was changed."
