@@ -14,6 +14,9 @@ FORMATS = {
     ".png": {"PNG"},
     ".jpg": {"JPEG", "MPO"},
     ".jpeg": {"JPEG", "MPO"},
+    ".jfif": {"JPEG", "MPO"},
+    ".jp2": {"JPEG2000"},
+    ".pgm": {"PPM"},
     ".bmp": {"BMP", "DIB"},
     ".gif": {"GIF"},
     ".tif": {"TIFF"},
@@ -24,11 +27,11 @@ FOLDS = 5
 
 
 def contradicting(images: Sequence[Image]) -> dict[str, str]:
-    """Returns file to format for files whose format differs from the extension of their name."""
+    """Returns file to format for files whose format differs from the extension of their name; slices of scans have none."""
     return {
         image.file: image.format
         for image in images
-        if image.format not in FORMATS[PurePosixPath(image.file.lower()).suffix]
+        if image.format not in FORMATS.get(PurePosixPath(image.file.lower()).suffix, {image.format})
     }
 
 

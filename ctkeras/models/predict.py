@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ctkeras.data import dicom
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.data.images import EXTENSIONS, as_rgb, read_rgb
 from ctkeras.data.layout import SCANS, is_image_name
@@ -206,7 +207,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     paths, files = list(paths), []
     for path in paths:
         if os.path.isdir(path):
-            files += sorted(p for p in path.rglob("*") if is_image_name(p.relative_to(path).as_posix()) and p.is_file())
+            files += sorted(p for p in path.rglob("*") if _is_image(p, p.relative_to(path).as_posix()))
         elif os.path.exists(path):
             files.append(path)
         else:
@@ -216,6 +217,16 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
             f"no images in {', '.join(map(str, paths))}; image files end in {' '.join((*EXTENSIONS, *SCANS))}"
         )
     return files
+
+
+def _is_image(path: Path, name: str) -> bool:
+    """Whether a file of a folder is an image by its name inside it; one without an ending must begin as DICOM does."""
+    if not is_image_name(name) or not path.is_file():
+        return False
+    if name.lower().endswith((*EXTENSIONS, *SCANS)):
+        return True
+    with open(path, "rb") as file:
+        return dicom.is_dicom(file.read(132))
 
 
 def predict(

@@ -491,9 +491,11 @@ def test_outputs_that_are_not_probabilities_are_refused(trained):
 
 
 def test_a_folders_images_are_found_whatever_their_case_and_format(tmp_path):
-    for name in ("a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp", "f.txt", "g.dcm"):
+    for name in ("a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp", "f.txt", "g.dcm", "1.2.840"):
         (tmp_path / name).write_bytes(b"")
-    assert [file.name for file in predict.image_files([tmp_path])] == ["a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp"]
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    expected = ["IM0001", "a.png", "b.JPEG", "c.tiff", "d.bmp", "e.webp", "g.dcm"]
+    assert [file.name for file in predict.image_files([tmp_path])] == expected
     assert predict.image_files([tmp_path / "f.txt"]) == [tmp_path / "f.txt"]  # a file named is tried
 
 

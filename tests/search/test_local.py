@@ -353,7 +353,12 @@ def test_a_status_of_nothing_says_so(tmp_path):
 
 def test_what_all_trials_share_is_known_before_them(tmp_path):
     found = plan.shared(sweeps.planned(tmp_path))
-    assert found == {"models": [], "weights_dir": "", "data": "phantom:48", "forms": [(32, "body", "stretch", "as_is")]}
+    assert found == {
+        "models": [],
+        "weights_dir": "",
+        "data": "phantom:48",
+        "forms": [(32, "body", "stretch", "as_is", "auto")],
+    }
     varied = sweeps.planned(tmp_path, sweeps.sweep(image_size={"values": [32, 64]}))
     assert [size for size, *_ in plan.shared(varied)["forms"]] == [32, 64]
     drawn = sweeps.planned(tmp_path, sweeps.sweep(image_size={"min": 32, "max": 64}))

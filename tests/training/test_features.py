@@ -143,6 +143,7 @@ def started(cache, code, *arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_each_view_is_computed_by_one(kept, tmp_path):
     ends = [tmp_path / "a", tmp_path / "b"]
     processes = [started(tmp_path, PROCESS, *pair) for pair in (ends, ends[::-1])]

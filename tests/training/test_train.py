@@ -181,6 +181,7 @@ def test_other_numbers_compile_nothing(tmp_path, values):
     assert other["train_programs_compiled"] + other["cache_hits"] > 0
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_the_compiled_programs(tmp_path):
     import subprocess
     import sys
