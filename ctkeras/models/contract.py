@@ -8,7 +8,9 @@ from typing import Any
 from ctkeras.data import crop, windows
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
+from ctkeras.models import older
 from ctkeras.runtime import files
+from ctkeras.runtime.versions import version
 
 INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
@@ -34,6 +36,7 @@ def write(folder: Path, *, model_name: str, size: int, class_names: Sequence[str
         "preparation": {**preparation._asdict(), "resize": "antialiased bilinear", "version": crop.VERSION},
         "output": "one probability per class, in the order of class_names",
         "class_names": list(class_names),
+        "keras": {"written_by": version("keras"), "oldest_opened": older.OLDEST},
         "intended_use": INTENDED_USE,
     }
     with files.atomic(folder / "contract.json") as partial:

@@ -10,7 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ctkeras.errors import CannotWrite, UserError
+
 WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the limit of file sizes
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+LEAST_FREE = 2**20  # bytes; with less, an error without a reason is that of a full disk
 WAIT_SECONDS = 2.0  # for a lock, before a line says so
 
 
@@ -28,16 +33,75 @@ def cache_dir(part: str = "") -> Path:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged.
+
+    The file and the folder's entry are on the disk when it returns, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        CannotWrite: the disk is full, or the folder cannot be written to.
+    """
     # The machine is part of the name because processes on two machines may have the same number.
     unique = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     partial = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        flush(partial)
         os.replace(partial, path)
+        with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
+            flush(path.parent)
+    except UserError:
+        raise
+    except Exception as error:
+        if (number := refusal(error, path)) is not None:
+            raise cannot_write(path, number) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refusal(error: BaseException, path: Path) -> int | None:
+    """Why the system refuses to write, as in errno; None if an error is of another kind.
+
+    Args:
+        error: what was raised; libraries raise errors of their own when a disk is full.
+        path: the file to be written.
+    """
+    number = getattr(error, "errno", None)
+    if number in FULL or number in REFUSED:
+        return number
+    folder = next((place for place in path.parents if place.is_dir()), path.parent)
+    try:
+        full = shutil.disk_usage(folder).free < LEAST_FREE
+    except OSError:
+        return None
+    return errno.ENOSPC if full else None
+
+
+def cannot_write(path: Path, number: int) -> CannotWrite:
+    """The error that names a file, why it cannot be written, and what to change.
+
+    Args:
+        path: the file.
+        number: the reason, as in errno.
+    """
+    inside = path.is_relative_to(cache_dir())
+    option = "set CTKERAS_CACHE_DIR to another folder" if inside else "name another folder with --output_dir"
+    advice = f"free some space there, or {option}" if number in FULL else option
+    reason = os.strerror(number)
+    error = CannotWrite(f"cannot write {path}: {reason}; {advice}")
+    error.errno, error.strerror, error.filename = number, reason, str(path)
+    return error
 
 
 @contextlib.contextmanager
@@ -50,12 +114,21 @@ def lock(path: Path, *, waiting: str = "") -> Iterator[None]:
     Args:
         path: of the lock file.
         waiting: a line to print if another process holds the lock.
+
+    Raises:
+        CannotWrite: the lock file cannot be created.
     """
     import fcntl
 
     from ctkeras.runtime import lease, mounts
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if (number := refusal(error, path)) is None:
+            raise
+        raise cannot_write(path, number) from error
     with contextlib.ExitStack() as stack, _announced(waiting) as acquired:
         if not mounts.shared(path.parent):
             file = stack.enter_context(open(path, "w"))
@@ -103,6 +176,12 @@ def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:
         if entry != keep:
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
             total -= size
+
+
+def touch(path: Path) -> None:
+    """Marks an entry of the cache as used now, because `bound` deletes first what was used longest ago."""
+    with contextlib.suppress(OSError):  # a cache that others prepared may be readable only
+        os.utime(path)
 
 
 def folder_bytes(path: Path) -> int:

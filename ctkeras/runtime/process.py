@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from ctkeras.runtime import programs
 from ctkeras.runtime.files import cache_dir
 from ctkeras.runtime.xla import with_cpu_flags
 
@@ -37,6 +38,7 @@ def configure() -> None:
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
         jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
+        programs.seal()
     # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
