@@ -155,7 +155,11 @@ def test_jax_uses_the_cache_with_checksums():
 TRAIN = ["--data", "phantom:48", "--model_name", "small_cnn", "--pretrained", "false", "--freeze_backbone", "false"]
 TRAIN += ["--image_size", "32", "--max_epochs", "1", "--augmentation", "0", "--folds", "0", "--batch_size", "8"]
 FEATURES = ["--data", "phantom:48", "--model_name", "small_cnn", "--pretrained", "false", "--image_size", "32"]
-COMMANDS = {"pixels": ["train", *TRAIN], "features": ["train", *FEATURES], "audit": ["data", "check", "--data", "phantom:48"]}
+COMMANDS = {
+    "pixels": ["train", *TRAIN],
+    "features": ["train", *FEATURES],
+    "audit": ["data", "check", "--data", "phantom:48"],
+}
 
 
 def numbers(place, command, cache):
@@ -165,7 +169,11 @@ def numbers(place, command, cache):
     output = ["--output_dir", str(place)] if command[0] == "train" else ["--json"]
     environment = {**os.environ, "CTKERAS_CACHE_DIR": str(cache)}
     ended = subprocess.run(
-        [sys.executable, "-m", "ctkeras", *command, *output], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "ctkeras", *command, *output],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "Traceback" not in ended.stderr
