@@ -212,7 +212,7 @@ def test_no_damage_to_any_file_of_the_cache_changes_a_number(name, tmp_path, req
         paths = [path for path in paths if stored.QUARANTINE not in path.parts]
         chosen = rng.sample(paths, min(len(paths), 12))
         kinds = {str(path.relative_to(cache)): damage(path, rng) for path in chosen}
-        again, messages = numbers(tmp_path / f"run{done}", command, cache)
+        again, _ = numbers(tmp_path / f"run{done}", command, cache)
         assert again == first, kinds
         done += len(chosen)
     print(f"{name}: {done} damaged files")
