@@ -99,7 +99,7 @@ def _report(rows: list[_Listed], path: str) -> None:
 def _listed(entries: tuple[Entry, ...], read: Callable[[Entry], bytes], path: str) -> list[_Listed]:
     """Each file's row, from the cache if the same files were listed before."""
     names = "\n".join(f"{entry.file}\t{entry.size}\t{entry.crc}" for entry in entries)
-    key = hashlib.sha256(f"{_VERSION} {stored.FORMAT}\n{pseudonyms(['x'])}\n{names}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{_VERSION} {stored.FORMAT}\n{pseudonyms(['x'])}\n{names}".encode()).hexdigest()
     cached = cache_dir("listings") / f"{key}.json"
     try:
         return [_Listed(*row) for row in stored.read_json(cached)]

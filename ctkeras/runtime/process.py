@@ -36,7 +36,7 @@ def configure() -> None:
         compile_counts["listening"] = 1
         jax.monitoring.register_event_listener(_count_compilation)
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir(programs.PART)))
         jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
         programs.seal()
     # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.

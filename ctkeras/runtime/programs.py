@@ -6,6 +6,7 @@ from typing import Any
 
 from ctkeras.runtime import stored
 
+PART = "jax"  # of the cache folder
 SUFFIX = f"-f{stored.FORMAT}"  # of a key: entries without a checksum have other names
 
 

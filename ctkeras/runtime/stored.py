@@ -215,6 +215,9 @@ def check(path: Path) -> None:
     """
     if path.suffix == ".json":
         read_json(path)
+    elif _voucher(path).exists():
+        if read_json(_voucher(path)) != xxhash.xxh3_128_hexdigest(path.read_bytes()):
+            raise Damaged(path, "wrong checksum")
     else:
         with _as_damage(path):
             _verify(path)
