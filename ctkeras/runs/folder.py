@@ -15,7 +15,7 @@ from ctkeras import __version__
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.runtime.console import note
-from ctkeras.runtime.files import atomic
+from ctkeras.runtime.files import FULL, atomic, cannot_write
 
 FORMAT = 1  # of run folders, in config.json and metrics.json; 0 is that of folders from before it was written down
 FINISHED = ("solved", "max_epochs", "early_stopping", "hyperband")  # a run stopped by anything else can be resumed
@@ -57,6 +57,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in FULL:
+            raise cannot_write(folder, int(error.errno or 0)) from error
         raise UserError(f"cannot create run folder {folder} ({error.strerror}); pass another --output_dir") from error
     require_known_format(folder)
 

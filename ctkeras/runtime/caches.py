@@ -19,8 +19,8 @@ def repair() -> str:
             stored.check(path)
         except FileNotFoundError:  # another process has just deleted it
             continue
-        except stored.Damaged as found:
-            damaged.append(found)
+        except stored.Damaged as damage:
+            damaged.append(damage)
     bar.close()
     for found in damaged:
         stored.quarantine(found)

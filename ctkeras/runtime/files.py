@@ -80,12 +80,17 @@ def refusal(error: BaseException, path: Path) -> int | None:
     number = getattr(error, "errno", None)
     if number in FULL or number in REFUSED:
         return number
-    folder = next((place for place in path.parents if place.is_dir()), path.parent)
-    try:
-        full = shutil.disk_usage(folder).free < LEAST_FREE
-    except OSError:
-        return None
-    return errno.ENOSPC if full else None
+    return errno.ENOSPC if full_disk(path.parent) else None
+
+
+def full_disk(*folders: Path) -> Path | None:
+    """The first of some folders, which need not exist, whose disk has no space left; None if all have."""
+    for folder in folders:
+        existing = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(existing).free < LEAST_FREE:
+                return folder
+    return None
 
 
 def cannot_write(path: Path, number: int) -> CannotWrite:
