@@ -10,7 +10,12 @@ import threading
 import numpy as np
 import pytest
 
-from ctkeras.runtime import files, programs, stored
+from ctkeras.audit import audit
+from ctkeras.config import RunConfig
+from ctkeras.data import decoded, pseudonyms, sources
+from ctkeras.errors import CannotWrite
+from ctkeras.runtime import caches, files, programs, stored
+from ctkeras.training.inputs import load_data
 
 ARRAYS = [
     np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
@@ -199,6 +204,53 @@ def damage(path, rng):
     return kind
 
 
+def test_ten_damaged_files_change_no_number(cache, tmp_path, capsys):
+    """The same as below, within this process, which keeps its compiled programs."""
+    config = RunConfig.from_mapping(
+        {"data": "phantom:48", "model_name": "small_cnn", "pretrained": False, "image_size": 32}
+    )
+    rng = random.Random(0)
+
+    def run():
+        audit.load(sources.open_source("phantom:48"))
+        data = load_data(sources.open_source(config.data), config)
+        features = np.arange(12.0).reshape(3, 4)
+        path = cache / "features" / f"{'0' * 64}.npy"
+        kept = stored.reuse(
+            lambda: stored.read_array(path), lambda: stored.write_array(path, features), lock=path.with_suffix(".lock")
+        )
+        held = [data.train.images, data.train.labels, data.valid.thumbnails, data.train.groups, kept]
+        return [np.array(each).tobytes() for each in held], data.train.files, pseudonyms.pseudonyms(["A"])
+
+    first = run()
+    paths = sorted(path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
+    chosen = rng.sample(paths, 10)
+    for path in chosen:
+        damage(path, rng)
+    capsys.readouterr()
+    assert run() == first
+    assert capsys.readouterr().err.count("was damaged") >= 1
+    caches.repair()
+    assert "none is damaged" in caches.repair()
+    assert run() == first
+
+
+def test_repair_moves_what_is_damaged(cache, capsys):
+    audit.load(sources.open_source("phantom:12"))
+    assert "none is damaged" in caches.repair()
+    path = next(cache.glob("audit/*/training.json"))
+    path.write_bytes(path.read_bytes().replace(b"train", b"valid", 1))
+    assert "1 damaged, now in" in caches.repair()
+    assert not path.exists()
+    assert "training.json was damaged" in capsys.readouterr().err
+
+
+def test_sets_whose_fingerprints_begin_alike_share_nothing():
+    one, other = (sources.Source("phantom", "", (), f"phantom-1000-1.0.{number}") for number in (0, 1))
+    assert audit.folder(one) != audit.folder(other)
+    assert decoded.looks_folder(one) != decoded.looks_folder(other)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", COMMANDS)
@@ -216,3 +268,27 @@ def test_no_damage_to_any_file_of_the_cache_changes_a_number(name, tmp_path, req
         assert again == first, kinds
         done += len(chosen)
     print(f"{name}: {done} damaged files")
+
+
+def test_a_file_and_its_folder_are_flushed_before_atomic_returns(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(files, "flush", lambda path: flushed.append((path.is_dir(), (tmp_path / "a").exists())))
+    with files.atomic(tmp_path / "a") as partial:
+        partial.write_text("x")
+    assert flushed == [(False, False), (True, True)]  # the file before it has its name, the folder after
+
+
+@pytest.mark.parametrize("number", [28, 27, 122, 30])
+def test_a_refused_write_names_the_file_and_what_to_change(number, cache, tmp_path):
+    for path, option in ((cache / "a", "CTKERAS_CACHE_DIR"), (tmp_path / "runs" / "a", "--output_dir")):
+        with pytest.raises(CannotWrite, match=option) as error, files.atomic(path) as partial:
+            partial.write_text("half")
+            raise OSError(number, "no")
+        assert str(path) in str(error.value)
+        assert list(path.parent.iterdir()) == []
+
+
+def test_other_errors_pass_through_atomic(tmp_path):
+    for error in (OSError(2, "missing"), ValueError("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), files.atomic(tmp_path / "a"):
+            raise error
