@@ -56,6 +56,13 @@ class WithVerbs(click.Command):
     "--refit", is_flag=True, help="in folds: train the winner's configuration on everything as the final model"
 )
 @click.option(
+    "--fine_tune",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="in folds: phase 3 also fine-tunes the best configuration; auto: of at most 1,000 images",
+)
+@click.option(
     "--engine",
     type=click.Choice(["local", "wandb"]),
     default="local",
@@ -72,6 +79,7 @@ def study(
     file: Path | None,
     wide: bool,
     refit: bool,
+    fine_tune: str,
     engine: str,
     entity: str,
     workers: int,
@@ -110,6 +118,7 @@ def study(
         "command": _command(),
         "storage": masked(storage),
         "refit": refit,
+        "fine_tune": fine_tune,
     }
     planned = _planned(options, request, engine=engine, file=file, own=own)
     options = planned.options

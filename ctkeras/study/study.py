@@ -17,7 +17,7 @@ from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console
 from ctkeras.search import plan as search_plan
 from ctkeras.search.plan import Search
-from ctkeras.study import engines, solved
+from ctkeras.study import engines, finetuned, solved
 from ctkeras.study.edges import at_edges
 from ctkeras.study.engines import Phase
 from ctkeras.study.winner import Contender, compare, contenders
@@ -46,6 +46,7 @@ class Study:
     storage: str  # address of the trials, without the password
     solved: bool = False  # of solved heads, validated in folds
     refit: bool = False  # the model is the winner's configuration, trained on everything
+    fine_tune: str = "auto"  # one of finetuned.WORDS: whether phase 3 has a fine-tuned finalist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,7 @@ def plan(
     storage: str = "",
     solved: bool = False,
     refit: bool = False,
+    fine_tune: str = "auto",
 ) -> Study:
     """Plans a study from the sweep of phase 1 and the options.
 
@@ -92,12 +94,19 @@ def plan(
         storage: address of the trials, without the password; '' for study.db in output_dir.
         solved: the heads are solved and validated in folds, and phase 2 searches what matters for them.
         refit: the model is the winner's configuration, trained on everything.
+        fine_tune: auto, yes or no: whether phase 3 of solved heads has a fine-tuned finalist.
 
     Raises:
         UserError: a value out of range.
     """
+    if fine_tune == "yes" and not solved:
+        raise UserError(
+            "--fine_tune yes needs a study whose runs are validated in folds; remove it, or what rules folds out"
+        )
     if refit and not solved:
         raise UserError("--refit needs a study whose runs are validated in folds; remove it, or what rules folds out")
+    if fine_tune == "yes" and refit:
+        raise UserError("--refit trains solved heads only; remove it, or --fine_tune yes")
     for name in options:
         check_name(name)
     if "seed" in options:
@@ -118,14 +127,14 @@ def plan(
         first = dataclasses.replace(first, content={**first.content, "run_cap": one}, total=one)
     output_dir = Path(first.places.get("output_dir", RunConfig.output_dir))
     where = storage or str(output_dir / "study.db")
-    name = _name(first, (one, two, three), wide=wide)
-    counts = one, two, three
-    return Study(name, first, content, dict(options), counts, wide, seed, output_dir, command, where, solved, refit)
+    name = _name(first, (one, two, three), wide=wide, fine_tune=fine_tune)
+    kind = {"solved": solved, "refit": refit, "fine_tune": fine_tune}
+    return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where, **kind)
 
 
-def _name(first: Search, trials: Sequence[int], *, wide: bool) -> str:
+def _name(first: Search, trials: Sequence[int], *, wide: bool, fine_tune: str) -> str:
     """The study's name, made from all that its results depend on."""
-    facts = [first.name, tuple(trials), wide]
+    facts: list[Any] = [first.name, tuple(trials), wide, *([fine_tune] if fine_tune != "auto" else [])]
     return f"study-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"
 
 
@@ -169,13 +178,18 @@ def _continue(
     """The sweep of the phase after those that have ended, and its header."""
     if study.solved and phase == 3:
         runs = [run for one in done for run in one.results]
-        return _next(
-            study,
-            content,
-            runs,
-            phase,
-            chosen=solved.finalists(content, runs, folder, comparison.audit_of(study.options)),
-        )
+        chosen = solved.finalists(content, runs, folder, comparison.audit_of(study.options))
+        sweep, reasons = _next(study, content, runs, phase, chosen=chosen)
+        best = chosen[0][0]
+        config = RunConfig.from_mapping(plain(best.config))
+        why = finetuned.why_not(config, solved.images(folder / best.name), wanted=study.fine_tune, refit=study.refit)
+        if not why:
+            return finetuned.with_finalist(sweep, _fixed(study)), [
+                *reasons,
+                f"  and the first of these, {finetuned.HOW}",
+            ]
+        console.note(f"Phase 3 compares frozen backbones only: {why}.")
+        return sweep, [*reasons, f"  none is fine-tuned: {why}"]
     return _next(study, content, _to_choose_from(content, done), phase)
 
 
