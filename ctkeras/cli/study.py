@@ -20,7 +20,7 @@ from ctkeras.cli.options import (
 from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
-    from ctkeras.study.study import Study
+    from ctkeras.study.plan import Study
 
 
 class WithVerbs(click.Command):
@@ -162,7 +162,7 @@ def _planned(
     """
     from ctkeras.config import RunConfig, parse_value
     from ctkeras.study import solved
-    from ctkeras.study.study import plan
+    from ctkeras.study.plan import plan
     from ctkeras.sweep import phases
 
     why = solved.why_not(options, engine=engine, file=file, wide=request["wide"])
@@ -190,7 +190,7 @@ def _planned(
 def _begun_in_epochs(options: dict[str, Any], request: dict[str, Any]) -> "Study | None":
     """The study that this command meant before there were folds, if the folder of results has it unfinished."""
     from ctkeras.config import RunConfig
-    from ctkeras.study.study import plan
+    from ctkeras.study.plan import plan
     from ctkeras.sweep import phases
 
     output_dir = Path(str(options.get("output_dir") or RunConfig.output_dir))

@@ -11,8 +11,8 @@ from ctkeras.evaluation import comparison
 from ctkeras.runs.folder import write_json
 from ctkeras.runs.result import Result
 from ctkeras.search.plan import plan as plan_search
-from ctkeras.study import edges, finetuned, solved, study, verdict, winner
-from ctkeras.study.study import plan
+from ctkeras.study import edges, ending, finetuned, solved, study, verdict, winner
+from ctkeras.study.plan import plan
 from ctkeras.sweep import phases
 
 DATA = {"data": "phantom:120", "image_size": "32", "pretrained": "false"}
@@ -151,7 +151,7 @@ def test_the_verdict_when_the_cheaper_one_wins(tmp_path):
     folds = solved.InFolds(5, 539, 59, 0.7797)
     test = {"n": 10, "acc": 0.8}
     lines = verdict.verdict(
-        study.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, (), solved.RULE)
+        ending.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, (), solved.RULE)
     )
     assert "The winner is 0.0100 behind the runner-up; of configurations within one standard error" in lines[2]
     assert "may be chance" in lines[3]
