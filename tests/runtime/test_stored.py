@@ -281,9 +281,14 @@ def test_a_file_and_its_folder_are_flushed_before_atomic_returns(tmp_path, monke
 @pytest.mark.parametrize("number", [28, 27, 122, 30])
 def test_a_refused_write_names_the_file_and_what_to_change(number, cache, tmp_path):
     for path, option in ((cache / "a", "CTKERAS_CACHE_DIR"), (tmp_path / "runs" / "a", "--output_dir")):
-        with pytest.raises(CannotWrite, match=option) as error, files.atomic(path) as partial:
-            partial.write_text("half")
-            raise OSError(number, "no")
+
+        def write(path=path):
+            with files.atomic(path) as partial:
+                partial.write_text("half")
+                raise OSError(number, "no")
+
+        with pytest.raises(CannotWrite, match=option) as error:
+            write()
         assert str(path) in str(error.value)
         assert list(path.parent.iterdir()) == []
 
