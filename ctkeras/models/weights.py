@@ -90,11 +90,22 @@ def _download_timm(repository: str) -> Path:
 
     files = ("config.json", "model.safetensors")
     cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
-    if not all(isinstance(path, str) for path in cached):
+    if not all(isinstance(path, str) and _is_intact(Path(path)) for path in cached):
         _reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         console.note(f"Downloading ImageNet weights from {repository} …")
-        cached = [huggingface_hub.hf_hub_download(repository, file) for file in files]
+        cached = [
+            huggingface_hub.hf_hub_download(
+                repository, file, force_download=isinstance(path, str) and not _is_intact(Path(path))
+            )
+            for file, path in zip(files, cached, strict=True)
+        ]
     return Path(str(cached[0])).parent
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a file of the hub's cache is what was downloaded: a large one is stored under its SHA-256."""
+    blob = path.resolve()
+    return len(blob.name) != 64 or hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
 def _reach(address: str) -> None:

@@ -198,9 +198,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, durable: bool = True) -> None:
     """Writes rows as CSV, atomically."""
-    with atomic(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic(path, durable=durable) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -32,10 +32,13 @@ def cache_dir(part: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged.
 
-    The file and the folder's entry are on the disk when it returns, so that a power cut leaves the old file or the new one.
+    Args:
+        path: of the file.
+        durable: wait until the file and the folder's entry are on the disk, so that a power cut leaves the old file or the
+            new one. It takes 10 ms, too long for what is written several times per second.
 
     Raises:
         CannotWrite: the disk is full, or the folder cannot be written to.
@@ -46,10 +49,12 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        flush(partial)
+        if durable:
+            flush(partial)
         os.replace(partial, path)
-        with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
-            flush(path.parent)
+        if durable:
+            with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
+                flush(path.parent)
     except UserError:
         raise
     except Exception as error:

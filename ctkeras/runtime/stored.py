@@ -2,7 +2,7 @@
 
 A file that is missing or damaged is made again, and a damaged one moves to quarantine first: a cache never ends a command,
 and never changes a number. The checksum is XXH3 of 128 bits (https://xxhash.com), over everything in the file, because CRC-32
-takes ten times as long.
+takes six times as long.
 """
 
 import contextlib

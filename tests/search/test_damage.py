@@ -1,8 +1,11 @@
 """A full disk, a damaged database and a dropped connection: told at once or waited for, and no trial is lost."""
 
+import contextlib
 import resource
+import socket
 import subprocess
 import sys
+import threading
 import types
 
 import pytest
@@ -68,6 +71,26 @@ def test_waiting_for_a_dropped_connection_ends(monkeypatch):
 
     with pytest.raises(UserError, match="cannot use the storage postgresql"), storage.faults(URL):
         storage._patiently(opened, URL)
+
+
+def test_a_server_that_closes_the_connection_is_tried_again(monkeypatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 0.5)
+    server, accepted = socket.create_server(("127.0.0.1", 0)), []
+
+    def drop():
+        with contextlib.suppress(OSError):  # the test has closed it
+            while True:
+                accepted.append(server.accept()[0].close())
+
+    threading.Thread(target=drop, daemon=True).start()
+    address = storage.address(f"postgresql://me:secret@127.0.0.1:{server.getsockname()[1]}/db", "")
+    with pytest.raises(UserError, match="cannot use the storage") as error:
+        storage.open_storage(address)
+    server.close()
+    assert len(accepted) > 2
+    assert "secret" not in str(error.value)
 
 
 def test_a_server_that_cannot_be_reached_is_an_error_at_once():
