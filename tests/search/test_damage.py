@@ -132,12 +132,13 @@ def test_an_error_that_names_the_file_is_a_users_and_the_systems():
 @pytest.mark.slow
 def test_after_a_full_disk_the_same_command_runs_every_trial(tmp_path):
     file = tmp_path / "tiny.yaml"
-    content = sweeps.sweep(run_cap=3, hyperband=False)
+    whole = {"model_name": "small_cnn", "pretrained": False, "freeze_backbone": False, "folds": 0, "max_epochs": 2}
+    content = sweeps.sweep(method="random", run_cap=3, hyperband=False, data="phantom:48", image_size=32, **whole)
     file.write_text(dump(content, "# tiny"))
     command = [sys.executable, "-m", "ctkeras", "sweep", "run", str(file), "--output_dir", str(tmp_path / "runs")]
 
     def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # bytes; a checkpoint is larger
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))  # bytes; a checkpoint is larger
 
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, check=False)
     assert full.returncode == 2, full.stderr

@@ -74,7 +74,7 @@ def test_an_interrupted_command_resumes_in_another_folder(image_folder, tmp_path
         "--image_size=32",
         "--folds=0",
     ]
-    options += ["--max_epochs=500", "--batch_size=4", "--augmentation=0", "--patience=500"]
+    options += ["--max_epochs=500", "--batch_size=4", "--augmentation=0", "--early_stopping=0"]
     begun = ctkeras("--data", image_folder.name, *options, cwd=image_folder.parent)
     while not (found := list(image_folder.parent.glob(f"runs/*/{CHECKPOINT}"))):
         assert begun.poll() is None, begun.stderr.read()
