@@ -13,7 +13,7 @@ from ctkeras.cli.data import data
 from ctkeras.cli.labels import labels
 from ctkeras.cli.learning import learning
 from ctkeras.cli.report import app, report
-from ctkeras.cli.results import compare, evaluate, explain, predict
+from ctkeras.cli.results import compare, evaluate, explain, export, predict
 from ctkeras.cli.slurm import study_slurm, sweep_slurm
 from ctkeras.cli.study import study
 from ctkeras.cli.sweep import sweep
@@ -98,5 +98,5 @@ def doctor() -> None:
 
 sweep.add_command(sweep_slurm)
 study.verbs["slurm"] = study_slurm
-for verb in (data, train, evaluate, compare, labels, learning, predict, explain, study, sweep, report, app):
+for verb in (data, train, evaluate, compare, labels, learning, predict, explain, export, study, sweep, report, app):
     cli.add_command(verb)

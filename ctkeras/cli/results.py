@@ -1,4 +1,4 @@
-"""The verbs that use a run's files: evaluate, compare, predict, explain."""
+"""The verbs that use a run's files: evaluate, compare, predict, explain, export."""
 
 import json
 from pathlib import Path
@@ -183,3 +183,18 @@ def explain(
         else:
             click.echo(f"{file}  {best} {chances.max():.3f}  evidence for {evidence}: {picture}")
     return 1 if failed else 0
+
+
+@click.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.option("--weights_dir", default="", help="ImageNet weights, if they are no longer where the run found them")
+def export(run_folder: Path, weights_dir: str) -> None:
+    """Write the model.keras of a search's trial, which keeps only its trained weights; print its path."""
+    from ctkeras.runs.folder import read_config
+    from ctkeras.runtime import process
+
+    read_config(run_folder)  # a folder that is not a run's is refused before Keras is imported
+    process.configure()
+    from ctkeras.training import kept
+
+    click.echo(str(kept.export(run_folder, weights_dir=weights_dir)))

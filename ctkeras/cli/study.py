@@ -12,6 +12,7 @@ from ctkeras.cli.options import (
     address_of,
     config_options,
     engine_options,
+    export_option,
     load_sound,
     read_config,
     require_login,
@@ -63,6 +64,7 @@ class WithVerbs(click.Command):
     help="the engine that runs the phases",
 )
 @click.option("--entity", default="", help="with --engine wandb: team or user (default: yours)")
+@export_option
 @engine_options
 @config_options
 def study(
@@ -74,6 +76,7 @@ def study(
     refit: bool,
     engine: str,
     entity: str,
+    export: str,
     workers: int,
     storage: str,
     search_seed: int,
@@ -114,7 +117,7 @@ def study(
     planned = _planned(options, request, engine=engine, file=file, own=own)
     options = planned.options
     tell_idle(options, planned.content)
-    pool = Pool(workers, patience=patience)
+    pool = Pool(workers, patience=patience, export_all=export == "all")
     run: engines.Engine
     if engine == "wandb":
         run = functools.partial(engines.wandb, project=str(options.get("project") or ""), entity=entity)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def improve(run: Loop, row: dict[str, Any]) -> bool:
         run.best = []
         for member in run.members:
             run.programs.store(member.state)
-            run.best += [np.array(weight.value) for weight in changing_weights(run)]
+            run.best += [np.array(weight.value) for weight in changing_weights(run.config, run.built)]
         run.best_logits = run.logits
     progress.plateau = progress.plateau.after(row["val_loss"])
     progress.history.append(row)
@@ -98,32 +99,52 @@ def save(run: Loop, folder: Path) -> None:
 
 def export_best(run: Loop, folder: Path) -> None:
     """Writes the best epoch's model into the run folder; the state in training does not change."""
+    export_trained(run.config, run.built, run.best, folder, class_names=run.data.train.class_names)
+
+
+def export_trained(
+    config: RunConfig,
+    built: classifier.Classifier,
+    best: Sequence[np.ndarray],
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+) -> None:
+    """Writes model.keras and contract.json from the weights that a run has trained.
+
+    Args:
+        config: of the run.
+        built: its model; the weights that were not trained are those that the run started with.
+        best: the values of changing_weights, of one member after the other.
+        folder: the run folder.
+        class_names: C names in label order.
+    """
     export.export(
-        trained_model(run),
+        trained_model(config, built, best),
         folder,
-        class_names=run.data.train.class_names,
-        model_name=run.config.model_name,
-        preparation=preparation_of(run.config),
+        class_names=class_names,
+        model_name=config.model_name,
+        preparation=preparation_of(config),
         kind=layers.core,
     )
 
 
-def trained_model(run: Loop) -> Any:
+def trained_model(config: RunConfig, built: classifier.Classifier, best: Sequence[np.ndarray]) -> Any:
     """The keras.Model with the best epoch's weights; of members trained side by side, one model with all of them."""
-    weights = changing_weights(run)
-    parts = [run.best[start : start + len(weights)] for start in range(0, len(run.best), len(weights))]
+    weights = changing_weights(config, built)
+    parts = [best[start : start + len(weights)] for start in range(0, len(best), len(weights))]
     if len(parts) > 1:
         paths = [weight.path for weight in weights]
         values = [dict(zip(paths, part, strict=True)) for part in parts]
-        return join.joined(run.built.model, run.built.frozen_layers(run.config.cut), values)
+        return join.joined(built.model, built.frozen_layers(config.cut), values)
     for weight, value in zip(weights, parts[0], strict=True):
         weight.assign(value)
-    return run.built.model
+    return built.model
 
 
-def changing_weights(run: Loop) -> list[Any]:
+def changing_weights(config: RunConfig, built: classifier.Classifier) -> list[Any]:
     """The Keras weights that the whole run may change."""
-    return phase_programs(run.built, run.config, run.config.cut).parts.suffix.weights
+    return phase_programs(built, config, config.cut).parts.suffix.weights
 
 
 def cut_at(config: RunConfig, epoch: int) -> str:

@@ -58,7 +58,7 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         return names | dict.fromkeys(("train_acc", "train_loss", "lr", "epoch_seconds"), 0.5)
 
     monkeypatch.setattr(loop, "train_epoch", epoch)
-    monkeypatch.setattr(run_module, "changing_weights", lambda run: [weight])
+    monkeypatch.setattr(run_module, "changing_weights", lambda config, built: [weight])
     monkeypatch.setattr(loop, "save", lambda run, folder: saved.append((run.progress.epoch, run.progress.seconds)))
     monkeypatch.setattr(loop, "_prove_early", lambda run, end: saved.append("proved"))
     return run, end
