@@ -1,8 +1,8 @@
 """The worker: a process that runs one trial after another, `python -m ctkeras.search.worker`, started by the pool (pool.py).
 
-It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `export`, `go_on` and `stop`; the
-worker answers with `ready`, `refused`, `note`, `epochs`, `done`, `failed` and `exported`. It ends when its supervisor does, even if that
-is killed: this is why it is written by hand.
+It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `export`, `go_on` and
+`stop`; the worker answers with `ready`, `refused`, `note`, `epochs`, `done`, `failed` and `exported`. It ends when its
+supervisor does, even if that is killed: this is why it is written by hand.
 """
 
 import contextlib

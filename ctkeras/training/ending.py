@@ -87,7 +87,7 @@ class Ending:
 
 
 def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float], *, exports: bool) -> dict[str, Any]:
-    """Exports the best epoch's model or keeps its weights, writes predictions.csv and metrics.json; a finished run's checkpoint is deleted."""
+    """Exports the model or keeps its weights, and writes the other files; a finished run's checkpoint is deleted."""
     begun = time.perf_counter()
     if run.progress.best_epoch:
         _export(run, folder, exports=exports)
@@ -111,8 +111,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float],
 
 def _export(run: "Loop", folder: Path, *, exports: bool) -> None:
     """Writes the best epoch's model, or the weights that it can be exported from, and its answers on validation."""
-    from ctkeras.training import kept
-    from ctkeras.training.run import export_best
+    from ctkeras.training.run import export_best, keep
 
     solved = run.config.optimizer == "lbfgs"
     word = "last" if run.config.best == "last" else "best"
@@ -121,7 +120,7 @@ def _export(run: "Loop", folder: Path, *, exports: bool) -> None:
         with console.waiting(f"Exporting {what} and checking the file"):
             export_best(run, folder)
     else:
-        kept.keep(run, folder)
+        keep(run, folder)
     valid, probabilities = run.data.valid, softmax(run.best_logits)
     split = "valid" if run.data.folds is None else FOLDS
     rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split=split)

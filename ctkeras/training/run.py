@@ -11,10 +11,10 @@ import numpy as np
 from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
 from ctkeras.models import classifier, export, join
-from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
+from ctkeras.runs.checkpoint import TRAINED, Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
-from ctkeras.training.inputs import Data, Feed, preparation_of
-from ctkeras.training.programs import Programs, phase_programs
+from ctkeras.training.inputs import Data, Feed, members_of, preparation_of
+from ctkeras.training.programs import Programs, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
 
@@ -95,6 +95,31 @@ def save(run: Loop, folder: Path) -> None:
         for name in STORED
     }
     save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
+
+
+def heads_of(config: RunConfig, data: Data) -> int:
+    """The number of heads that are solved together in one graph; 1 for a run that trains in epochs."""
+    return len(members_of(data)) if config.optimizer == "lbfgs" else 1
+
+
+def keep(run: Loop, folder: Path) -> None:
+    """Writes the best epoch's trained weights to trained.npz, from which kept.export makes the model.
+
+    An older model of the run, which has other weights now, is deleted.
+    """
+    facts = {
+        "class_names": list(run.data.train.class_names),
+        "heads": heads_of(run.config, run.data),
+        "frozen": frozen_of(run.config, run.built),
+    }
+    save_checkpoint(folder, Checkpoint({"best": run.best}, facts), name=TRAINED)
+    for name in ("model.keras", "contract.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def frozen_of(config: RunConfig, built: classifier.Classifier) -> str:
+    """The fingerprint of the weights that a run does not train; '' if it trains all."""
+    return frozen_fingerprint(phase_programs(built, config, config.cut))
 
 
 def export_best(run: Loop, folder: Path) -> None:

@@ -92,7 +92,8 @@ def _train(
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
     process.configure()
     from ctkeras.models.weights import find_weights
-    from ctkeras.training import kept, loop, solve, start
+    from ctkeras.training import loop, solve, start
+    from ctkeras.training.run import heads_of
 
     ending.passed("imports")
     weights = find_weights(config.model_name, config.weights_dir) if config.pretrained else None
@@ -103,7 +104,7 @@ def _train(
     assert data is not None  # for the type checker: it was given, or there is a source
     classes = len(data.train.class_names)
     built = start.build(
-        config, classes=classes, weights=weights, members=kept.heads_of(config, data)
+        config, classes=classes, weights=weights, members=heads_of(config, data)
     )  # refuses a file of other weights
     ending.passed("model")
     folder = ending.folder

@@ -37,13 +37,20 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         programs=Programs(),
         members=[types.SimpleNamespace(state=types.SimpleNamespace(totals=totals))],
         weight=weight,
+        built=None,
         best=[],
         best_logits=None,
         logits=None,
     )
     saved = []
     end = types.SimpleNamespace(
-        stop=stopping.Stop(), lock=threading.RLock(), metrics=None, seconds=lambda: 7.5, folder=tmp_path, saved=saved
+        exports=True,
+        stop=stopping.Stop(),
+        lock=threading.RLock(),
+        metrics=None,
+        seconds=lambda: 7.5,
+        folder=tmp_path,
+        saved=saved,
     )
 
     def epoch(run, stop):
