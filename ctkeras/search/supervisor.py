@@ -113,7 +113,12 @@ class Supervisor:
         if job.resumed:
             self.progress.say(f"resuming trial {job.number}, which was started earlier")
         self.progress.running[job.number] = "starting"
-        request = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
+        request: dict[str, Any] = {
+            "run_id": job.run_id,
+            "config": job.config,
+            "group": search.group,
+            "job_type": search.job_type,
+        }
         request["export"] = self.pool.export_all
         self.pool.get(place).send(trial={**request, "asks": self.trials.asks(job)})
 
