@@ -9,6 +9,8 @@ import numpy as np
 
 from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
+from ctkeras.evaluation import calibration
+from ctkeras.evaluation.probabilities import softmax
 from ctkeras.models import classifier, export, join
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
@@ -104,8 +106,21 @@ def export_best(run: Loop, folder: Path) -> None:
         class_names=run.data.train.class_names,
         model_name=run.config.model_name,
         preparation=preparation_of(run.config),
+        temperature=temperature(run),
         kind=layers.core,
     )
+
+
+def temperature(run: Loop) -> float | None:
+    """What the logits of the best epoch are divided by, from its answers on validation; None without calibration."""
+    if not run.config.calibrate or not len(run.best_logits):
+        return None
+    return calibration.temperature(run.data.valid.labels, softmax(run.best_logits))
+
+
+def answers(run: Loop) -> np.ndarray:
+    """The exported model's probabilities of the validation images, of each fold from its own member: float64 [N, C]."""
+    return softmax(run.best_logits / (temperature(run) or 1.0))
 
 
 def trained_model(run: Loop) -> Any:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ctkeras.errors import UserError
-from ctkeras.evaluation import calibration, metrics
+from ctkeras.evaluation import calibration
+from ctkeras.evaluation.answers import class_key
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
@@ -86,7 +87,7 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     hits, true, called = counts.diagonal(), counts.sum(1), counts.sum(0)
     for i, name in enumerate(names):
         if found.test:
-            cells: list[Any] = [_stacked(found, metrics.class_key(kind, name)) for kind in kinds]
+            cells: list[Any] = [_stacked(found, class_key(kind, name)) for kind in kinds]
         else:
             rest = counts.sum() - true[i]
             shares = ((hits[i], called[i]), (hits[i], true[i]), (rest - called[i] + hits[i], rest))
