@@ -53,14 +53,25 @@ def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str,
         UserError: the pattern does not match every file.
     """
     audited = audits.check(source, group_pattern=group_pattern)
+    return audited, of(source, audited, group_pattern=group_pattern)
+
+
+def of(source: Source, audited: Audit, *, group_pattern: str = "") -> dict[str, Any]:
+    """Returns the summary of a data set's audit, from the cache where possible.
+
+    Args:
+        source: what open_source returned.
+        audited: its audit, with the groups of the pattern.
+        group_pattern: as for audit.
+    """
     if audited.unreadable:  # such an audit is not stored
-        return audited, summary(audited)
+        return summary(audited)
     path = place(source, f"summary-{VERSION}.json", group_pattern=group_pattern)
     if not path.exists():
         with console.waiting("Comparing the splits"), atomic(path) as partial:
             partial.write_text(json.dumps(summary(audited)), encoding="utf-8")
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return audited, table
+    return table
 
 
 def place(source: Source, name: str, *, group_pattern: str) -> Path:

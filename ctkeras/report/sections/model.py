@@ -135,11 +135,7 @@ def reliability(found: Findings) -> Section:
         count.tolist(), means, shares, width=328, ident="reliability-chart", title="Reliability curve", description=said
     )
     ece_shown = three(found.test, "ece") if "ece" in found.test else number(ece)
-    facts = [["expected calibration error (ECE, 15 bins)", ece_shown]]
-    if "temperature" in found.test:
-        facts.append(["temperature fitted on validation", number(found.test["temperature"])])
-    if "ece_calibrated" in found.test:
-        facts.append(["ECE at that temperature", three(found.test, "ece_calibrated")])
+    facts = [["expected calibration error (ECE, 15 bins)", ece_shown], *_temperature(found)]
     words = "On the diagonal, answers with a confidence of 0.8 are right 8 times out of 10. Larger dots: more images."
     side_by_side = tag(
         "div",
@@ -156,6 +152,23 @@ def reliability(found: Findings) -> Section:
     files = found.files("predictions.csv", *(["metrics_test.json"] if found.test else []), runs=[found.chosen])
     heading = "Is its confidence reliable?"
     return page.section("reliability", heading, p(said), side_by_side, files=files, short="Confidence")
+
+
+def _temperature(found: Findings) -> list[list[str]]:
+    """What was done about calibration, and the calibration error before or after it."""
+    test, own = found.test, found.chosen.metrics
+    if "temperature" in own:  # in the exported model
+        rows = [["logits are divided, in the model, by", number(own["temperature"])]]
+        if "ece_uncalibrated" in test:
+            return [*rows, ["ECE without that", three(test, "ece_uncalibrated")]]
+        where = "out of fold" if own.get("folds") else "on validation"
+        return [
+            *rows,
+            [f"ECE {where}, before and after", f"{number(own['val_ece'])}, {number(own['val_ece_calibrated'])}"],
+        ]
+    rows = [["temperature fitted on validation", number(test["temperature"])]] if "temperature" in test else []
+    shown = "ece_calibrated" in test
+    return rows + ([["ECE at that temperature", three(test, "ece_calibrated")]] if shown else [])
 
 
 def worst_errors(found: Findings) -> Section:
