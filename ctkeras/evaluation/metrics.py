@@ -14,6 +14,7 @@ MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_
     f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES
 )
 _UNBOUNDED = ("reliability_count", "reliability_confidence")
+_COUNTLESS = ("loss", "ece", "loss_calibrated", "ece_calibrated", "loss_uncalibrated", "ece_uncalibrated")  # no shares
 
 
 def evaluate(
@@ -75,7 +76,10 @@ def _bounds(
     groups: np.ndarray,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """95% bounds of some metrics by resampling groups; Wilson's for a share that all resamples give alike, such as 1."""
+    """95% bounds of some metrics by resampling groups; Wilson's for what all resamples give alike, such as 1.
+
+    A share rests on its own groups. Other metrics, such as an AUC, rest at best on those of the rarest class.
+    """
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
         parts = of_answers(*by_weights(weights, labels, probabilities), class_names)
@@ -89,9 +93,17 @@ def _bounds(
         shares[class_key("precision", name)] = predicted == i, labels == i
         shares[class_key("recall", name)] = labels == i, predicted == i
         shares[class_key("specificity", name)] = labels != i, predicted != i
-    for name, (of, right) in shares.items():
+    rarest = min(len(np.unique(groups[labels == i])) for i in np.unique(labels))
+    for name in names:
         low, high = f"{name}_low", f"{name}_high"
-        if of.any() and low in bounds and bounds[low] == bounds[high]:
+        if name in _COUNTLESS or low not in bounds or bounds[low] != bounds[high]:
+            continue
+        if name not in shares:
+            if bounds[low] in (0.0, 1.0):
+                bounds[low], bounds[high] = bootstrap.wilson(bounds[low], rarest)
+            continue
+        of, right = shares[name]
+        if of.any():
             bounds[low], bounds[high] = bootstrap.wilson(float(right[of].mean()), len(np.unique(groups[of])))
     return bounds
 

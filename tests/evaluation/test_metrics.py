@@ -209,8 +209,10 @@ def test_the_temperature_is_bounded():
 def test_perfect_predictions():
     labels = np.arange(20) % 4
     values = evaluate(labels, np.eye(4)[labels], NAMES)
-    for name in ("balanced_acc", "macro_f1"):
-        assert values[name] == values[f"{name}_low"] == values[f"{name}_high"] == 1
+    rarest = stats.binomtest(5, 5).proportion_ci(method="wilson").low
+    for name in ("balanced_acc", "macro_f1", "auc", "auc_b"):  # never surer than the rarest class allows
+        assert values[name] == values[f"{name}_high"] == 1
+        assert values[f"{name}_low"] == pytest.approx(rarest)
     assert values["acc"] == values["acc_high"] == values["recall_a"] == values["auc"] == 1
     for name, count in (("acc", 20), ("recall_a", 5), ("specificity_a", 15)):  # no resample errs: exact bounds instead
         exact = stats.binomtest(count, count).proportion_ci(method="wilson")

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from ctkeras.audit import audit
+from ctkeras.audit import audit, measures
 from ctkeras.report import audit_page
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
@@ -31,6 +31,7 @@ def data_audit(found: Findings) -> Section:
         p(words),
         audit_page.balance_table(summary),
         audit_page.leaks_table(summary),
+        tag("ul", *(tag("li", line) for line in measures.sentences(summary))),
         _conflicts(found.audit.conflicts()),
         *audit_page.class_by_file(summary),
         _left_out(found),

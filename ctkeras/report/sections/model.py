@@ -162,10 +162,10 @@ def _temperature(found: Findings) -> list[list[str]]:
         if "ece_uncalibrated" in test:
             return [*rows, ["ECE without that", three(test, "ece_uncalibrated")]]
         where = "out of fold" if own.get("folds") else "on validation"
-        return [
-            *rows,
-            [f"ECE {where}, before and after", f"{number(own['val_ece'])}, {number(own['val_ece_calibrated'])}"],
-        ]
+        for name, words in (("val_ece", "ECE"), ("val_loss", "log-loss")):
+            both = f"{number(own.get(name))}, {number(own.get(f'{name}_calibrated'))}"
+            rows.append([f"{words} {where}, before and after", both])
+        return rows
     rows = [["temperature fitted on validation", number(test["temperature"])]] if "temperature" in test else []
     shown = "ece_calibrated" in test
     return rows + ([["ECE at that temperature", three(test, "ece_calibrated")]] if shown else [])
