@@ -12,6 +12,7 @@ from ctkeras.cpu import layers
 from ctkeras.evaluation import calibration
 from ctkeras.evaluation.probabilities import softmax
 from ctkeras.models import classifier, export, join
+from ctkeras.runs import places
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
 from ctkeras.training.inputs import Data, Feed, preparation_of
@@ -87,8 +88,9 @@ def improve(run: Loop, row: dict[str, Any]) -> bool:
 
 
 def save(run: Loop, folder: Path) -> None:
-    """Writes history.csv and the checkpoint."""
+    """Writes history.csv, the checkpoint, and that this process still works."""
     write_history(folder, run.progress.history)
+    places.seen(folder)
     facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
     arrays = {
         f"{name}{number or ''}": [np.asarray(array) for array in getattr(member.state, name)]
