@@ -242,7 +242,7 @@ def _shift(result: Mapping[str, Any]) -> str:
             f"{words[:1].upper()}{words[1:]}." if words else "Too few groups to tell whether test differs from train."
         )
     return (
-        f"Test images are not told from train's by margins, size, grays and sharpness (AUC {number(result['before']['auc'])} "
+        f"Margins, size, grays and sharpness do not distinguish test images from train's (AUC {number(result['before']['auc'])} "
         f"before and {number(result['after']['auc'])} after preparation)."
     )
 
