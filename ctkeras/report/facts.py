@@ -241,10 +241,8 @@ def _shift(result: Mapping[str, Any]) -> str:
         return (
             f"{words[:1].upper()}{words[1:]}." if words else "Too few groups to tell whether test differs from train."
         )
-    return (
-        f"Margins, size, grays and sharpness do not distinguish test images from train's (AUC {number(result['before']['auc'])} "
-        f"before and {number(result['after']['auc'])} after preparation)."
-    )
+    both = " and ".join(f"{number(result[when]['auc'])} {when}" for when in ("before", "after"))
+    return f"Margins, size, grays and sharpness do not distinguish test images from train's (AUC {both} preparation)."
 
 
 def _imbalance(found: Findings) -> Fact:
