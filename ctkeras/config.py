@@ -122,6 +122,9 @@ class RunConfig:
         "regular expression whose first brackets name the patient in a file's path; '': as the data says, if it does",
     )
     leaks: str = _param("drop", "training images that also appear in valid or test", choices=("drop", "keep"))
+    calibrate: bool = _param(
+        True, "export logits divided by the temperature at which validation labels are most probable"
+    )
     log_model: bool = _param(True, "upload the best model and its contract to W&B as an artifact")
     seed: int = _param(0, "seed of all random numbers", low=0, high=2**31 - 1)
 

@@ -82,6 +82,8 @@ def _require_classes(split: Split, remaining: np.ndarray, elsewhere: str) -> Non
 def grouped(split: Split, source: Source, *, group_pattern: str = "") -> Split:
     """Returns a split with the audit's groups: slices of one patient, or similar ones, and copies of them.
 
+    A group has the same number in training and validation.
+
     Args:
         split: of training and validation images.
         source: the data set.
@@ -91,8 +93,10 @@ def grouped(split: Split, source: Source, *, group_pattern: str = "") -> Split:
         UserError: the pattern does not match every file.
     """
     listed = audit.training_list(source)
-    numbers = np.array([listed["group"][file] for file in split.files], np.int64)
-    if group_pattern:
-        patients = groups.of_patients(groups.named(split.files, group_pattern))
-        numbers = groups.joined(patients, [listed["near"][file] for file in split.files])
-    return dataclasses.replace(split, groups=numbers)
+    numbers = listed["group"]
+    if group_pattern:  # of train and valid together, so that a patient in both has one number
+        files = list(numbers)
+        patients = groups.of_patients(groups.named(files, group_pattern))
+        joined = groups.joined(patients, [listed["near"][file] for file in files])
+        numbers = dict(zip(files, joined.tolist(), strict=True))
+    return dataclasses.replace(split, groups=np.array([numbers[file] for file in split.files], np.int64))

@@ -52,8 +52,19 @@ def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str,
         UserError: the pattern does not match every file.
     """
     audited = audits.check(source, group_pattern=group_pattern)
+    return audited, of(source, audited, group_pattern=group_pattern)
+
+
+def of(source: Source, audited: Audit, *, group_pattern: str = "") -> dict[str, Any]:
+    """Returns the summary of a data set's audit, from the cache where possible.
+
+    Args:
+        source: what open_source returned.
+        audited: its audit, with the groups of the pattern.
+        group_pattern: as for audit.
+    """
     if audited.unreadable:  # such an audit is not stored
-        return audited, summary(audited)
+        return summary(audited)
     path = place(source, f"summary-{VERSION}.json", group_pattern=group_pattern)
 
     def make() -> None:
@@ -61,7 +72,7 @@ def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str,
             cache.write_json(path, summary(audited))
 
     table: dict[str, Any] = cache.reuse(lambda: cache.read_json(path), make, lock=path.with_suffix(".lock"))
-    return audited, table
+    return table
 
 
 def place(source: Source, name: str, *, group_pattern: str) -> Path:

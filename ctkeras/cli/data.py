@@ -10,6 +10,9 @@ import click
 
 from ctkeras.config import FIELDS
 
+pattern_option = click.option(
+    "--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"]
+)
 data_option = click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])
 SIZE: Any = FIELDS["image_size"]
 
@@ -28,7 +31,8 @@ def data() -> None:
     multiple=True,
     help=f"image size to train at, in pixels; repeat it for several (default: {SIZE.default})",
 )
-def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
+@pattern_option
+def prepare(spec: str | None, image_sizes: tuple[int, ...], group_pattern: str) -> None:
     """Decode, check and cache a data set.
 
     Training, evaluation and reports then start without decoding any image.
@@ -43,8 +47,8 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
     for size in sizes:
         for split in layout.SPLITS:
             decoded.load_split(source, split, size, Preparation())
-    audit.load(source)  # refuses an image that cannot be read
-    for line in summary.lines(summary.stored(source)[1]):
+    audited = audit.load(source, group_pattern=group_pattern)  # refuses an image that cannot be read
+    for line in summary.lines(summary.of(source, audited, group_pattern=group_pattern)):
         click.echo(line)
     click.echo(f"Cached in {time.perf_counter() - start:.1f} s, fingerprint {source.fingerprint[:16]}:")
     for size in sizes:
@@ -57,7 +61,7 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...]) -> None:
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
-@click.option("--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"])
+@pattern_option
 def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str) -> int:
     """Find faulty files, duplicates, leaks and splits that share patients.
 

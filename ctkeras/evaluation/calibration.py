@@ -33,6 +33,12 @@ def error(count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np
     return (count * gaps).sum(1) / count.sum(1)
 
 
+def of(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error of probabilities float [N, C] for labels int [N]."""
+    right = probabilities.argmax(-1) == labels
+    return float(error(*reliability(np.ones((1, len(labels))), probabilities.max(-1), right))[0])
+
+
 def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities with their logits divided by a temperature: float64 [N, C]; answers stay, only confidence changes."""
     from scipy import special
@@ -44,17 +50,21 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The temperature at which the labels are most probable (Guo et al. 2017), between 0.05 and 20.
 
+    As in Platt 2000, section 2.2, a label counts as (N + 1) / (N + 2), and the rest is shared by the other classes. Where
+    every answer is right, the temperature would otherwise fall without end.
+
     Args:
         labels: int [N].
         probabilities: float [N, C].
     """
     from scipy import optimize, special
 
+    count, classes = probabilities.shape
     logs = np.log(np.maximum(probabilities.astype(np.float64), _TINY))
-    own = np.arange(len(labels)), labels
+    targets = np.where(np.eye(classes)[labels] > 0, count + 1, 1 / max(classes - 1, 1)) / (count + 2)
 
     def loss(log_temperature: float) -> float:
-        return float(-special.log_softmax(logs / np.exp(log_temperature), axis=-1)[own].mean())
+        return float(-(targets * special.log_softmax(logs / np.exp(log_temperature), axis=-1)).sum(1).mean())
 
     # The loss is convex in 1/T, so it falls and then rises in log T: one minimum.
     result = optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6})

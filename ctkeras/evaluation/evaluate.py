@@ -13,7 +13,7 @@ from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
 from ctkeras.evaluation import openings, similarity
 from ctkeras.evaluation.metrics import choose, three_ways
-from ctkeras.models import fast, predict
+from ctkeras.models import contract, export, fast, predict
 from ctkeras.runs.folder import read_config, read_metrics, write_json
 from ctkeras.runs.predictions import (
     FOLDS,
@@ -76,12 +76,14 @@ def evaluate(
     facts = {"split": split, "data": at, **identity}
     if split == "test":
         facts |= openings.record(folder, {**identity, "data": at, "again": again})
+    undone = True  # whether the answers without the model's temperature follow from its answers
     if split == "test" or not (rows := _out_of_fold_rows(folder, split, audited)):
         images = decoded.load_split(source, split, int(model.input.shape[1]), preparation)
         chances = _probabilities(model, images, split)
         rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
+        undone = not export.is_joined(model)  # a mean of members' answers does not say what each of them was
     write_predictions(folder, rows, split=split)
-    metrics = facts | _metrics(folder, split, audited, leaks=config.leaks)
+    metrics = facts | _metrics(folder, split, audited, leaks=config.leaks, undone=undone)
     write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
 
@@ -112,8 +114,8 @@ def _out_of_fold_rows(folder: Path, split: str, audited: audit.Audit) -> list[di
     )
 
 
-def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str) -> dict[str, Any]:
-    """A split's metrics, computed only from predictions.csv and the audit, so that anyone can reproduce them."""
+def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str, undone: bool) -> dict[str, Any]:
+    """A split's metrics, computed only from predictions.csv, contract.json and the audit: anyone can reproduce them."""
     own, valid = read_predictions(folder, split), read_validation(folder)
     assert own is not None  # for the type checker: it has just been written
     leaked = audited.leaked(split, USED_BEFORE[split])
@@ -124,9 +126,11 @@ def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str) -> d
         own.class_names,
         groups=copies(audited, own.files),
         seen=seen,
-        chosen=choose(valid.labels, valid.probabilities, valid.class_names) if valid else None,
+        chosen=_chosen(folder, valid, undone=undone),
         units=audited.group_of(own.files),
     )
+    if (temperature := contract.temperature(folder / "contract.json")) is not None:
+        metrics |= {"temperature": temperature, "calibrated": True}
     if split == "train":
         return metrics
     folds = read_predictions(folder, FOLDS) is not None
@@ -134,6 +138,15 @@ def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str) -> d
     trained = similarity.Trained(into, leaks, apart=folds and split == "valid")
     right = own.probabilities.argmax(-1) == own.labels
     return metrics | similarity.results(audited, split, files=own.files, right=right, seen=seen, trained=trained)
+
+
+def _chosen(folder: Path, valid: Predictions | None, *, undone: bool) -> dict[str, float]:
+    """What was chosen on validation; of a calibrated model, the temperature is its own, if it can be taken out again."""
+    chosen = choose(valid.labels, valid.probabilities, valid.class_names) if valid else {}
+    if (temperature := contract.temperature(folder / "contract.json")) is None:
+        return chosen
+    chosen.pop("temperature", None)
+    return chosen | ({"temperature": temperature, "calibrated": True} if undone else {})
 
 
 def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:

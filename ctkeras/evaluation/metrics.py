@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from ctkeras.evaluation import bootstrap, calibration, ranking
-from ctkeras.evaluation.bootstrap import totals
+from ctkeras.evaluation.answers import by_scikit_learn, by_weights, class_key, of_answers
+from ctkeras.evaluation.probabilities import SPECIFICITIES, against_normal, of_probabilities
 
-SPECIFICITIES = (90, 95)  # percent, at which sensitivity for images of other classes than normal is measured
 # Computed three ways: for all images, without images of earlier splits, and for each distinct image once.
 MAIN = ("acc", "balanced_acc", "macro_f1", "auc", "ap", "loss", "ece", "against_normal_auc") + tuple(
     f"sensitivity_at_specificity_{percent}" for percent in SPECIFICITIES
 )
 _UNBOUNDED = ("reliability_count", "reliability_confidence")
-_CLIP = 1e-7  # lowest probability in a loss, so that one confident error doesn't make it infinite; Keras' epsilon
+_COUNTLESS = ("loss", "ece", "loss_calibrated", "ece_calibrated", "loss_uncalibrated", "ece_uncalibrated")  # no shares
 
 
 def evaluate(
@@ -40,7 +40,8 @@ def evaluate(
         for each class against the others, named by `class_key`: precision, recall, specificity, f1, auc, ap;
         ece, with reliability_count, reliability_confidence and reliability_accuracy per bin (see calibration). Resampling
         adds noise to each bin, so the bounds of a small ece are above it;
-        ece_calibrated and loss_calibrated, at the chosen temperature;
+        ece_calibrated and loss_calibrated, at the chosen temperature; of a model that has it inside (chosen has
+        `calibrated`) instead ece_uncalibrated and loss_uncalibrated, of its answers without it;
         if a class is called normal, for finding the others by 1 - p_normal: against_normal_auc;
         sensitivity_at_specificity_90 and _95, optimistic because the threshold is chosen on the same images;
         sensitivity_at_valid_threshold_90 and _95, and specificity_…, with the thresholds chosen on validation.
@@ -48,9 +49,9 @@ def evaluate(
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     groups = np.arange(len(labels)) if groups is None else groups
     inputs = labels, probabilities, class_names, chosen or {}
-    matrix, auc, ap = _by_scikit_learn(labels, probabilities)
-    points = _of_answers(matrix[None], auc[None], ap[None], class_names)
-    points |= _of_probabilities(np.ones((1, len(labels))), *inputs)
+    matrix, auc, ap = by_scikit_learn(labels, probabilities)
+    points = of_answers(matrix[None], auc[None], ap[None], class_names)
+    points |= of_probabilities(np.ones((1, len(labels))), *inputs)
     if len(np.unique(labels)) < len(class_names):  # means over fewer classes would be other metrics
         points |= {"auc": np.array([np.nan]), "ap": np.array([np.nan])}
     plain = {name: _plain(point[0]) for name, point in points.items()}
@@ -75,11 +76,14 @@ def _bounds(
     groups: np.ndarray,
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """95% bounds of some metrics by resampling groups; Wilson's for a share that all resamples give alike, such as 1."""
+    """95% bounds of some metrics by resampling groups; Wilson's for what all resamples give alike, such as 1.
+
+    A share rests on its own groups. Other metrics, such as an AUC, rest at best on those of the rarest class.
+    """
 
     def statistics(weights: np.ndarray) -> dict[str, np.ndarray]:
-        parts = _of_answers(*_by_weights(weights, labels, probabilities), class_names)
-        parts |= _of_probabilities(weights, labels, probabilities, class_names, chosen)
+        parts = of_answers(*by_weights(weights, labels, probabilities), class_names)
+        parts |= of_probabilities(weights, labels, probabilities, class_names, chosen)
         return {name: parts[name] for name in parts if name in names}
 
     bounds = bootstrap.bounds(statistics, groups)
@@ -89,9 +93,17 @@ def _bounds(
         shares[class_key("precision", name)] = predicted == i, labels == i
         shares[class_key("recall", name)] = labels == i, predicted == i
         shares[class_key("specificity", name)] = labels != i, predicted != i
-    for name, (of, right) in shares.items():
+    rarest = min(len(np.unique(groups[labels == i])) for i in np.unique(labels))
+    for name in names:
         low, high = f"{name}_low", f"{name}_high"
-        if of.any() and low in bounds and bounds[low] == bounds[high]:
+        if name in _COUNTLESS or low not in bounds or bounds[low] != bounds[high]:
+            continue
+        if name not in shares:
+            if bounds[low] in (0.0, 1.0):
+                bounds[low], bounds[high] = bootstrap.wilson(bounds[low], rarest)
+            continue
+        of, right = shares[name]
+        if of.any():
             bounds[low], bounds[high] = bootstrap.wilson(float(right[of].mean()), len(np.unique(groups[of])))
     return bounds
 
@@ -166,147 +178,10 @@ def choose(labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[
         class_names: C names.
     """
     chosen = {"temperature": calibration.temperature(labels, probabilities)}
-    if (scored := _against_normal(labels, probabilities, class_names)) is not None:
+    if (scored := against_normal(labels, probabilities, class_names)) is not None:
         for percent in SPECIFICITIES:
             chosen[f"valid_threshold_{percent}"] = ranking.threshold(*scored, percent / 100)
     return chosen
-
-
-def class_key(metric: str, class_name: str) -> str:
-    """The name of a metric of one class; a class called low or high must not look like a bound."""
-    return f"{metric}_{class_name}" + ("_class" if class_name.endswith(("low", "high")) else "")
-
-
-def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of images whose most probable class is the right one."""
-    return float((probabilities.argmax(-1) == labels).mean())
-
-
-def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log-likelihood, natural logarithm."""
-    return float(_losses(labels, probabilities).mean())
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities from logits, float64 [N, C]."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
-def _losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Negative log-likelihood of each image: float64 [N]."""
-    own = np.take_along_axis(probabilities.astype(np.float64), labels[:, None].astype(np.int64), axis=1)[:, 0]
-    return -np.log(np.clip(own, _CLIP, 1.0))
-
-
-def _by_scikit_learn(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The split's confusion matrix [C, C], and each class's AUC and average precision [C], NaN where undefined."""
-    from sklearn import metrics
-
-    classes = range(probabilities.shape[1])
-    matrix = metrics.confusion_matrix(labels, probabilities.argmax(-1), labels=classes)
-    auc, ap = np.full((2, len(classes)), np.nan)
-    for i in classes:
-        if 0 < (own := labels == i).sum() < len(labels):
-            auc[i] = metrics.roc_auc_score(own, probabilities[:, i])
-        if own.any():
-            ap[i] = metrics.average_precision_score(own, probabilities[:, i])
-    return matrix, auc, ap
-
-
-def _by_weights(
-    weights: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for R resamples at once, weights float [R, N]: [R, C, C], [R, C], [R, C]; scikit-learn would take minutes."""
-    classes = probabilities.shape[1]
-    cell = np.eye(classes**2)[labels * classes + probabilities.argmax(-1)]
-    matrices = totals(weights, cell).reshape(-1, classes, classes)
-    auc, ap = np.empty((2, len(weights), classes))
-    for i in range(classes):
-        auc[:, i], ap[:, i] = ranking.areas(weights, probabilities[:, i], labels == i)
-    return matrices, auc, ap
-
-
-def _of_answers(
-    matrices: np.ndarray, auc: np.ndarray, ap: np.ndarray, class_names: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Metrics of R confusion matrices [R, C, C] and of auc and ap [R, C], float [R] each.
-
-    A class without images is NaN and left out of means; a class that is never predicted has precision 0, as in scikit-learn.
-    """
-    hits, true, called = matrices.diagonal(axis1=1, axis2=2), matrices.sum(2), matrices.sum(1)
-    total = matrices.sum((1, 2))[:, None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_class = {
-            "precision": np.where((called == 0) & (true > 0), 0, hits / called),
-            "recall": hits / true,
-            "specificity": (total - true - called + hits) / (total - true),
-            "f1": 2 * hits / (true + called),
-            "auc": auc,
-            "ap": ap,
-        }
-    metrics = {
-        "acc": hits.sum(1) / total[:, 0],
-        "balanced_acc": _mean(by_class["recall"]),
-        "macro_f1": _mean(by_class["f1"]),
-        "auc": _mean(auc),
-        "ap": _mean(ap),
-    }
-    for metric, numbers in by_class.items():
-        metrics |= {class_key(metric, name): numbers[:, i] for i, name in enumerate(class_names)}
-    return metrics
-
-
-def _of_probabilities(
-    weights: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    chosen: dict[str, float],
-) -> dict[str, np.ndarray]:
-    """Loss, calibration and detection of other classes than normal, for R resamples: float [R], reliability [R, 15]."""
-    total = weights.sum(1)
-    right = probabilities.argmax(-1) == labels
-    bins = calibration.reliability(weights, probabilities.max(-1), right)
-    metrics = {"loss": totals(weights, _losses(labels, probabilities)) / total, "ece": calibration.error(*bins)}
-    metrics |= dict(zip(("reliability_count", "reliability_confidence", "reliability_accuracy"), bins, strict=True))
-    if "temperature" in chosen:
-        tempered = calibration.tempered(probabilities, chosen["temperature"])
-        metrics["ece_calibrated"] = calibration.error(*calibration.reliability(weights, tempered.max(-1), right))
-        metrics["loss_calibrated"] = totals(weights, _losses(labels, tempered)) / total
-    if (scored := _against_normal(labels, probabilities, class_names)) is None:
-        return metrics
-    curve = ranking.curve(weights, *scored)
-    metrics["against_normal_auc"] = ranking.auc(*curve)
-    scores, sick = scored
-    for percent in SPECIFICITIES:
-        metrics[f"sensitivity_at_specificity_{percent}"] = ranking.sensitivity(*curve, percent / 100)
-        if (threshold := chosen.get(f"valid_threshold_{percent}")) is not None:
-            for metric, own, right in (
-                ("sensitivity", sick, scores >= threshold),
-                ("specificity", ~sick, scores < threshold),
-            ):
-                with np.errstate(invalid="ignore"):
-                    share = totals(weights, own & right) / totals(weights, own)
-                metrics[f"{metric}_at_valid_threshold_{percent}"] = share
-    return metrics
-
-
-def _against_normal(
-    labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(1 - p_normal as float [N], whether the image is of another class as bool [N]); None without a class called normal."""
-    if "normal" not in class_names:
-        return None
-    normal = list(class_names).index("normal")
-    return 1 - probabilities[:, normal].astype(np.float64), labels != normal
-
-
-def _mean(numbers: np.ndarray) -> np.ndarray:
-    """Means over classes of float [R, C], ignoring NaN."""
-    defined = ~np.isnan(numbers)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, numbers, 0).sum(1) / defined.sum(1)
 
 
 def _plain(point: np.ndarray) -> Any:

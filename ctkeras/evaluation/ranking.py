@@ -4,6 +4,8 @@ import numpy as np
 
 _ROUNDING = 1e-9  # of a weight; 0.05 * 20 must allow one error even if it is rounded down
 
+_LONG = 300  # columns, from which adding whole rows is faster than cumsum
+
 
 def curve(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The counts of the ROC curve: the weight of the images that score at least each threshold, from the highest score down.
@@ -20,8 +22,8 @@ def curve(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> tupl
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # equal scores are called together
     ordered = weights.T[order]  # one row per image: sums then run over whole rows, many times faster than along them
-    true = np.cumsum(ordered * positive[order][:, None], axis=0)
-    false = np.cumsum(ordered, axis=0, out=ordered)
+    true = _accumulate(ordered * positive[order][:, None])
+    false = _accumulate(ordered)
     if len(ends) < len(order):
         true, false = true[ends], false[ends]
     return true.T, (false - true).T
@@ -102,6 +104,16 @@ def _steps(counts: np.ndarray) -> np.ndarray:
 
 def _sums(rows: np.ndarray) -> np.ndarray:
     """Running sums of rows [K, R], from 0: float [K + 1, R]."""
-    sums = np.zeros((len(rows) + 1, rows.shape[1]))
-    np.cumsum(rows, axis=0, out=sums[1:])
+    sums = np.zeros((len(rows) + 1, rows.shape[1]), rows.dtype)
+    sums[1:] = rows
+    _accumulate(sums[1:])
     return sums
+
+
+def _accumulate(rows: np.ndarray) -> np.ndarray:
+    """Running sums of rows [K, R], in place: cumsum adds column by column, so that it is 4 times slower on long rows."""
+    if rows.shape[1] < _LONG:
+        return np.cumsum(rows, axis=0, out=rows)
+    for row in range(1, len(rows)):
+        rows[row] += rows[row - 1]
+    return rows

@@ -11,7 +11,7 @@ from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
 from ctkeras.errors import UserError
 from ctkeras.evaluation import bootstrap
-from ctkeras.models import fast, predict
+from ctkeras.models import export, fast, predict
 from ctkeras.runs.folder import read_config, write_json
 from ctkeras.runs.predictions import FOLDS, read_predictions
 from ctkeras.runtime import console, process
@@ -178,7 +178,7 @@ def _members(model: "keras.Model") -> "keras.Model | None":
     """The model that gives each member's probabilities, [B, M, C]; None where there is one member."""
     import keras
 
-    if "member_probabilities" not in {layer.name for layer in model.layers}:
+    if not export.is_joined(model):
         return None
     return keras.Model(model.inputs, model.get_layer("member_probabilities").output)
 

@@ -76,5 +76,6 @@ def _resting(metrics: Mapping[str, Any]) -> str:
     if not any(value in (0.0, 1.0) for value in whole):
         return ""
     return (
-        "An accuracy of 1 or 0 has Wilson's interval for its number of groups, because all resamples of it are alike."
+        "A metric of 1 or 0 has Wilson's interval for its number of groups, or for those of the rarest class, because all "
+        "resamples of it are alike."
     )

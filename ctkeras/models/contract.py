@@ -17,8 +17,19 @@ INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
 )
 
+CALIBRATED = "logits, of each member if there are several, are divided by the temperature inside the model"
+NOT_CALIBRATED = "none"
 
-def write(folder: Path, *, model_name: str, size: int, class_names: Sequence[str], preparation: Preparation) -> None:
+
+def write(
+    folder: Path,
+    *,
+    model_name: str,
+    size: int,
+    class_names: Sequence[str],
+    preparation: Preparation,
+    temperature: float | None = None,
+) -> None:
     """Writes the contract beside an exported model.
 
     Args:
@@ -27,6 +38,7 @@ def write(folder: Path, *, model_name: str, size: int, class_names: Sequence[str
         size: pixels of a side of the model's input.
         class_names: C names in label order.
         preparation: of the images that the model was trained on.
+        temperature: what the model's logits are divided by; None: it is not calibrated.
     """
     contract = {
         "model_name": model_name,
@@ -39,6 +51,8 @@ def write(folder: Path, *, model_name: str, size: int, class_names: Sequence[str
         "class_names": list(class_names),
         "model_sha256": digest(folder / "model.keras"),
         "keras": {"written_by": version("keras"), "oldest_opened": older.OLDEST},
+        "temperature": temperature,
+        "calibration": NOT_CALIBRATED if temperature is None else CALIBRATED,
         "intended_use": INTENDED_USE,
     }
     with files.atomic(folder / "contract.json") as partial:
@@ -62,6 +76,16 @@ def class_names(path: Path, classes: int) -> list[str]:
     except (KeyError, TypeError):
         names = []
     return names if len(names) == classes else [f"class_{i}" for i in range(classes)]
+
+
+def temperature(path: Path) -> float | None:
+    """The temperature that a model's logits are divided by; None if it is not calibrated, as before there was a choice.
+
+    Args:
+        path: contract.json.
+    """
+    stated = _read(path).get("temperature")
+    return float(stated) if isinstance(stated, int | float) and stated > 0 else None
 
 
 def preparation(path: Path) -> Preparation:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
 DROPOUT = r"dropout(_m\d+)?"  # its layer, one per member of a joined model
+LOGITS = r"logits(_m\d+)?"  # the last layer, one per member
 TOLERANCE = 1e-4  # largest difference in probability between the reloaded file and the trained model in float32
 
 
@@ -28,6 +29,7 @@ def export(
     class_names: Sequence[str],
     model_name: str,
     preparation: Preparation,
+    temperature: float | None = None,
     kind: Kind = type,
 ) -> Path:
     """Writes model.keras and contract.json to a run folder, atomically, and checks the file by reloading it.
@@ -38,6 +40,7 @@ def export(
         class_names: C names in label order.
         model_name: name of the backbone, for the contract.
         preparation: of the images that it was trained on, for the contract.
+        temperature: what logits are divided by; None leaves them as trained.
         kind: gives the core Keras class of a layer that training has replaced.
 
     Returns:
@@ -51,23 +54,35 @@ def export(
     path = folder / "model.keras"
     with files.atomic(path) as partial:
         with process.without("tensorflow"):
-            exported = core_model(trained, len(class_names), kind)
+            exported = core_model(trained, len(class_names), kind, temperature=temperature or 1.0)
             exported.save(partial)
             older.rewrite(partial)
             reloaded = keras.saving.load_model(partial, compile=False, safe_mode=True)
         _prove(trained, exported, reloaded)
     size = trained.input.shape[1]
-    contract.write(folder, model_name=model_name, size=size, class_names=class_names, preparation=preparation)
+    contract.write(
+        folder,
+        model_name=model_name,
+        size=size,
+        class_names=class_names,
+        preparation=preparation,
+        temperature=temperature,
+    )
     return path
 
 
-def core_model(trained: "keras.Model", classes: int, kind: Kind = type) -> "keras.Model":
+def core_model(trained: "keras.Model", classes: int, kind: Kind = type, *, temperature: float = 1.0) -> "keras.Model":
     """The trained model in float32 core Keras layers, with probabilities at the end.
+
+    The temperature is in the weights of the last layer, so that no client needs to know of it, and models of any
+    temperature share one compiled program. Of several members each is divided by it before the mean: it was chosen
+    for answers of single members to images that they had not seen, because no image is unseen by all of them.
 
     Args:
         trained: keras.Model from images to logits, from classifier.build; any precision.
         classes: number of classes; logits of several heads are averaged as probabilities.
         kind: gives the core Keras class of a layer that training has replaced.
+        temperature: what logits are divided by.
     """
     import keras
 
@@ -88,9 +103,15 @@ def core_model(trained: "keras.Model", classes: int, kind: Kind = type) -> "kera
     clean = keras.models.clone_model(trained, input_tensors=image, clone_function=clone)
     sources = {weight.path: weight for weight in trained.weights if not re.match(f"{DROPOUT}/", weight.path)}
     for target, source in zip(clean.weights, sources.values(), strict=True):
-        target.assign(np.array(source.value))
+        value = np.array(source.value)
+        target.assign(value / np.float32(temperature) if re.match(f"{LOGITS}/", source.path) else value)
     outputs = head.probabilities(clean.output, clean.output.shape[-1] // classes)
     return keras.Model(clean.input, outputs, name=trained.name)
+
+
+def is_joined(model: "keras.Model") -> bool:
+    """Whether an exported model's answers are the mean of several members' probabilities."""
+    return "member_probabilities" in {layer.name for layer in model.layers}
 
 
 def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Model") -> None:

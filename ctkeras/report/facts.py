@@ -1,8 +1,9 @@
 """What the tool knows for a reporting checklist: a sentence per fact with its files; '' where it does not know."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from ctkeras.audit import measures
 from ctkeras.config import FIELDS, PLACES
 from ctkeras.report import results
 from ctkeras.report.findings import Findings
@@ -199,7 +200,12 @@ def _ranking(found: Findings) -> Fact:
 
 
 def _calibration(found: Findings) -> Fact:
-    return _listed(found, {"ece": "calibration error", "ece_calibrated": "after a temperature fitted on validation"})
+    names = {"ece": "calibration error", "ece_calibrated": "after a temperature fitted on validation"}
+    fact = _listed(found, names | {"ece_uncalibrated": "without the temperature"})
+    if not fact.text or not found.test.get("calibrated"):
+        return fact
+    words = f"Logits are divided by {number(found.test['temperature'])} in the model, fitted on validation; "
+    return Fact(words + fact.text, [*fact.files, *found.files("contract.json", runs=[found.chosen])])
 
 
 def _thresholds(found: Findings) -> Fact:
@@ -218,12 +224,25 @@ def _failures(found: Findings) -> Fact:
 
 
 def _confounders(found: Findings) -> Fact:
-    test = found.test
-    if not known(test.get("lookup_acc")):
-        return Fact("", ())
-    words = f"A lookup of the most similar training image scores {three(test, 'lookup_acc')} on test; "
-    words += f"the most frequent class {number(test.get('lookup_chance'))}. {numbers.unseen(found)}"
-    return _own(found, words.strip(), "metrics_test.json")
+    test, words, source = found.test, [], []
+    if known(test.get("lookup_acc")):
+        looked = f"A lookup of the most similar training image scores {three(test, 'lookup_acc')} on test; "
+        words += [f"{looked}the most frequent class {number(test.get('lookup_chance'))}.", numbers.unseen(found)]
+        source += found.files("metrics_test.json", runs=[found.chosen])
+    if found.summary:
+        words.append(_shift(found.summary["shift"]["test"]))
+        source += found.audit_files()
+    return Fact(" ".join(filter(None, words)), source)
+
+
+def _shift(result: Mapping[str, Any]) -> str:
+    """Whether test was prepared otherwise than train, or that this cannot be said."""
+    if (words := measures.shift_words("test", result)) or result["before"]["auc"] is None:
+        return (
+            f"{words[:1].upper()}{words[1:]}." if words else "Too few groups to tell whether test differs from train."
+        )
+    both = " and ".join(f"{number(result[when]['auc'])} {when}" for when in ("before", "after"))
+    return f"Margins, size, grays and sharpness do not distinguish test images from train's (AUC {both} preparation)."
 
 
 def _imbalance(found: Findings) -> Fact:

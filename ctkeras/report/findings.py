@@ -67,6 +67,18 @@ class Findings:
         return "patients" if self.audit.grouped_by == "patient" else "groups of similar slices"
 
     @functools.cached_property
+    def summary(self) -> dict[str, Any]:
+        """The audit's stored summary; {} without the data set."""
+        from ctkeras.audit import summary
+
+        return summary.of(self.source, self.audit, group_pattern=self.group_pattern) if self.audit else {}
+
+    @property
+    def group_pattern(self) -> str:
+        """How the chosen run names the patient in a file's path; '' if it does not."""
+        return str(self.chosen.config.get("group_pattern", ""))
+
+    @functools.cached_property
     def lookup_apart(self) -> float | None:
         """Accuracy of the lookup on train and valid when no image may look into its own group; None without the data set."""
         from ctkeras.audit import lookup

@@ -10,7 +10,8 @@ import numpy as np
 
 from ctkeras import __version__
 from ctkeras.errors import UserError
-from ctkeras.evaluation.metrics import accuracy, softmax
+from ctkeras.evaluation import calibration
+from ctkeras.evaluation.probabilities import accuracy, cross_entropy, softmax
 from ctkeras.runs import places
 from ctkeras.runs.checkpoint import drop_checkpoint
 from ctkeras.runs.folder import FINISHED, write_metrics
@@ -97,6 +98,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float],
         **_numbers(run, stopped_by),
         **run.facts,
         **_in_folds(run),
+        **_calibrated(run),
         **_counts(run),
         **{f"seconds_{part}": seconds for part, seconds in spent.items()},
         "seconds_export": time.perf_counter() - begun,
@@ -113,7 +115,7 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float],
 
 def _export(run: "Loop", folder: Path, *, exports: bool) -> None:
     """Writes the best epoch's model, or the weights that it can be exported from, and its answers on validation."""
-    from ctkeras.training.run import export_best, keep
+    from ctkeras.training.run import answers, export_best, keep
 
     solved = run.config.optimizer == "lbfgs"
     word = "last" if run.config.best == "last" else "best"
@@ -123,7 +125,7 @@ def _export(run: "Loop", folder: Path, *, exports: bool) -> None:
             export_best(run, folder)
     else:
         keep(run, folder)
-    valid, probabilities = run.data.valid, softmax(run.best_logits)
+    valid, probabilities = run.data.valid, answers(run)
     split = "valid" if run.data.folds is None else FOLDS
     rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split=split)
     write_predictions(folder, rows, split=split)
@@ -160,6 +162,19 @@ def _in_folds(run: "Loop") -> dict[str, Any]:
     return {"folds": int(folds.of.max()) + 1, "given_val_n": int(given.sum()), "given_val_acc": acc}
 
 
+def _calibrated(run: "Loop") -> dict[str, Any]:
+    """The exported temperature, and loss and calibration error on validation; the _calibrated ones at that temperature."""
+    from ctkeras.training.run import answers, temperature
+
+    if not len(run.best_logits):
+        return {}
+    labels, found = run.data.valid.labels, {"val_ece": calibration.of(run.data.valid.labels, softmax(run.best_logits))}
+    if (value := temperature(run)) is not None:
+        found |= {"temperature": value, "val_loss_calibrated": cross_entropy(labels, answers(run))}
+        found["val_ece_calibrated"] = calibration.of(labels, answers(run))
+    return found
+
+
 def _counts(run: "Loop") -> dict[str, int]:
     """What this process has compiled for the run: train programs, and hits and misses of JAX's cache."""
     names = ("train_programs_compiled", "cache_hits", "cache_misses")
@@ -168,7 +183,9 @@ def _counts(run: "Loop") -> dict[str, int]:
 
 def _show(run: "Loop", tracker: Tracker, folder: Path) -> None:
     """Gives W&B the views it cannot make of numbers: the model, and tables and worst errors on validation."""
-    valid, probabilities = run.data.valid, softmax(run.best_logits)
+    from ctkeras.training.run import answers
+
+    valid, probabilities = run.data.valid, answers(run)
     worst = [np.array(valid.images[i]) for i in worst_errors(valid.labels, probabilities)[:WORST_SHOWN]]
     worst = [image if image.ndim == 2 else image[..., 0] for image in worst]  # of three windows, lung
     tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ctkeras.data import batches
-from ctkeras.evaluation import metrics
+from ctkeras.evaluation import probabilities
 from ctkeras.models import export
 from ctkeras.runtime import console, process
 from ctkeras.training.inputs import feed_of
@@ -153,8 +153,8 @@ def validate(run: Loop) -> tuple[float, float]:
         outputs = [programs.eval_step(member.state, frozen, batch) for batch in placed]
         count = len(member.data.valid.labels)
         run.logits[member.rows] = np.concatenate([np.asarray(output) for output in outputs])[:count]
-    probabilities = metrics.softmax(run.logits)
-    return metrics.accuracy(labels, probabilities), metrics.cross_entropy(labels, probabilities)
+    answers = probabilities.softmax(run.logits)
+    return probabilities.accuracy(labels, answers), probabilities.cross_entropy(labels, answers)
 
 
 def not_finite(run: Loop, row: dict[str, Any]) -> str:

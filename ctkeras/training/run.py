@@ -10,6 +10,8 @@ import numpy as np
 
 from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
+from ctkeras.evaluation import calibration
+from ctkeras.evaluation.probabilities import softmax
 from ctkeras.models import classifier, export, join
 from ctkeras.runs import places
 from ctkeras.runs.checkpoint import TRAINED, Checkpoint, save_checkpoint
@@ -116,6 +118,7 @@ def keep(run: Loop, folder: Path) -> None:
         "class_names": list(run.data.train.class_names),
         "heads": heads_of(run.config, run.data),
         "frozen": frozen_of(run.config, run.built),
+        "temperature": temperature(run),
     }
     save_checkpoint(folder, Checkpoint({"best": run.best}, facts), name=TRAINED)
     for name in ("model.keras", "contract.json"):
@@ -129,7 +132,8 @@ def frozen_of(config: RunConfig, built: classifier.Classifier) -> str:
 
 def export_best(run: Loop, folder: Path) -> None:
     """Writes the best epoch's model into the run folder; the state in training does not change."""
-    export_trained(run.config, run.built, run.best, folder, class_names=run.data.train.class_names)
+    names, softness = run.data.train.class_names, temperature(run)
+    export_trained(run.config, run.built, run.best, folder, class_names=names, temperature=softness)
 
 
 def export_trained(
@@ -139,6 +143,7 @@ def export_trained(
     folder: Path,
     *,
     class_names: Sequence[str],
+    temperature: float | None,
 ) -> None:
     """Writes model.keras and contract.json from the weights that a run has trained.
 
@@ -148,6 +153,7 @@ def export_trained(
         best: the values of changing_weights, of one member after the other.
         folder: the run folder.
         class_names: C names in label order.
+        temperature: what logits are divided by; None without calibration.
     """
     export.export(
         trained_model(config, built, best),
@@ -155,8 +161,21 @@ def export_trained(
         class_names=class_names,
         model_name=config.model_name,
         preparation=preparation_of(config),
+        temperature=temperature,
         kind=layers.core,
     )
+
+
+def temperature(run: Loop) -> float | None:
+    """What the logits of the best epoch are divided by, from its answers on validation; None without calibration."""
+    if not run.config.calibrate or not len(run.best_logits):
+        return None
+    return calibration.temperature(run.data.valid.labels, softmax(run.best_logits))
+
+
+def answers(run: Loop) -> np.ndarray:
+    """The exported model's probabilities of the validation images, of each fold from its own member: float64 [N, C]."""
+    return softmax(run.best_logits / (temperature(run) or 1.0))
 
 
 def trained_model(config: RunConfig, built: classifier.Classifier, best: Sequence[np.ndarray]) -> Any:

@@ -11,7 +11,7 @@ from ctkeras.config import RunConfig, is_auto
 from ctkeras.data.batches import class_weights
 from ctkeras.data.decoded import Split
 from ctkeras.errors import UserError
-from ctkeras.evaluation import metrics
+from ctkeras.evaluation import probabilities
 from ctkeras.models import head
 from ctkeras.runs.history import write_history
 from ctkeras.runtime import console, process
@@ -86,15 +86,15 @@ def _solve_run(run: Loop) -> dict[str, Any]:
     run.members[0].state = run.programs.start()
     run.logits = solution.valid_logits.astype(np.float32)
     run.progress.epoch = 1
-    fitted, validated = metrics.softmax(solution.train_logits), metrics.softmax(solution.valid_logits)
+    fitted, validated = probabilities.softmax(solution.train_logits), probabilities.softmax(solution.valid_logits)
     # Of folds, the geometric mean.
     run.facts["weight_decay"] = float(np.exp(np.mean(np.log(solution.weight_decays))))
     return {
         "epoch": 1,
-        "train_acc": metrics.accuracy(data.train.labels, fitted),
-        "train_loss": metrics.cross_entropy(data.train.labels, fitted),
-        "val_acc": metrics.accuracy(data.valid.labels, validated),
-        "val_loss": metrics.cross_entropy(data.valid.labels, validated),
+        "train_acc": probabilities.accuracy(data.train.labels, fitted),
+        "train_loss": probabilities.cross_entropy(data.train.labels, fitted),
+        "val_acc": probabilities.accuracy(data.valid.labels, validated),
+        "val_loss": probabilities.cross_entropy(data.valid.labels, validated),
         "lr": 0.0,
         "epoch_seconds": time.perf_counter() - begun,
         "memory_bytes": process.memory_bytes(),
@@ -161,7 +161,7 @@ def solve_folds(
     if folds.refit:
         strength = float(np.exp(np.mean(np.log([_positive(strength) for strength in strengths]))))
         strengths, members = [strength], [solver.solve(factors, targets, weight_decay=strength, weights=weights)]
-    answers = sum(metrics.softmax(features @ member.kernel + member.bias) for member in members) / len(members)
+    answers = sum(probabilities.softmax(features @ member.kernel + member.bias) for member in members) / len(members)
     return Solution(
         factors.mean,
         factors.scale,

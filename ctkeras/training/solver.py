@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.evaluation import calibration, metrics
+from ctkeras.evaluation import calibration, probabilities
 from ctkeras.training import newton
 
 # Half decades. Below, the head fits every image by heart; above, every image gets the class frequencies.
@@ -194,7 +194,7 @@ def _calibrated_losses(logits: np.ndarray, labels: np.ndarray, counted: np.ndarr
     hard = np.eye(labels.shape[1])[classes]
 
     def loss(rows: np.ndarray) -> float:
-        softest = calibration.temperature(classes, metrics.softmax(rows))
+        softest = calibration.temperature(classes, probabilities.softmax(rows))
         return float(newton.cross_entropy(rows / softest, hard).mean())
 
     return np.array([loss(rows[counted]) for rows in logits])

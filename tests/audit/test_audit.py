@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from ctkeras.audit import audit, cleaning, groups
 from ctkeras.data import crop, decoded, layout, sources
 from ctkeras.errors import UserError
 from ctkeras.runtime.files import folder_bytes
+from ctkeras.training import folds
 
 
 @pytest.fixture(autouse=True)
@@ -268,6 +270,24 @@ def test_training_needs_no_more_than_its_own_list(tmp_path):
     names = audit.training_list(source)
     assert set(names["group"]) == set(names["near"]) > set(train.files)
     assert not any(file.startswith("test/") for files in names.values() for file in files)
+
+
+def test_a_patterns_patient_in_train_and_valid_is_one_group_and_stays_in_one_fold(tmp_path):
+    """Numbered in each split by itself, patient 2 of train and patient 1 of valid would be joined, and patient 2 parted."""
+    patients = {"train": [1, 1, 2, 2, 3, 3, 5, 5], "valid": [2, 2, 4, 4], "test": [6, 6]}
+    rows = [(split, whose, at) for split, own in patients.items() for at, whose in enumerate(own)]
+    names = [f"{split}/{'ab'[at % 2]}/p{whose}-{at}.png" for split, whose, at in rows]
+    source = write_set(tmp_path / "set", {name: number for number, name in enumerate(names)})
+    pattern = r"p(\d+)-"
+    parts = [
+        cleaning.grouped(decoded.load_split(source, split, 32, crop.Preparation()), source, group_pattern=pattern)
+        for split in ("train", "valid")
+    ]
+    pooled, _ = folds.pool(*parts)
+    whose = [re.search(pattern, file)[1] for file in pooled.files]
+    assert len(set(zip(whose, pooled.groups, strict=True))) == len(set(whose)) == len(set(pooled.groups)) == 5
+    fold_of = folds.divide(pooled, 3, seed=0)
+    assert len(set(zip(whose, fold_of, strict=True))) == 5
 
 
 def test_a_class_that_would_be_empty_is_named(tmp_path):

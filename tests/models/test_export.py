@@ -18,7 +18,7 @@ from scipy import special
 from ctkeras.cpu import layers
 from ctkeras.data import crop, images
 from ctkeras.errors import UserError
-from ctkeras.models import backbones, classifier, export, predict
+from ctkeras.models import backbones, classifier, contract, export, join, predict
 
 SIZE, CLASS_NAMES = 32, ("adeno", "large", "normal")
 NETWORKS = ("resnet18", "mobilenet_v2", "small_cnn", pytest.param("efficientnet_b0", marks=pytest.mark.slow))
@@ -78,9 +78,15 @@ def outputs_of(network, pixels):
     return np.asarray(compiled(state, pixels), np.float64)
 
 
-def write(trained, folder, name="tiny", *, preparation=crop.WHOLE):
+def write(trained, folder, name="tiny", *, preparation=crop.WHOLE, temperature=None):
     return export.export(
-        trained, folder, class_names=CLASS_NAMES, model_name=name, preparation=preparation, kind=layers.core
+        trained,
+        folder,
+        class_names=CLASS_NAMES,
+        model_name=name,
+        preparation=preparation,
+        temperature=temperature,
+        kind=layers.core,
     )
 
 
@@ -514,3 +520,26 @@ def test_a_graph_proved_by_other_versions_is_proved_anew(trained, folder, monkey
     write(trained, folder)
     monkeypatch.setattr(export, "version", lambda package: "0.0.1")
     assert not export.is_proved(trained)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_temperature_is_inside_the_model_and_in_its_contract(members, trained, folder):
+    """Of several members each is tempered, and then the mean is taken; nobody who opens the file needs to know."""
+    if members > 1:
+        dense = trained.layers[-1]
+        rng = np.random.default_rng(0)
+        values = [{weight.path: rng.standard_normal(weight.shape) for weight in dense.weights} for _ in range(members)]
+        trained = join.joined(trained, {layer.name for layer in trained.layers[:-1]}, values)
+    pixels = raw_images().astype(np.float32)
+    logits = outputs_of(trained, pixels).reshape(len(pixels), members, -1)
+    path = write(trained, folder, temperature=2.5)
+    opened = keras.saving.load_model(path, compile=False)
+    expected = special.softmax(logits / 2.5, axis=-1).mean(1)
+    np.testing.assert_allclose(opened.predict_on_batch(pixels), expected, atol=1e-5)
+    assert np.abs(special.softmax(logits, axis=-1).mean(1) - expected).max() > 1e-3
+    assert contract.temperature(folder / "contract.json") == 2.5
+    assert export.is_joined(opened) == (members > 1)
+    write(trained, folder)
+    assert contract.temperature(folder / "contract.json") is None
+    plain = keras.saving.load_model(path, compile=False).predict_on_batch(pixels)
+    np.testing.assert_allclose(plain, special.softmax(logits, axis=-1).mean(1), atol=1e-5)

@@ -10,7 +10,7 @@ from ctkeras.audit import groups
 from ctkeras.config import RunConfig
 from ctkeras.data.decoded import Split
 from ctkeras.errors import UserError
-from ctkeras.evaluation import metrics
+from ctkeras.evaluation import probabilities
 from ctkeras.training import folds, solve, solver
 from ctkeras.training.folds import Folds
 from ctkeras.training.inputs import Data, in_fold
@@ -56,7 +56,7 @@ def test_solved_head_is_scikit_learns(problem):
     expected = by_scikit_learn(
         features, split.labels, weights, weight_decay=0.05, mean=mean, scale=scale, queries=features
     )
-    np.testing.assert_allclose(metrics.softmax(solution.train_logits), expected, atol=1e-5)
+    np.testing.assert_allclose(probabilities.softmax(solution.train_logits), expected, atol=1e-5)
     np.testing.assert_allclose(solution.valid_logits, solution.train_logits[:7], atol=1e-10)
     assert solution.weight_decays == [0.05]
 
@@ -87,7 +87,7 @@ def test_each_out_of_fold_row_is_from_a_head_that_did_not_see_the_image(problem)
     rows, labels, fold_of = np.concatenate(views), np.tile(split.labels, 2), np.tile(divided.of, 2)
     weights = (90 / (CLASSES * np.bincount(split.labels)))[labels]
     mean, scale = rows.astype(float).mean(0), rows.astype(float).std(0)
-    answers = metrics.softmax(solution.valid_logits)
+    answers = probabilities.softmax(solution.valid_logits)
     average = np.zeros_like(answers)
     for fold in range(4):
         seen, out = fold_of != fold, divided.of == fold
@@ -96,7 +96,7 @@ def test_each_out_of_fold_row_is_from_a_head_that_did_not_see_the_image(problem)
         )
         np.testing.assert_allclose(answers[out], expected[out], atol=1e-5)
         average += expected / 4
-    np.testing.assert_allclose(metrics.softmax(solution.train_logits), average, atol=1e-5)
+    np.testing.assert_allclose(probabilities.softmax(solution.train_logits), average, atol=1e-5)
 
 
 def test_a_label_has_no_part_in_its_own_out_of_fold_row(problem):
@@ -238,7 +238,7 @@ def test_members_are_one_file_of_core_layers_whose_answer_is_their_mean(in_folds
     assert model.get_layer("logits").output.shape[-1] == 3 * model.output.shape[-1]
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
     logits = np.asarray(keras.Model(model.input, model.get_layer("logits").output).predict_on_batch(pixels))
-    expected = metrics.softmax(logits.reshape(3, 3, -1)).mean(1)
+    expected = probabilities.softmax(logits.reshape(3, 3, -1)).mean(1)
     np.testing.assert_allclose(model.predict_on_batch(pixels), expected, atol=1e-5)
 
 

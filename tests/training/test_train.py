@@ -10,7 +10,9 @@ import pytest
 from ctkeras.config import EPOCH_METRICS, RunConfig
 from ctkeras.data import sources
 from ctkeras.errors import UserError
+from ctkeras.evaluation import calibration
 from ctkeras.runs.folder import read_config
+from ctkeras.runs.predictions import read_predictions
 from ctkeras.training import stopping
 from ctkeras.training.train import TrainingFailed, train
 
@@ -101,9 +103,24 @@ def test_exported_model_gives_the_recorded_predictions_and_accuracy(finished, tm
     before = (folder / "predictions.csv").read_text().splitlines()
     metrics = evaluate.evaluate(folder, "valid")
     assert metrics["acc"] == pytest.approx(finished.metrics["val_acc"])
-    assert metrics["loss"] == pytest.approx(finished.metrics["val_loss"], abs=1e-4)
+    assert metrics["loss"] == pytest.approx(finished.metrics["val_loss_calibrated"], abs=1e-4)
+    assert metrics["loss_uncalibrated"] == pytest.approx(finished.metrics["val_loss"], abs=1e-4)
+    assert metrics["ece"] == pytest.approx(finished.metrics["val_ece_calibrated"], abs=1e-4)
+    assert metrics["ece_uncalibrated"] == pytest.approx(finished.metrics["val_ece"], abs=1e-4)
     after = (folder / "predictions.csv").read_text().splitlines()
     assert [row.split(",")[:4] for row in before] == [row.split(",")[:4] for row in after]
+
+
+def test_calibration_changes_confidence_and_no_answer(finished, tmp_path):
+    plain = train(config(tmp_path, **FROZEN, calibrate=False))
+    assert numbers(plain.folder)[0] == numbers(finished.folder)[0]
+    temperature = finished.metrics["temperature"]
+    assert "temperature" not in plain.metrics and finished.metrics["val_acc"] == plain.metrics["val_acc"]
+    stated = [json.loads((run.folder / "contract.json").read_text())["temperature"] for run in (finished, plain)]
+    assert stated == [temperature, None]
+    before, after = (read_predictions(run.folder, "valid").probabilities for run in (plain, finished))
+    np.testing.assert_allclose(calibration.tempered(before, temperature), after, atol=1e-6)
+    assert finished.metrics["val_loss_calibrated"] < finished.metrics["val_loss"] == plain.metrics["val_loss"]
 
 
 def test_parameters_are_counted(finished):

@@ -3,8 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from ctkeras.audit import audit
-from ctkeras.audit.summary import summary as summary_summary
+from ctkeras.audit import audit, measures
 from ctkeras.report import audit_page
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
@@ -18,7 +17,7 @@ def data_audit(found: Findings) -> Section:
     """Returns what is wrong with the data set, from its stored audit."""
     if found.audit is None:
         return page.section("data", "The data", p("Not shown: ", found.no_data, "."), _left_out(found))
-    summary = summary_summary(found.audit)
+    summary = found.summary
     images, distinct, near = (summary[key] for key in ("images", "distinct_images", "near_groups"))
     words = f"{plural(images, 'image')} in three splits, of which {distinct:,} are distinct"
     words += f", or {near:,} if near-duplicates count as one." if near < distinct else "."
@@ -32,16 +31,23 @@ def data_audit(found: Findings) -> Section:
         p(words),
         audit_page.balance_table(summary),
         audit_page.leaks_table(summary),
+        tag("ul", *(tag("li", line) for line in measures.sentences(summary))),
         _conflicts(found.audit.conflicts()),
         *audit_page.class_by_file(summary),
         _left_out(found),
         p("The pairs, side by side:"),
-        page.command(f"python -m ctkeras data check --data {shlex.quote(found.source.path)}"),
+        page.command(_check(found)),
         files=[
             f"audit/{audit.folder(found.source).name}/audit.json in the cache",
             *found.files("metrics.json", runs=[found.chosen]),
         ],
     )
+
+
+def _check(found: Findings) -> str:
+    """The command that shows the same audit."""
+    pattern = f" --group_pattern {shlex.quote(found.group_pattern)}" if found.group_pattern else ""
+    return f"python -m ctkeras data check --data {shlex.quote(found.source.path)}{pattern}"
 
 
 def _reconciled(found: Findings, leaked: int) -> str:

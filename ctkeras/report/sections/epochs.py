@@ -123,7 +123,7 @@ def _compiled(found: Findings) -> str:
     known = [count for count in counts if isinstance(count, int)]
     if not known:
         return ""
-    return f" {plural(sum(known), 'training program was', 'training programs were')} compiled for {len(known):,} runs."
+    return f" {plural(sum(known), 'training program was', 'training programs were')} compiled for {plural(len(known), 'run')}."
 
 
 def time_saved(found: Findings) -> Section | None:

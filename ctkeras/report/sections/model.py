@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ctkeras.errors import UserError
-from ctkeras.evaluation import calibration, metrics
+from ctkeras.evaluation import calibration
+from ctkeras.evaluation.answers import class_key
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import charts, curves, page
 from ctkeras.report.html.page import Html, Section, p, tag
@@ -86,7 +87,7 @@ def _by_class(found: Findings, given: Predictions, counts: np.ndarray) -> Html:
     hits, true, called = counts.diagonal(), counts.sum(1), counts.sum(0)
     for i, name in enumerate(names):
         if found.test:
-            cells: list[Any] = [_stacked(found, metrics.class_key(kind, name)) for kind in kinds]
+            cells: list[Any] = [_stacked(found, class_key(kind, name)) for kind in kinds]
         else:
             rest = counts.sum() - true[i]
             shares = ((hits[i], called[i]), (hits[i], true[i]), (rest - called[i] + hits[i], rest))
@@ -134,11 +135,7 @@ def reliability(found: Findings) -> Section:
         count.tolist(), means, shares, width=328, ident="reliability-chart", title="Reliability curve", description=said
     )
     ece_shown = three(found.test, "ece") if "ece" in found.test else number(ece)
-    facts = [["expected calibration error (ECE, 15 bins)", ece_shown]]
-    if "temperature" in found.test:
-        facts.append(["temperature fitted on validation", number(found.test["temperature"])])
-    if "ece_calibrated" in found.test:
-        facts.append(["ECE at that temperature", three(found.test, "ece_calibrated")])
+    facts = [["expected calibration error (ECE, 15 bins)", ece_shown], *_temperature(found)]
     words = "On the diagonal, answers with a confidence of 0.8 are right 8 times out of 10. Larger dots: more images."
     side_by_side = tag(
         "div",
@@ -155,6 +152,23 @@ def reliability(found: Findings) -> Section:
     files = found.files("predictions.csv", *(["metrics_test.json"] if found.test else []), runs=[found.chosen])
     heading = "Is its confidence reliable?"
     return page.section("reliability", heading, p(said), side_by_side, files=files, short="Confidence")
+
+
+def _temperature(found: Findings) -> list[list[str]]:
+    """What was done about calibration, and the calibration error before or after it."""
+    test, own = found.test, found.chosen.metrics
+    if "temperature" in own:  # in the exported model
+        rows = [["logits are divided, in the model, by", number(own["temperature"])]]
+        if "ece_uncalibrated" in test:
+            return [*rows, ["ECE without that", three(test, "ece_uncalibrated")]]
+        where = "out of fold" if own.get("folds") else "on validation"
+        for name, words in (("val_ece", "ECE"), ("val_loss", "log-loss")):
+            both = f"{number(own.get(name))}, {number(own.get(f'{name}_calibrated'))}"
+            rows.append([f"{words} {where}, before and after", both])
+        return rows
+    rows = [["temperature fitted on validation", number(test["temperature"])]] if "temperature" in test else []
+    shown = "ece_calibrated" in test
+    return rows + ([["ECE at that temperature", three(test, "ece_calibrated")]] if shown else [])
 
 
 def worst_errors(found: Findings) -> Section:
