@@ -9,7 +9,7 @@ from typing import Any
 
 from ctkeras.errors import UserError, did_you_mean
 
-PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
+PLACES = ("data", "columns", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 # What a run logs to W&B and to history.csv, one row per epoch.
 EPOCH_METRICS = ("epoch", "train_acc", "train_loss", "val_acc", "val_loss", "lr", "epoch_seconds", "memory_bytes")
 MODEL_NAMES = (
@@ -59,7 +59,8 @@ class RunConfig:
         16
     """
 
-    data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
+    data: str = _param("", "zip file, folder, table, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
+    columns: str = _param("", "a table's own column names, as in label=diagnosis,patient=PatientID; becomes part of data")
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
     model_name: str = _param("efficientnet_b0", "backbone; small_cnn is trained from scratch", choices=MODEL_NAMES)
@@ -139,8 +140,9 @@ class RunConfig:
             raise UserError(
                 f"project must be the name of a W&B project, without {' '.join(sorted(wrong))}; got {self.project!r}"
             )
-        if not self.data:
-            object.__setattr__(self, "data", os.environ.get("CTKERAS_DATA", ""))
+        data = with_columns(self.data or os.environ.get("CTKERAS_DATA", ""), self.columns)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "columns", "")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -225,6 +227,16 @@ def default_lr(config: RunConfig) -> float:
 
 
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
+
+
+def with_columns(data: str, columns: str) -> str:
+    """The data set with the names of its table's columns, as all verbs keep it.
+
+    Example:
+        >>> with_columns("table.csv", "label=diagnosis")
+        'table.csv:label=diagnosis'
+    """
+    return f"{data}:{columns}" if data and columns and not data.endswith(f":{columns}") else data
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ctkeras.data import crop, facts, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
-from ctkeras.data.images import Header, decode, decode_gray
+from ctkeras.data.images import Header, as_rgb, decode, decode_gray
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -23,7 +23,8 @@ from ctkeras.runtime.files import atomic, bound, cache_dir, lock
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
-LOOKS_VERSION = "3"  # raise it when a look changes
+LOOKS_VERSION = "4"  # raise it when a look changes
+PIXELS_VERSION = "2"  # raise it when a file's pixels are read differently; the steps after that have crop.VERSION
 _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the files of a look's arrays
 
 
@@ -94,17 +95,19 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
 def _decode(source: Source, split: str, *, image_size: int, preparation: Preparation, folder: Path) -> None:
     """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
     wanted = not (looks_folder(source) / f"{split}.json").exists()
+    span = preparation.span or source.span
 
     def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, np.ndarray, Look | None]:
         entry, content = item
         if isinstance(content, UserError):
             raise content
         name = f"{entry.file} in {source.path}"
-        gray, header = decode(content, name=name, frame=entry.frame)
+        gray, header = decode(content, name=name, frame=entry.frame, window=entry.window or "auto", span=source.span)
         look = _look(entry, gray, header) if wanted else None
         small = look.small if look else crop.prepare(gray, SMALL, Preparation())
-        if preparation.window != "auto":
-            gray = decode_gray(content, name=name, frame=entry.frame, window=preparation.window)
+        if preparation.window != "auto" or span != source.span:
+            gray = decode_gray(content, name=name, frame=entry.frame, window=entry.window or preparation.window, span=span)
+            gray = as_rgb(gray) if preparation.window == "three" else gray
         return entry, crop.prepare(gray, image_size, preparation), small, look
 
     with console.waiting(f"Decoding {split} at {image_size} px"):
@@ -144,7 +147,7 @@ def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
             small, described, thumbnail = own
             yield Look(file, class_name, patient, pixels, Header(*header), small, described, thumbnail)
     else:
-        yield from threads.in_threads(_describe, sources.contents(source, split))
+        yield from threads.in_threads(lambda item: _describe(*item, source.span), sources.contents(source, split))
 
 
 def _write_looks(source: Source, split: str, looks: list[Look]) -> None:
@@ -157,13 +160,12 @@ def _write_looks(source: Source, split: str, looks: list[Look]) -> None:
     bound(folder.parent, LOOKS_BYTES, keep=folder)
 
 
-def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
+def _describe(entry: Entry, content: bytes | UserError, span: str) -> Look | tuple[str, UserError]:
     """Returns the look of an encoded image, or its file and why it cannot be read."""
-    entry, content = item
     try:
         if isinstance(content, UserError):
             raise content
-        return _look(entry, *decode(content, name=entry.file, frame=entry.frame))
+        return _look(entry, *decode(content, name=entry.file, frame=entry.frame, window=entry.window or "auto", span=span))
     except UserError as error:
         return entry.file, error
 
@@ -177,8 +179,9 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
 
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
     """Returns the cache folder of a data set's decoded splits in one form."""
-    form = [part.replace("/", "_") for part in preparation]  # a window may be WIDTH/LEVEL
-    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION])
+    span = "" if preparation.span == source.span else preparation.span
+    form = [part.replace("/", "_") for part in (*preparation[:-1], *filter(None, [span]))]  # a window may be WIDTH/LEVEL
+    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION, PIXELS_VERSION])
 
 
 def looks_folder(source: Source) -> Path:

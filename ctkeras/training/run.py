@@ -103,7 +103,7 @@ def export_best(run: Loop, folder: Path) -> None:
         folder,
         class_names=run.data.train.class_names,
         model_name=run.config.model_name,
-        preparation=preparation_of(run.config),
+        preparation=preparation_of(run.config)._replace(span=run.data.span),
         kind=layers.core,
     )
 

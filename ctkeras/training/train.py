@@ -86,6 +86,8 @@ def _train(
 ) -> RunResult:
     """The run in order: data, weights, model, folder, start, epochs, ending."""
     source = sources.open_source(config.data) if data is None else None  # before keras is imported: within a second
+    if source is not None:
+        sources.announce(source)
     if (place := Path(config.output_dir)).exists() and not place.is_dir():
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
     process.configure()

@@ -1,0 +1,103 @@
+"""Splits for data that has none, or lacks one: patients, or similar slices, always stay together."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from ctkeras.data import similarity, splitting
+from ctkeras.data.layout import SPLITS, Entry, fingerprint, in_label_order
+from ctkeras.errors import UserError
+from ctkeras.runtime.files import atomic, cache_dir
+
+_VERSION = "1"  # raise it when images are divided differently
+_WITHOUT = {  # the splits that a data set has, and the shares into which its training images are divided
+    frozenset(): splitting.FRACTIONS,
+    frozenset({"train"}): splitting.FRACTIONS,
+    frozenset({"train", "test"}): (0.85, 0.15, 0.0),
+    frozenset({"train", "valid"}): (0.85, 0.0, 0.15),
+}
+
+
+def completed(
+    entries: Sequence[Entry], thumbnails: Callable[[list[Entry]], np.ndarray]
+) -> tuple[list[Entry], list[str]]:
+    """Gives a split to images that have none, or divides the training images of data without valid or test.
+
+    Args:
+        entries: of the whole data set.
+        thumbnails: returns uint8 [N, 32, 32] of images; called only where patients are not known.
+
+    Returns:
+        The entries with their splits, and what was done, in words.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    present = frozenset(entry.split for entry in entries if entry.split)
+    if present == set(SPLITS) or present not in _WITHOUT:  # which layout.checked_classes refuses
+        return list(entries), []
+    fractions = _WITHOUT[present]
+    divided = [entry for entry in entries if entry.split in ("", "train")]
+    parts, groups, by_patient = _parts(divided, thumbnails, fractions)
+    given = {id(entry): SPLITS[part] for entry, part in zip(divided, parts, strict=True)}
+    done = [dataclasses.replace(e, split=given[id(e)]) if id(e) in given else e for e in entries]
+    counts = Counter(SPLITS[part] for part in parts)
+    shares = " and ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
+    missing = "splits" if not present else " or ".join(split for split in SPLITS if split not in present)
+    which = f"its {len(divided)} images" if not present else f"its {len(divided)} training images"
+    kind = "patients" if by_patient else "groups of similar slices"
+    notes = [
+        f"The data has no {missing}, so {which} of {groups} {kind} are divided into {shares}, always in the same way; no "
+        f"{'patient' if by_patient else 'group'} is in two splits (ctkeras data split writes such a division to a file)."
+    ]
+    names = in_label_order(entry.class_name for entry in divided)
+    labels = np.array([names.index(entry.class_name) for entry in divided])
+    if not present:
+        notes += splitting.missing(labels, np.array(parts), np.array(parts), names)
+    return done, notes
+
+
+def _parts(
+    entries: list[Entry], thumbnails: Callable[[list[Entry]], np.ndarray], fractions: tuple[float, float, float]
+) -> tuple[list[int], int, bool]:
+    """The split of each image as an index, the number of groups, and whether these are patients; from the cache if there."""
+    key = hashlib.sha256(f"{_VERSION} {fractions} {fingerprint(tuple(entries))}".encode()).hexdigest()[:32]
+    cached = cache_dir("divisions") / f"{key}.json"
+    try:
+        parts, count, by_patient = json.loads(cached.read_text(encoding="utf-8"))
+        return parts, count, by_patient
+    except (OSError, ValueError, TypeError):
+        pass
+    groups, by_patient = groups_of(entries, thumbnails)
+    names = in_label_order(entry.class_name for entry in entries)
+    labels = np.array([names.index(entry.class_name) for entry in entries])
+    parts = splitting.divide(labels, groups, fractions=fractions).tolist()
+    count = int(groups.max()) + 1
+    try:
+        with atomic(cached) as partial:
+            partial.write_text(json.dumps([parts, count, by_patient]), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {cached.parent}: {error.strerror or error}") from error
+    return parts, count, by_patient
+
+
+def groups_of(entries: list[Entry], thumbnails: Callable[[list[Entry]], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """Which images must stay together: patients where all are known, otherwise similar slices, and folders inside a class.
+
+    Returns:
+        int64 [N], from 0, and whether the groups are patients.
+    """
+    patients = [entry.patient for entry in entries]
+    if all(patients):
+        return similarity.of_patients(patients), True
+    own = similarity.of_patients([patient or f" {number}" for number, patient in enumerate(patients)])
+    folders = [str(PurePosixPath(entry.file).parent) for entry in entries]
+    plain = Counter(folders).most_common()
+    several = len(plain) > len({entry.class_name for entry in entries})  # folders below the class, maybe of patients
+    below = similarity.of_patients(folders if several else [f"{number}" for number in range(len(entries))])
+    return similarity.joined(similarity.clusters(thumbnails(entries)), own, below), False
