@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, deep, division, layout, manifest, placing, slices, tables
+from ctkeras.data import accounts, catalog, deep, division, layout, manifest, placing, tables, unfolding
 from ctkeras.data.accounts import Account, LeftOut
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
@@ -139,7 +139,7 @@ def _find(spec: str) -> _Found:
         listing = catalog.of_zips(parts, account)
     placed = placing.place(listing, path, account)
     root = Path(os.path.abspath(listing.root))
-    entries, span, notes = slices.expanded(placed.entries, root, account, path=str(path))
+    entries, span, notes = unfolding.expanded(placed.entries, root, account, path=str(path))
     if not entries:
         raise UserError(f"{path} contains no images that can be read: {accounts.words(account.left_out())}")
     return _Found(str(path), root, entries, placed.layout, account, [*placed.notes, *notes], span)
@@ -169,7 +169,7 @@ def _of_table(spec: str, account: Account) -> _Found:
     rows = manifest.read_rows(path, columns)
     listed = manifest.entries(path, rows, account)
     root = Path(os.path.abspath(path.parent))
-    entries, span, notes = slices.expanded(listed, root, account, path=str(path))
+    entries, span, notes = unfolding.expanded(listed, root, account, path=str(path))
     if not entries:
         raise UserError(f"{path} names no images that can be read: {accounts.words(account.left_out())}")
     return _Found(str(path), root, entries, "a table of files and labels", account, notes, span)
