@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ctkeras.cli.data import data, data_option, data_set
+from ctkeras.cli.data import data, data_option, data_set, slices_option
 from ctkeras.errors import UserError
 
 
@@ -74,11 +74,12 @@ def _fractions(text: str) -> tuple[float, float, float]:
 @data.command()
 @data_option
 @click.option("--columns", default="", help="the table's own column names, as in label=diagnosis,patient=PatientID")
-def describe(spec: str | None, columns: str) -> None:
+@slices_option
+def describe(spec: str | None, columns: str, slices: str) -> None:
     """Show how a data set is understood: splits and classes with counts. Decodes nothing."""
     from ctkeras.data import sources
 
-    source = sources.open_source(data_set(spec) + (f":{columns}" if columns else ""))
+    source = sources.open_source(data_set(spec) + (f":{columns}" if columns else ""), slices=slices)
     patients = {entry.patient for entry in source.entries if entry.patient}
     known = f", {len(patients)} patients" if patients else ""
     click.echo(f"{source.path}: {source.images:,} images, {len(source.class_names)} classes{known}")

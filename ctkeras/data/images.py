@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.data import dicom, nifti, windows
+from ctkeras.data import dicom, dicom_pixels, nifti, windows
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.errors import UserError
 
@@ -96,7 +96,7 @@ def encode_png(gray: np.ndarray) -> bytes:
 def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Values, str] | None:
     """The values and format of a DICOM or NIfTI file; None for other files."""
     if dicom.is_dicom(content):
-        return dicom.values(content, name=name, frame=frame), "DICOM"
+        return dicom_pixels.values(content, name=name, frame=frame), "DICOM"
     if nifti.is_nifti(content):
         return nifti.values(content, name=name, index=frame), "NIfTI"
     return None
@@ -105,7 +105,7 @@ def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Valu
 def frames(content: bytes, *, name: str) -> int:
     """Returns how many slices a file holds: 1 unless it is multi-frame DICOM or NIfTI."""
     if dicom.is_dicom(content):
-        return dicom.facts(content, name=name).frames
+        return len(dicom.facts(content, name=name).positions)
     return nifti.slices(content, name=name) if nifti.is_nifti(content) else 1
 
 

@@ -45,6 +45,7 @@ class Entry:
     patient: str = ""  # equal for the slices of one patient, and a pseudonym; '' where the data does not say
     place: str = ""  # path inside the source of a scan, whose `file` is a pseudonym; '' if it is `file`; never written
     frame: int = 0  # which slice of a volume
+    slice: int = -1  # the one slice of a volume that a table labels, by its number in the file, from 0; -1: all
 
     @property
     def path(self) -> str:

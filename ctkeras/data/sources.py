@@ -45,11 +45,12 @@ class Source:
         return self.fingerprint[:20]
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, *, slices: str = "all") -> Source:
     """Finds and checks the data set that `--data` names.
 
     Args:
         spec: a zip file, a folder, a table (.csv, .tsv), `phantom`, `phantom:<images>` or `kaggle`.
+        slices: which slices of DICOM series and NIfTI volumes, see slices.chosen.
 
     Raises:
         UserError: there is no such file or folder, its layout is not the one required, or one of its files is faulty.
@@ -59,8 +60,9 @@ def open_source(spec: str) -> Source:
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
     if manifest.is_table(spec):
-        return _table(spec)
+        return _table(spec, slices)
     path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
+    path = path.parent if path.name == "DICOMDIR" and path.is_file() else path  # the folder that it is the index of
     if os.path.isdir(path):
         listed = list_folder(path)
         folders = [folder.relative_to(path).as_posix() + "/" for folder in path.rglob("*") if folder.is_dir()]
@@ -72,7 +74,7 @@ def open_source(spec: str) -> Source:
         raise UserError(
             f"{spec} is not a file or folder; --data takes a zip, a folder, a table, phantom, phantom:<images> or kaggle"
         )
-    entries = _expanded(classified(listed, path), path)
+    entries = _expanded(classified(listed, path), path, slices)
     refuse_empty(folders, listed, path)
     class_names = checked_classes(entries, path)
     kind = "chest_ct" if class_names == tuple(CT_CLASSES) else "folder"
@@ -192,13 +194,15 @@ def _reuse(entry: Entry, before: tuple[Entry, bytes] | None) -> bytes | None:
     return before[1] if before and entry.place and before[0].place == entry.place else None
 
 
-def _expanded(entries: tuple[Entry, ...], path: Path) -> tuple[Entry, ...]:
+def _expanded(entries: tuple[Entry, ...], path: Path, slices: str = "all") -> tuple[Entry, ...]:
     """Replaces DICOM and NIfTI files by their slices."""
     if not any(volumes.may_be_scan(entry.file) for entry in entries):
         return entries
     found = manifest.Located(Path("/"))
     try:
-        return volumes.expand(entries, lambda entry: found.read(location(path, entry).as_posix()), path=str(path))
+        return volumes.expand(
+            entries, lambda entry: found.read(location(path, entry).as_posix()), path=str(path), choice=slices
+        )
     finally:
         found.close()
 
@@ -218,11 +222,11 @@ def _of_table(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, bytes |
         found.close()
 
 
-def _table(spec: str) -> Source:
+def _table(spec: str, slices: str) -> Source:
     """Opens a table; without splits, its patients are divided."""
     file, columns = manifest.split_spec(spec)
     path = Path(os.path.expanduser(file))
-    entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path))
+    entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path, slices))
     if not entries[0].split:
         entries = _divided(entries, path)
     _warn_of_parted(entries, path)
