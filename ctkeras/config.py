@@ -17,6 +17,11 @@ MODEL_NAMES = (
     *("mobilenet_v2", "mobilenet_v3_large", "small_cnn"),
 )
 _WINDOW = r"auto|lung|mediastinal|bone|three|percentile|\d+(\.\d+)?/-?\d+(\.\d+)?"  # the last is WIDTH/LEVEL
+_SLICES = r"all|labelled|(middle|every):[1-9]\d*"  # the last with a number
+_PATTERN_WORDS = {
+    _WINDOW: "auto, lung, mediastinal, bone, three, percentile or WIDTH/LEVEL",
+    _SLICES: "all, middle:N, every:K or labelled",
+}
 FOLD_WORDS = ("all", "refit")
 AUTO = "auto"  # in place of a value: the tool chooses
 SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any other
@@ -81,6 +86,7 @@ class RunConfig:
         "grays of Hounsfield units: auto (lung), lung, mediastinal, bone, three (one per channel), percentile or WIDTH/LEVEL",
         pattern=_WINDOW,
     )
+    slices: str = _param("all", "slices of a volume: all, middle:N, every:K or labelled", pattern=_SLICES)
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
     best: str = _param("val", "export the epoch of best val_acc, or the last", choices=("val", "last"))
@@ -316,7 +322,7 @@ def describe(name: str) -> str:
     if field.type is bool:
         return "true or false"
     if field.type is str:
-        return "auto, lung, mediastinal, bone, three, percentile or WIDTH/LEVEL" if meta["pattern"] else "text"
+        return _PATTERN_WORDS.get(meta["pattern"], "text")
     word = "a whole number" if field.type is int else "a number"
     bounds = [f"{meta[key]:.10g} {sign}" for key, sign in (("low", "<="), ("above", "<")) if meta[key] is not None]
     bounds.append(name)

@@ -18,6 +18,7 @@ def data_option(command: Callable) -> Callable:
     return click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])(columns(command))
 
 
+slices_option = click.option("--slices", default="all", show_default=True, help=FIELDS["slices"].metadata["help"])
 SIZE: Any = FIELDS["image_size"]
 
 
@@ -35,7 +36,8 @@ def data() -> None:
     multiple=True,
     help=f"image size to train at, in pixels; repeat it for several (default: {SIZE.default})",
 )
-def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...]) -> None:
+@slices_option
+def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...], slices: str) -> None:
     """Decode, check and cache a data set.
 
     Training, evaluation and reports then start without decoding any image.
@@ -45,7 +47,7 @@ def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...]) -> Non
     from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
-    source = sources.open_source(data_set(spec, columns))
+    source = sources.open_source(data_set(spec, columns), slices=slices)
     sources.announce(source)
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
@@ -66,7 +68,10 @@ def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...]) -> Non
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
 @click.option("--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"])
-def check(spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str) -> int:
+@slices_option
+def check(
+    spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str, slices: str
+) -> int:
     """Find faulty files, duplicates, leaks and splits that share patients.
 
     Also shows what a lookup of the most similar training slice scores, whether splits were prepared differently, and how
@@ -76,7 +81,7 @@ def check(spec: str | None, columns: str, as_json: bool, html: str | None, group
     from ctkeras.data import accounts, sources
     from ctkeras.report import audit_page
 
-    source = sources.open_source(data_set(spec, columns))
+    source = sources.open_source(data_set(spec, columns), slices=slices)
     audited, summary = stored(source, group_pattern=group_pattern)
     path = Path(html) if html else place(source, f"check-{audit_page.VERSION}.html", group_pattern=group_pattern)
     if html or audited.unreadable or not path.exists():

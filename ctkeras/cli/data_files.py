@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ctkeras.cli.data import data, data_option, data_set
+from ctkeras.cli.data import data, data_option, data_set, slices_option
 from ctkeras.errors import UserError
 
 _WIDTH = 32  # columns for the names of splits and classes
@@ -69,12 +69,13 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 @data.command()
 @data_option
+@slices_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-def describe(spec: str | None, columns: str, as_json: bool) -> None:
+def describe(spec: str | None, columns: str, slices: str, as_json: bool) -> None:
     """Show how a data set is understood: a tree of splits and classes with counts, and every file left out."""
     from ctkeras.data import accounts, sources
 
-    source = sources.open_source(data_set(spec, columns))
+    source = sources.open_source(data_set(spec, columns), slices=slices)
     patients = len({entry.patient for entry in source.entries if entry.patient})
     counts = Counter((entry.split, entry.class_name) for entry in source.entries)
     tree = {split: {name: counts[split, name] for name in source.class_names} for split in ("train", "valid", "test")}

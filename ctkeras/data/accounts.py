@@ -26,16 +26,17 @@ class Account:
         """Starts with none."""
         self._counts: dict[str, list[Any]] = {}
 
-    def leave_out(self, reason: str, example: str, files: int = 1) -> None:
+    def leave_out(self, reason: str, example: str, files: int = 1, *, safe: bool = False) -> None:
         """Counts files.
 
         Args:
             reason: in words that follow a number, as in "hidden".
             example: one of the files, inside the data set.
             files: how many.
+            safe: the example names no patient, even among scans.
         """
         if files:
-            self._counts.setdefault(reason, [0, example])[0] += files
+            self._counts.setdefault(reason, [0, example, safe])[0] += files
 
     def left_out(self, *, masked: bool = False) -> tuple[LeftOut, ...]:
         """What was counted, the most frequent reason first.
@@ -44,7 +45,9 @@ class Account:
             masked: examples show only their endings, because the names of scans can identify patients.
         """
         rows = sorted(self._counts.items(), key=lambda item: (-item[1][0], item[0]))
-        return tuple(LeftOut(reason, count, _mask(file) if masked else file) for reason, (count, file) in rows)
+        return tuple(
+            LeftOut(reason, count, _mask(file) if masked and not safe else file) for reason, (count, file, safe) in rows
+        )
 
 
 def _mask(file: str) -> str:

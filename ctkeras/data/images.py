@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.data import arrays, deep, dicom, nifti, windows
+from ctkeras.data import arrays, deep, dicom, dicom_pixels, nifti, windows
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.errors import UserError
 
@@ -171,7 +171,7 @@ def encode_png(gray: np.ndarray) -> bytes:
 def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Values, str] | None:
     """The values and format of a DICOM or NIfTI file; None for other files."""
     if dicom.is_dicom(content):
-        return dicom.values(content, name=name, frame=frame), "DICOM"
+        return dicom_pixels.values(content, name=name, frame=frame), "DICOM"
     if nifti.is_nifti(content):
         return nifti.values(content, name=name, index=frame), "NIfTI"
     return None
@@ -180,7 +180,7 @@ def _scan_values(content: bytes, *, name: str, frame: int) -> tuple[windows.Valu
 def frames(content: bytes, *, name: str) -> int:
     """Returns how many slices a file holds: 1 unless it is multi-frame DICOM, NIfTI, or an image file of several pages."""
     if dicom.is_dicom(content):
-        return dicom.facts(content, name=name).frames
+        return len(dicom.facts(content, name=name).positions)
     return nifti.slices(content, name=name) if nifti.is_nifti(content) else len(pages(content, name=name))
 
 

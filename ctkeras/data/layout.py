@@ -42,7 +42,7 @@ class Entry:
     place: str = ""  # path inside the source where `file` is a pseudonym or a page; '' if it is `file`; never written
     frame: int = 0  # which slice of a volume, or page of a file
     window: str = ""  # of this image alone; '' for that of the run
-    chosen: bool = False  # a table names this frame; otherwise all frames of the file are images
+    slice: int = -1  # the one slice or page that a table labels, by its number in the file, from 0; -1: all
 
     @property
     def path(self) -> str:

@@ -29,7 +29,7 @@ class Located:
             content = self.read(file)
             return len(content), zlib.crc32(content)
         if inside not in archive.members:
-            raise UserError(f"no file {file}")
+            raise UserError(f"cannot read {file}: no such file")
         member = archive.members[inside]
         if member.file_size > MAX_FILE_BYTES:
             raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
@@ -55,13 +55,14 @@ class Located:
             with open(path, "rb") as opened:
                 return opened.read(size)
         except (FileNotFoundError, KeyError) as error:
-            raise UserError(f"no file {file}{_hint(path)}") from error
+            raise UserError(f"cannot read {file}: no such file{_hint(path)}") from error
         except OSError as error:
             raise UserError(f"cannot read {file}: {error.strerror or error}") from error
         except UserError:
             raise
         except Exception as error:  # zipfile raises many types
-            raise UserError(f"{file} is damaged ({error}); copy or download it again") from error
+            where = f"{inside} in {archive.path}" if archive is not None else file
+            raise UserError(f"{where} is damaged ({error}); copy or download it again") from error
 
     def close(self) -> None:
         """Closes the zips."""
@@ -89,9 +90,12 @@ class Located:
 
 
 def _hint(path: Path) -> str:
-    """Names a file beside a missing one whose name differs only by case."""
+    """Names a file beside a missing one whose name differs only by case or by its ending."""
     try:
-        beside = [name for name in os.listdir(path.parent) if name.lower() == path.name.lower()]
+        beside = sorted(os.listdir(path.parent))
     except OSError:
         return ""
-    return f" (there is {beside[0]}: upper and lower case differ)" if beside else ""
+    if same := [name for name in beside if name.lower() == path.name.lower()]:
+        return f" (there is {same[0]}: upper and lower case differ)"
+    other = [name for name in beside if Path(name).stem == path.name]
+    return f" (there is {other[0]}: add the ending)" if other else ""

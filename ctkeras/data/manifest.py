@@ -179,7 +179,7 @@ def entries(path: Path, rows: list[Row], account: Account) -> list[Entry]:
         count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
         raise UserError(f"{path} has {count}: {'; '.join(errors[:_SHOWN])}{more}")
     _count_unnamed(path.parent, made, account)
-    return sorted(made, key=lambda entry: (entry.file, entry.frame))
+    return sorted(made, key=lambda entry: (entry.file, entry.slice))
 
 
 def _fault(row: Row, first: Row, split: str, labels: set[str]) -> str:
@@ -216,9 +216,8 @@ def _entries_of(row: Row, found: Beside, account: Account, *, split: str, patien
     for file in [row.file] if inside is None else inside:
         place = found.place(file)
         size, crc = found.size_and_crc(place)
-        at = {"frame": int(row.slice), "chosen": True} if row.slice else {}
         moved = place if place != file else ""
-        made.append(Entry(split, row.label, file, size, crc, patient, moved, window=row.window, **at))
+        made.append(Entry(split, row.label, file, size, crc, patient, moved, window=row.window, slice=int(row.slice or -1)))
     if not made:
         raise UserError(f"the folder {row.file} contains no images")
     return made

@@ -53,12 +53,13 @@ class _Found:
     span: str = ""
 
 
-def open_source(spec: str) -> Source:
+def open_source(spec: str, *, slices: str = "all") -> Source:
     """Finds and checks the data set that `--data` names.
 
     Args:
         spec: a zip file, several with commas between, a folder, a table (.csv, .tsv, .xlsx, .parquet), `phantom`,
             `phantom:<images>` or `kaggle`.
+        slices: which slices of DICOM series and NIfTI volumes, see slices.chosen.
 
     Raises:
         UserError: there is no such file or folder, its layout is not known, or one of its files is faulty.
@@ -67,7 +68,7 @@ def open_source(spec: str) -> Source:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
-    found = _find(str(_download_from_kaggle()) if spec == "kaggle" else spec)
+    found = _find(str(_download_from_kaggle()) if spec == "kaggle" else spec, slices)
     entries, notes = division.completed(found.entries, lambda some: thumbnails(found.root, some, span=found.span))
     found.notes += [*notes, *_parted(entries, found.path)]
     class_names = checked_classes(tuple(entries), Path(found.path))
@@ -94,7 +95,7 @@ def listed(spec: str) -> tuple[Path, list[Entry], str]:
     Raises:
         UserError: there is no such file or folder, it is faulty, or it has fewer than two classes.
     """
-    found = _find(spec)
+    found = _find(spec, "all")
     if len({entry.class_name for entry in found.entries}) < 2:
         raise UserError(f"{found.path} has one class, {found.entries[0].class_name!r}; a classifier needs two or more")
     return found.root, found.entries, found.span
@@ -114,17 +115,18 @@ def announce(source: Source) -> None:
             console.note(line)
 
 
-def _find(spec: str) -> _Found:
+def _find(spec: str, slices: str) -> _Found:
     """Lists what `--data` names, with the class of each image and its split where the data has one."""
     account = Account()
     if manifest.is_table(spec):
-        return _of_table(spec, account)
+        return _of_table(spec, account, slices)
     if columns := manifest.split_spec(spec)[1]:
         raise UserError(f"columns name those of a table, as in table.csv:label=diagnosis; got {spec}, columns {', '.join(columns)}")
     path = Path(os.path.expanduser(spec))
     if os.path.exists(path):
+        path = path.parent if path.name == "DICOMDIR" and path.is_file() else path  # the folder that it is the index of
         if os.path.isdir(path) and (table := _labels_in(path)):
-            found = _of_table(str(table), account)
+            found = _of_table(str(table), account, slices)
             found.notes.insert(0, f"The labels are read from {table.name} in {path}.")
             return found
         listing = catalog.of(path, account)
@@ -139,7 +141,7 @@ def _find(spec: str) -> _Found:
         listing = catalog.of_zips(parts, account)
     placed = placing.place(listing, path, account)
     root = Path(os.path.abspath(listing.root))
-    entries, span, notes = unfolding.expanded(placed.entries, root, account, path=str(path))
+    entries, span, notes = unfolding.expanded(placed.entries, root, account, path=str(path), slices=slices)
     if not entries:
         raise UserError(f"{path} contains no images that can be read: {accounts.words(account.left_out())}")
     return _Found(str(path), root, entries, placed.layout, account, [*placed.notes, *notes], span)
@@ -162,14 +164,14 @@ def _labels_in(folder: Path) -> Path | None:
     return usable[0] if len(usable) == 1 else None
 
 
-def _of_table(spec: str, account: Account) -> _Found:
+def _of_table(spec: str, account: Account, slices: str) -> _Found:
     """Lists the images of a table."""
     file, columns = manifest.split_spec(spec)
     path = Path(os.path.expanduser(file))
     rows = manifest.read_rows(path, columns)
     listed = manifest.entries(path, rows, account)
     root = Path(os.path.abspath(path.parent))
-    entries, span, notes = unfolding.expanded(listed, root, account, path=str(path))
+    entries, span, notes = unfolding.expanded(listed, root, account, path=str(path), slices=slices)
     if not entries:
         raise UserError(f"{path} names no images that can be read: {accounts.words(account.left_out())}")
     return _Found(str(path), root, entries, "a table of files and labels", account, notes, span)

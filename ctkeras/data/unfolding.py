@@ -1,7 +1,7 @@
 """From files to slices: pages of images, frames of DICOM, slices of NIfTI, and the scale of images of more than 8 bits."""
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ctkeras.data import accounts, catalog, deep, survey, volumes
@@ -18,7 +18,7 @@ _NO_PAGE = "pages that no row of the table names"
 
 
 def expanded(
-    entries: Sequence[Entry], root: Path, account: Account, *, path: str
+    entries: Sequence[Entry], root: Path, account: Account, *, path: str, slices: str = "all"
 ) -> tuple[list[Entry], str, list[str]]:
     """Replaces files by their slices.
 
@@ -27,6 +27,7 @@ def expanded(
         root: the folder or zip to which places are relative.
         account: counts what is left out.
         path: of the data set, for messages.
+        slices: which slices of DICOM series and NIfTI volumes, see slices.chosen.
 
     Returns:
         One entry per slice, sorted by file; the span of images of more than 8 bits, see deep.span_of; what was assumed.
@@ -55,29 +56,30 @@ def expanded(
                 account.leave_out(NOT_A_SCAN, entry.path)
             else:
                 made.append(entry)  # reported when it is read
-        made += _of_scans(scans, read, path) if scans else []
+        notes: list[str] = []
+        if scans:
+            made += volumes.expand(tuple(scans), read, path=path, choice=slices, account=account, notes=notes)
     finally:
         found.close()
     _count_unnamed_pages(entries, held, account)
     spans = [row.range for row in held if row.range is not None]
     span = deep.span_of(spans)
-    notes = _notes(held, span)
-    return sorted(made, key=lambda entry: entry.file), span, notes
+    return sorted(made, key=lambda entry: entry.file), span, [*notes, *_notes(held, span)]
 
 
 def _pages(entry: Entry, row: Held, account: Account) -> list[Entry]:
     """The entries of an image file: one, or one per page; the pages of a file stay together like those of a patient."""
-    if entry.chosen:
-        if entry.frame not in row.pages:
-            raise UserError(f"{entry.file} has no slice {entry.frame}; it has {len(row.pages)}, from 0")
-        return [dataclasses.replace(entry, file=f"{entry.file}#{entry.frame}", place=entry.path)]
+    if entry.slice >= 0:
+        if entry.slice not in row.pages:
+            raise UserError(f"{entry.file} has no slice {entry.slice}; it has {len(row.pages)}, from 0")
+        return [replace(entry, file=f"{entry.file}#{entry.slice}", place=entry.path, frame=entry.slice)]
     account.leave_out(_OTHER_PAGE, entry.path, row.other_pages)
     if len(row.pages) == 1:
         return [entry]
     patient = entry.patient or pseudonyms([entry.file])[0]
     digits = len(str(row.pages[-1]))
     return [
-        dataclasses.replace(entry, file=f"{entry.file}#{page:0{digits}}", place=entry.path, patient=patient, frame=page)
+        replace(entry, file=f"{entry.file}#{page:0{digits}}", place=entry.path, patient=patient, frame=page)
         for page in row.pages
     ]
 
@@ -87,35 +89,11 @@ def _count_unnamed_pages(entries: Sequence[Entry], held: Sequence[Held], account
     named: dict[str, int] = {}
     pages: dict[str, int] = {}
     for entry, row in zip(entries, held, strict=True):
-        if entry.chosen and row.kind == survey.IMAGE:
+        if entry.slice >= 0 and row.kind == survey.IMAGE:
             named[entry.path] = named.get(entry.path, 0) + 1
             pages[entry.path] = len(row.pages)
     for path, count in pages.items():
         account.leave_out(_NO_PAGE, path, count - named[path])
-
-
-def _of_scans(scans: list[Entry], read, path: str) -> list[Entry]:
-    """The slices of DICOM and NIfTI files; of a file of which a table names slices, these."""
-    files: dict[str, Entry] = {}
-    chosen: dict[tuple[str, int], Entry] = {}
-    for entry in scans:
-        files.setdefault(entry.path, entry)
-        if entry.chosen:
-            chosen[entry.path, entry.frame] = entry
-    listed = [dataclasses.replace(entry, frame=0, chosen=False) for entry in files.values()]
-    made = []
-    for entry in volumes.expand(tuple(listed), read, path=path):
-        if not files[entry.path].chosen:
-            made.append(entry)
-        elif own := chosen.pop((entry.path, entry.frame), None):
-            folder = "/".join(part for part in (own.split, own.class_name) if part)
-            file = f"{folder}/{entry.file.rpartition('/')[2]}"
-            patient = own.patient or entry.patient
-            made.append(dataclasses.replace(own, file=file, place=entry.path, patient=patient))
-    if chosen:
-        (_, frame), own = next(iter(chosen.items()))
-        raise UserError(f"{path}: {own.file} has no axial slice {frame}")
-    return made
 
 
 def _notes(held: Sequence[Held], span: str) -> list[str]:

@@ -150,10 +150,10 @@ def audit_of(options: Mapping[str, Any]) -> audit.Audit | None:
     """The audit of the data set that options name, for units; None, with a note, if the data cannot be read.
 
     Args:
-        options: hyperparameters, of which data and group_pattern count.
+        options: hyperparameters, of which data, slices and group_pattern count.
     """
     try:
-        source = sources.open_source(str(options.get("data") or ""))
+        source = sources.open_source(str(options.get("data") or ""), slices=str(options.get("slices") or "all"))
         return audit.load(source, group_pattern=str(options.get("group_pattern") or ""))
     except UserError as error:
         console.note(
@@ -222,7 +222,8 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
     config = read_config(folder_a)
     if data:
         sources.open_source(data)  # which the user named, so it must be there
-    groups, unit = units(audit_of({"data": data or config.data, "group_pattern": config.group_pattern}), files)
+    options = {"data": data or config.data, "slices": config.slices, "group_pattern": config.group_pattern}
+    groups, unit = units(audit_of(options), files)
     return paired(right_a[order_a], right_b[order_b], groups, unit=unit)
 
 

@@ -60,7 +60,7 @@ def evaluate(
         raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     folder = Path(folder)
     config = read_config(folder)
-    source = sources.open_source(data or config.data)
+    source = sources.open_source(data or config.data, slices=config.slices)
     trained_on = read_metrics(folder).get("data_fingerprint")
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
     if split == "test" and not again and (stored := openings.stored(folder, identity)):

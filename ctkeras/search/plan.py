@@ -87,7 +87,7 @@ def plan(
         places["data"] = config.with_columns(given, places.pop("columns", ""))
     fingerprint = (fingerprints or {}).get(places.get("data", ""), "")
     if "data" in places and not fingerprint:
-        source = sources.open_source(places["data"])
+        source = sources.open_source(places["data"], slices=str(fixed.get("slices", "all")))
         sources.announce(source)
         fingerprint = source.fingerprint
     _require_choice(sweep, [name for name in options if name in file.varied(content)])
@@ -116,13 +116,14 @@ def _require_choice(sweep: Mapping[str, Any], given: Sequence[str]) -> None:
 
 
 def shared(search: Search) -> dict[str, Any]:
-    """What trials of a search share, to be prepared before the first: `forms` are size, crop, fit and gray of images."""
+    """What trials of a search share, to be prepared before the first: `forms` are size, crop, fit, gray and window."""
     sweep, places = search.content, search.places
     return {
         "models": models_of(sweep),
         "weights_dir": places.get("weights_dir", ""),
         "data": places.get("data", ""),
         "forms": _forms(sweep["parameters"]),
+        "slices": file.possible(sweep["parameters"], "slices") or [FIELDS["slices"].default],
     }
 
 

@@ -47,5 +47,5 @@ def test_volumes_in_class_folders_become_slices_of_patients(tmp_path):
 
 def test_four_axes_are_refused(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(UserError, match="has 4 axes"):
+    with pytest.raises(UserError, match="of 4 axes"):
         images.decode_gray((tmp_path / "a.nii").read_bytes(), name="a")
