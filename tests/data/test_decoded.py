@@ -134,7 +134,7 @@ def test_an_image_that_fails_leaves_no_split_behind(source, own_cache, monkeypat
         patch.setattr(decoded, "decode", fail)
         with pytest.raises(UserError, match=r"valid/right/1\.png"):
             decoded.load_split(source, "valid", SIZE, crop.WHOLE)
-    assert [path for path in own_cache.rglob("*.*") if path.suffix != ".lock"] == []
+    assert [path for path in own_cache.rglob("*.*") if path.suffix != ".lock" and path.parent.name != "listings"] == []
     assert len(decoded.load_split(source, "valid", SIZE, crop.WHOLE).files) == 4
 
 
@@ -157,7 +157,7 @@ def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypa
     one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
     decoded.load_split(source, "valid", 15, crop.WHOLE)
-    assert {path.name.split("-")[-6] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
+    assert {path.name.split("-")[-7] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
 
 
 def test_two_that_decode_at_once_get_the_same(source, opened):
