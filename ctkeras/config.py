@@ -64,8 +64,12 @@ class RunConfig:
         16
     """
 
-    data: str = _param("", "zip file, folder, table, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
-    columns: str = _param("", "a table's own column names, as in label=diagnosis,patient=PatientID; becomes part of data")
+    data: str = _param(
+        "", "zip file, folder, table, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)"
+    )
+    columns: str = _param(
+        "", "a table's own column names, as in label=diagnosis,patient=PatientID; becomes part of data"
+    )
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
     model_name: str = _param("efficientnet_b0", "backbone; small_cnn is trained from scratch", choices=MODEL_NAMES)

@@ -69,9 +69,7 @@ def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...], slices
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
 @click.option("--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"])
 @slices_option
-def check(
-    spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str, slices: str
-) -> int:
+def check(spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str, slices: str) -> int:
     """Find faulty files, duplicates, leaks and splits that share patients.
 
     Also shows what a lookup of the most similar training slice scores, whether splits were prepared differently, and how

@@ -38,7 +38,9 @@ def _slices(content: bytes, name: str) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)  # a pickle would run code
     except Exception as error:  # numpy raises many types for a damaged file
-        raise UserError(f"{name} is a damaged .npy file ({' '.join(str(error).split())[:100]}); save it again") from error
+        raise UserError(
+            f"{name} is a damaged .npy file ({' '.join(str(error).split())[:100]}); save it again"
+        ) from error
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     if array.dtype.kind not in "uif" or array.ndim not in (2, 3) or not array.size:

@@ -44,7 +44,9 @@ class Beside(Located):
         archive, within = self._archive(f"{folder}/")
         if archive is None and at.exists():
             return None
-        zips = self._archives_beside() if archive is None else [(folder[: len(folder) - len(within)].strip("/"), archive)]
+        zips = (
+            self._archives_beside() if archive is None else [(folder[: len(folder) - len(within)].strip("/"), archive)]
+        )
         inside = one_form((folder if archive is None else within).strip("/"))
         for name, zipped in zips:
             if inside in zipped.members:
@@ -61,5 +63,7 @@ class Beside(Located):
         """The zips in the table's folder, opened, by name."""
         if self._zips is None:
             names = os.listdir(self.folder) if self.folder.is_dir() else []
-            self._zips = sorted(name for name in names if name.lower().endswith(".zip") and (self.folder / name).is_file())
+            self._zips = sorted(
+                name for name in names if name.lower().endswith(".zip") and (self.folder / name).is_file()
+            )
         return [(name, archive) for name in self._zips if (archive := self.inside(f"{name}/")) is not None]

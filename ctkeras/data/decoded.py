@@ -106,7 +106,9 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         look = _look(entry, gray, header) if wanted else None
         small = look.small if look else crop.prepare(gray, SMALL, Preparation())
         if preparation.window != "auto" or span != source.span:
-            gray = decode_gray(content, name=name, frame=entry.frame, window=entry.window or preparation.window, span=span)
+            gray = decode_gray(
+                content, name=name, frame=entry.frame, window=entry.window or preparation.window, span=span
+            )
             gray = as_rgb(gray) if preparation.window == "three" else gray
         return entry, crop.prepare(gray, image_size, preparation), small, look
 
@@ -165,7 +167,9 @@ def _describe(entry: Entry, content: bytes | UserError, span: str) -> Look | tup
     try:
         if isinstance(content, UserError):
             raise content
-        return _look(entry, *decode(content, name=entry.file, frame=entry.frame, window=entry.window or "auto", span=span))
+        return _look(
+            entry, *decode(content, name=entry.file, frame=entry.frame, window=entry.window or "auto", span=span)
+        )
     except UserError as error:
         return entry.file, error
 
@@ -180,7 +184,9 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
     """Returns the cache folder of a data set's decoded splits in one form."""
     span = "" if preparation.span == source.span else preparation.span
-    form = [part.replace("/", "_") for part in (*preparation[:-1], *filter(None, [span]))]  # a window may be WIDTH/LEVEL
+    form = [
+        part.replace("/", "_") for part in (*preparation[:-1], *filter(None, [span]))
+    ]  # a window may be WIDTH/LEVEL
     return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION, PIXELS_VERSION])
 
 

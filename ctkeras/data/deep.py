@@ -103,7 +103,9 @@ def values(array: np.ndarray, span: str = "") -> Values:
 
 def is_deep(image: "Image.Image") -> bool:
     """Whether an opened image has more than 8 bits per channel."""
-    return image.mode.startswith("I") or image.mode == "F" or _raw_mode(image).startswith(("RGB;16", "RGBA;16", "LA;16"))
+    return (
+        image.mode.startswith("I") or image.mode == "F" or _raw_mode(image).startswith(("RGB;16", "RGBA;16", "LA;16"))
+    )
 
 
 def _raw_mode(image: "Image.Image") -> str:

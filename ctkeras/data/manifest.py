@@ -217,7 +217,9 @@ def _entries_of(row: Row, found: Beside, account: Account, *, split: str, patien
         place = found.place(file)
         size, crc = found.size_and_crc(place)
         moved = place if place != file else ""
-        made.append(Entry(split, row.label, file, size, crc, patient, moved, window=row.window, slice=int(row.slice or -1)))
+        made.append(
+            Entry(split, row.label, file, size, crc, patient, moved, window=row.window, slice=int(row.slice or -1))
+        )
     if not made:
         raise UserError(f"the folder {row.file} contains no images")
     return made

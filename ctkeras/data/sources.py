@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, deep, division, layout, manifest, placing, tables, unfolding
+from ctkeras.data import accounts, catalog, division, manifest, placing, tables, unfolding
 from ctkeras.data.accounts import Account, LeftOut
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
@@ -121,7 +121,9 @@ def _find(spec: str, slices: str) -> _Found:
     if manifest.is_table(spec):
         return _of_table(spec, account, slices)
     if columns := manifest.split_spec(spec)[1]:
-        raise UserError(f"columns name those of a table, as in table.csv:label=diagnosis; got {spec}, columns {', '.join(columns)}")
+        raise UserError(
+            f"columns name those of a table, as in table.csv:label=diagnosis; got {spec}, columns {', '.join(columns)}"
+        )
     path = Path(os.path.expanduser(spec))
     if os.path.exists(path):
         path = path.parent if path.name == "DICOMDIR" and path.is_file() else path  # the folder that it is the index of
@@ -195,7 +197,9 @@ def thumbnails(root: Path, entries: list[Entry], *, span: str = "") -> np.ndarra
     def small(item: tuple[int, Entry, bytes]) -> np.ndarray:
         number, entry, content = item
         try:
-            gray = images.decode_gray(content, name=entry.file, frame=entry.frame, span=span, window=entry.window or "auto")
+            gray = images.decode_gray(
+                content, name=entry.file, frame=entry.frame, span=span, window=entry.window or "auto"
+            )
         except UserError:
             gray = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
         return crop.prepare(gray, 32, crop.Preparation())

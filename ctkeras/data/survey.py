@@ -26,9 +26,7 @@ class Held(NamedTuple):
     range: Range | None = None  # of all pages, if they have more than 8 bits
 
 
-def survey(
-    entries: Sequence[Entry], read: Callable[[Entry, int], bytes], *, key: str = ""
-) -> list[Held]:
+def survey(entries: Sequence[Entry], read: Callable[[Entry, int], bytes], *, key: str = "") -> list[Held]:
     """Looks into each file, only as far as needed; the result is cached.
 
     Args:

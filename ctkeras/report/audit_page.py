@@ -173,7 +173,9 @@ def _pictures(source: Source, files: Sequence[str]) -> dict[str, str]:
     for split in SPLITS:
         for entry, content in sources.contents(source, split, only=set(files)):
             if isinstance(content, bytes):
-                picture = Pillow.fromarray(images.decode_gray(content, name=entry.file, frame=entry.frame, span=source.span))
+                picture = Pillow.fromarray(
+                    images.decode_gray(content, name=entry.file, frame=entry.frame, span=source.span)
+                )
                 picture.thumbnail((SIDE, SIDE), Pillow.Resampling.BILINEAR)
                 small[entry.file] = np.asarray(picture)
     encoded: dict[str, str] = {}

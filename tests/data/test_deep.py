@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ctkeras.data import deep, images, sources
-from ctkeras.data.deep import Range
-from ctkeras.data.decoded import load_split
 from ctkeras.data.crop import WHOLE
+from ctkeras.data.decoded import load_split
+from ctkeras.data.deep import Range
 from ctkeras.errors import UserError
 
 GRAY = np.random.default_rng(0).integers(0, 256, (24, 20), dtype=np.uint8)
@@ -76,7 +76,11 @@ DEEP = {
     "floats": (lambda a: encoded(Image.fromarray((a / 255).astype(np.float32)), "TIFF"), "tif", "numbers: 0 to 1"),
     "colour": (lambda a: png_rgb16(np.repeat(a[..., None].astype(np.uint16) * 16, 3, -1)), "png", "12 bits: 0 to 4095"),
     "numpy": (lambda a: npy(a.astype(np.int16) * 16), "npy", "12 bits: 0 to 4095"),
-    "JPEG 2000": (lambda a: encoded(Image.fromarray(a.astype(np.uint16) * 257), "JPEG2000"), "jp2", "16 bits: 0 to 65535"),
+    "JPEG 2000": (
+        lambda a: encoded(Image.fromarray(a.astype(np.uint16) * 257), "JPEG2000"),
+        "jp2",
+        "16 bits: 0 to 65535",
+    ),
 }
 
 
@@ -122,7 +126,9 @@ def test_pages_are_slices_that_stay_together(tmp_path):
             pages[0].save(path, save_all=True, append_images=[*pages[1:], other])
     source = sources.open_source(str(tmp_path / "set"))
     assert source.images == 24
-    assert {(row.reason, row.files) for row in source.left_out} == {("pages of another size than their file's first", 6)}
+    assert {(row.reason, row.files) for row in source.left_out} == {
+        ("pages of another size than their file's first", 6)
+    }
     patients = {}
     for entry in source.entries:
         patients.setdefault(entry.path, set()).add(entry.patient)

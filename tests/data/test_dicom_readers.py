@@ -144,7 +144,7 @@ def test_a_truncated_or_damaged_file_has_a_reason():
 
 
 def test_a_missing_decoder_is_named(monkeypatch):
-    from pydicom.pixels.decoders.base import DecodeRunner, Decoder
+    from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
     one = scan(hounsfield(8), patient="A", series="1.2")
     one.compress(RLELossless)
