@@ -44,6 +44,8 @@ HOMES = {
     "kagglehub": {"data"},
     "pydicom": {"data"},
     "nibabel": {"data"},
+    "openpyxl": {"data"},
+    "pyarrow": {"data"},
     "keras_hub": {"models"},
     "huggingface_hub": {"models"},
     "gradio": {"app"},

@@ -13,7 +13,9 @@ import sys
 import tomllib
 
 import click
+import page_inputs
 import pytest
+from click.testing import CliRunner
 
 from ctkeras.cli import options
 from ctkeras.config import EPOCH_METRICS
@@ -141,7 +143,22 @@ def workplace(tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("image1.png", "folder/image2.png"):
         Image.fromarray(phantom.phantom_slice(1, 1)).save(tmp_path / name)
+    page_inputs.write(tmp_path)
     return tmp_path
+
+
+def test_every_kind_of_data_on_its_page_is_understood(workplace, monkeypatch):
+    from ctkeras.cli.main import cli
+
+    monkeypatch.chdir(workplace)
+    lines = [line for line in commands("docs/data.md") if " data describe " in line and "phantom" not in line]
+    lines = [line for line in lines if not line.endswith("--data series")]  # written by the command before it
+    assert len(lines) >= 6
+    for line in lines:
+        result = CliRunner().invoke(cli, shlex.split(line)[3:], standalone_mode=False)
+        assert result.exit_code == 0, f"{line}: {result.exception}"
+        assert f"{page_inputs.IMAGES} images, 2 classes" in result.output, line
+        assert "no file left out" in result.output or "slices.csv" in line
 
 
 @pytest.mark.slow

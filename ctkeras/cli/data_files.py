@@ -93,7 +93,7 @@ def describe(spec: str | None, columns: str, slices: str, as_json: bool) -> None
     for split, classes in tree.items():
         click.echo(f"  {split:<{_WIDTH}}{sum(classes.values()):>8,}")
         for name, number in classes.items():
-            click.echo(f"    {name:<{_WIDTH - 2}}{number:>8,}")
+            click.echo(f"    {accounts.shown(name):<{_WIDTH - 2}}{number:>8,}")
     for line in sources.sentences(source):
         click.echo(line)
 

@@ -63,11 +63,11 @@ def words(left_out: tuple[LeftOut, ...]) -> str:
         '2 hidden (such as a/.DS_Store)'
     """
     return ", ".join(
-        f"{row.files:,} {row.reason}{f' (such as {_shown(row.example)})' if row.example else ''}" for row in left_out
+        f"{row.files:,} {row.reason}{f' (such as {shown(row.example)})' if row.example else ''}" for row in left_out
     )
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A name on one line, and not longer than one."""
     text = "".join(letter if letter.isprintable() else "?" for letter in name)
     return text if len(text) <= 100 else f"{text[:60]}…{text[-38:]}"

@@ -123,7 +123,7 @@ def walk(root: Path, account: Account) -> tuple[list[str], list[str]]:
 
     def unreadable(error: OSError) -> None:
         place = os.path.relpath(str(error.filename or root), root)
-        account.leave_out(f"folders that cannot be read ({error.strerror or error})", place)
+        account.leave_out(f"in a folder that cannot be read ({error.strerror or error})", place)
 
     files, folders = [], []
     above = {str(root): frozenset([os.path.realpath(root)])}  # of a folder, the real paths of it and those above
@@ -132,7 +132,7 @@ def walk(root: Path, account: Account) -> tuple[list[str], list[str]]:
         for name in [*below]:
             real = os.path.realpath(os.path.join(folder, name))
             if real in above[folder]:  # it would never end
-                account.leave_out("folders that link to a folder above them", str(inside / name))
+                account.leave_out("in a folder that links to a folder above it", str(inside / name))
                 below.remove(name)
                 continue
             above[os.path.join(folder, name)] = above[folder] | {real}

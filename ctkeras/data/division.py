@@ -47,8 +47,10 @@ def completed(
     given = {id(entry): SPLITS[part] for entry, part in zip(divided, parts, strict=True)}
     done = [dataclasses.replace(e, split=given[id(e)]) if id(e) in given else e for e in entries]
     counts = Counter(SPLITS[part] for part in parts)
-    shares = " and ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
-    missing = "splits" if not present else " or ".join(split for split in SPLITS if split not in present)
+    shares = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
+    missing = (
+        "splits" if len(present) < 2 else " or ".join(f"{split} split" for split in SPLITS if split not in present)
+    )
     which = f"its {len(divided)} images" if not present else f"its {len(divided)} training images"
     kind = "patients" if by_patient else "groups of similar slices"
     notes = [
@@ -96,8 +98,12 @@ def groups_of(entries: list[Entry], thumbnails: Callable[[list[Entry]], np.ndarr
     if all(patients):
         return similarity.of_patients(patients), True
     own = similarity.of_patients([patient or f" {number}" for number, patient in enumerate(patients)])
-    folders = [str(PurePosixPath(entry.file).parent) for entry in entries]
-    plain = Counter(folders).most_common()
-    several = len(plain) > len({entry.class_name for entry in entries})  # folders below the class, maybe of patients
-    below = similarity.of_patients(folders if several else [f"{number}" for number in range(len(entries))])
+    places = [PurePosixPath(entry.file).parent for entry in entries]
+    pairs = len({(entry.split, entry.class_name) for entry in entries})
+    level = min(len(place.parts) for place in places) if len(set(places)) > pairs else None  # of the class folders
+    inside = [level is not None and len(place.parts) > level for place in places]  # in a folder of a patient, maybe
+    names = [
+        str(place) if deep else f" {number}" for number, (place, deep) in enumerate(zip(places, inside, strict=True))
+    ]
+    below = similarity.of_patients(names)
     return similarity.joined(similarity.clusters(thumbnails(entries)), own, below), False

@@ -56,12 +56,12 @@ class Located:
                 return opened.read(size)
         except (FileNotFoundError, KeyError) as error:
             raise UserError(f"cannot read {file}: no such file{_hint(path)}") from error
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
         except UserError:
             raise
         except Exception as error:  # zipfile raises many types
-            where = f"{inside} in {archive.path}" if archive is not None else file
+            if archive is None:
+                raise UserError(f"cannot read {file}: {getattr(error, 'strerror', '') or error}") from error
+            where = f"{inside} in {archive.path}"
             raise UserError(f"{where} is damaged ({error}); copy or download it again") from error
 
     def close(self) -> None:

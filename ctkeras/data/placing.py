@@ -148,7 +148,9 @@ def _by_class(paths: _Paths, path: Path, account: Account) -> tuple[_Rows, list[
     classes = {parts[len(root)] for parts in inside if len(parts) > len(root) + 1}
     if not classes and root:  # all in one folder
         root, classes = root[:-1], {root[-1]}
-    if any(split_name(name) for name in classes):
+    if any(split_name(name) for name in classes):  # images in a split, but in no class
+        for _, file in paths:
+            account.leave_out(accounts.NO_CLASS, file.name)
         return [], []
     if len(classes) > _PATIENTS and len({re.sub(r"\d+", "0", name) for name in classes}) == 1:
         raise UserError(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, deep, division, layout, manifest, placing, tables, unfolding
+from ctkeras.data import accounts, catalog, division, manifest, placing, tables, unfolding
 from ctkeras.data.accounts import Account, LeftOut
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
@@ -134,8 +134,8 @@ def _find(spec: str, slices: str) -> _Found:
         listing = catalog.of(path, account)
     else:
         parts = [Path(os.path.expanduser(part.strip())) for part in spec.split(",")]
-        if len(parts) < 2 or not all(part.is_file() for part in parts):
-            missing = next((part for part in parts if not part.exists()), path)
+        if len(parts) < 2 or not all(os.path.isfile(part) for part in parts):
+            missing = next((part for part in parts if not os.path.exists(part)), path)
             raise UserError(
                 f"{missing if len(parts) > 1 else spec} is not a file or folder; --data takes a zip, several zips with commas "
                 "between, a folder, a table, phantom, phantom:<images> or kaggle"

@@ -49,7 +49,7 @@ def expanded(
             if row.kind == survey.SCAN:
                 scans.append(entry)
             elif row.kind == survey.IMAGE:
-                made += _pages(entry, row, account)
+                made += _pages(entry, row, account, path=path)
             elif catalog.is_bare(name):
                 account.leave_out(accounts.NOT_AN_IMAGE, entry.path)
             elif name.lower().endswith(catalog.SCANS):
@@ -64,14 +64,14 @@ def expanded(
     _count_unnamed_pages(entries, held, account)
     spans = [row.range for row in held if row.range is not None]
     span = deep.span_of(spans)
-    return sorted(made, key=lambda entry: entry.file), span, [*notes, *_notes(held, span)]
+    return sorted(made, key=lambda entry: entry.file), span, [*notes, *_notes(entries, held, span)]
 
 
-def _pages(entry: Entry, row: Held, account: Account) -> list[Entry]:
+def _pages(entry: Entry, row: Held, account: Account, *, path: str) -> list[Entry]:
     """The entries of an image file: one, or one per page; the pages of a file stay together like those of a patient."""
     if entry.slice >= 0:
         if entry.slice not in row.pages:
-            raise UserError(f"{entry.file} has no slice {entry.slice}; it has {len(row.pages)}, from 0")
+            raise UserError(f"{path}: {entry.file} has no slice {entry.slice}; it has {len(row.pages)}, from 0")
         return [replace(entry, file=f"{entry.file}#{entry.slice}", place=entry.path, frame=entry.slice)]
     account.leave_out(_OTHER_PAGE, entry.path, row.other_pages)
     if len(row.pages) == 1:
@@ -96,10 +96,11 @@ def _count_unnamed_pages(entries: Sequence[Entry], held: Sequence[Held], account
         account.leave_out(_NO_PAGE, path, count - named[path])
 
 
-def _notes(held: Sequence[Held], span: str) -> list[str]:
+def _notes(entries: Sequence[Entry], held: Sequence[Held], span: str) -> list[str]:
     """What was assumed about pages and about images of more than 8 bits."""
     notes = []
-    if paged := [row for row in held if len(row.pages) > 1]:
+    whole = [row for entry, row in zip(entries, held, strict=True) if entry.slice < 0]
+    if paged := [row for row in whole if len(row.pages) > 1]:
         pages = sum(len(row.pages) for row in paged)
         notes.append(
             f"{len(paged):,} image files have several pages, {pages:,} in all: each page is a slice, and those of a file stay "

@@ -18,7 +18,9 @@ def parts(tmp_path):
 def test_joined_and_selected_rows_are_those_of_the_array(parts):
     first, second, whole = parts
     rows = ondisk.joined(first, second)
-    assert isinstance(rows, ondisk.Rows) and rows.shape == whole.shape and len(rows) == 8 and rows.nbytes == whole.nbytes
+    assert (
+        isinstance(rows, ondisk.Rows) and rows.shape == whole.shape and len(rows) == 8 and rows.nbytes == whole.nbytes
+    )
     for key in (0, -1, slice(2, 7), np.array([6, 0, 6]), np.arange(8) % 2 == 0, [1, 5]):
         assert (rows[key] == whole[key]).all()
     order = np.array([7, 2, 4, 0])

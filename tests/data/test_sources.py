@@ -207,8 +207,6 @@ def without(*beginnings):
 
 FAULTY = {
     "no train": (without("train/"), "no images in train/"),
-    "no valid": (without("valid/"), "no images in valid/"),
-    "no test": (without("test/"), "no images in test/"),
     "an empty class": (without("test/benign/"), "'benign' is empty in test/"),
     "a class of valid alone": (
         TREE | {"valid/other/1.png": b"x"},
@@ -238,7 +236,7 @@ def test_a_faulty_layout_is_told(tmp_path, form, fault):
 
 
 @pytest.mark.parametrize(
-    "name", ["../out.png", "train/benign/../../../out.png", "/etc/out.png", "train\\benign\\out.png", "..\\out.png"]
+    "name", ["../out.png", "train/benign/../../../out.png", "/etc/out.png", "C:\\x\\out.png", "..\\out.png"]
 )
 def test_a_zip_that_climbs_out_is_refused(tmp_path, name):
     path = write_zip(tmp_path / "set.zip", TREE | {name: b"x"})
