@@ -13,7 +13,7 @@ import numpy as np
 from ctkeras.data import crop, facts, ondisk, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
-from ctkeras.data.images import Header, as_rgb, decode, in_windows
+from ctkeras.data.images import Header, as_rgb, in_windows
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -177,9 +177,9 @@ def _describe(entry: Entry, content: bytes | UserError, span: str) -> Look | tup
     try:
         if isinstance(content, UserError):
             raise content
-        return _look(
-            entry, *decode(content, name=entry.file, frame=entry.frame, window=entry.window or "auto", span=span)
-        )
+        window = [(entry.window or "auto", span)]
+        (gray,), header = in_windows(content, window, name=entry.file, frame=entry.frame)
+        return _look(entry, gray, header)
     except UserError as error:
         return entry.file, error
 
