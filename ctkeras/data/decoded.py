@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctkeras.data import crop, facts, sources, threads
+from ctkeras.data import crop, facts, ondisk, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
-from ctkeras.data.images import Header, as_rgb, decode, decode_gray
+from ctkeras.data.images import Header, as_rgb, decode, in_windows
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -32,7 +32,7 @@ _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the 
 class Split:
     """One split in the order of its file names."""
 
-    images: np.ndarray  # uint8 [N, S, S], or [N, S, S, 3] if the window is three
+    images: Any  # uint8 [N, S, S], or [N, S, S, 3] if the window is three: an array, or ondisk.Rows of arrays on disk
     labels: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -49,7 +49,8 @@ class Split:
         files = tuple(np.array(self.files, object)[which])
         patients = tuple(np.array(self.patients, object)[which]) if self.patients else ()
         groups = None if self.groups is None else self.groups[which]
-        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails, patients, groups)
+        images = ondisk.select(self.images, which)
+        return Split(images, self.labels[which], files, self.class_names, thumbnails, patients, groups)
 
 
 class Look(NamedTuple):
@@ -101,33 +102,40 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         entry, content = item
         if isinstance(content, UserError):
             raise content
-        name = f"{entry.file} in {source.path}"
-        gray, header = decode(content, name=name, frame=entry.frame, window=entry.window or "auto", span=source.span)
-        look = _look(entry, gray, header) if wanted else None
-        small = look.small if look else crop.prepare(gray, SMALL, Preparation())
-        if preparation.window != "auto" or span != source.span:
-            gray = decode_gray(
-                content, name=name, frame=entry.frame, window=entry.window or preparation.window, span=span
-            )
-            gray = as_rgb(gray) if preparation.window == "three" else gray
-        return entry, crop.prepare(gray, image_size, preparation), small, look
+        forms = [(entry.window or "auto", source.span), (entry.window or preparation.window, span)]
+        forms = forms[:1] if forms[0] == forms[1] else forms
+        grays, header = in_windows(content, forms, name=f"{entry.file} in {source.path}", frame=entry.frame)
+        first, last = grays[0], grays[-1]
+        look = _look(entry, first, header) if wanted else None
+        small = look.small if look else crop.prepare(first, SMALL, Preparation())
+        last = as_rgb(last) if preparation.window == "three" else last
+        return entry, crop.prepare(last, image_size, preparation), small, look
 
-    with console.waiting(f"Decoding {split} at {image_size} px"):
-        rows, bar = [], console.Bar(f"reading {split}", sources.count(source, split))
-        for row in threads.in_threads(describe, sources.contents(source, split)):
-            rows.append(row)
-            bar.update(len(rows))
+    count = sources.count(source, split)
+    entries: list[Entry] = []
+    looks: list[Look] = []
+    with (
+        console.waiting(f"Decoding {split} at {image_size} px, {count:,} images"),
+        ondisk.scratch(folder, (split, f"{split}-thumbnails"), count) as (pixels, thumbnails),
+    ):
+        bar = console.Bar(f"reading {split}", count)
+        for entry, prepared, small, look in threads.in_threads(describe, sources.contents(source, split)):
+            pixels.put(len(entries), prepared)
+            thumbnails.put(len(entries), small)
+            looks += [look] if look is not None else []
+            entries.append(entry)
+            bar.update(len(entries))
         bar.close()
-    looks = [look for *_, look in rows if look is not None]
-    rows.sort(key=lambda row: row[0].file)
-    table = {
-        "files": [entry.file for entry, *_ in rows],
-        "labels": [source.class_names.index(entry.class_name) for entry, *_ in rows],
-        "patients": [entry.patient for entry, *_ in rows],
-        "class_names": source.class_names,
-    }
-    _write(folder, f"{split}-thumbnails", np.stack([small for _, _, small, _ in rows]))
-    _write(folder, split, np.stack([pixels for _, pixels, _, _ in rows]), table)
+        order = sorted(range(len(entries)), key=lambda i: entries[i].file)
+        ordered = order == list(range(len(entries)))  # as it nearly always is; then nothing is read into memory
+        table = {
+            "files": [entries[i].file for i in order],
+            "labels": [source.class_names.index(entries[i].class_name) for i in order],
+            "patients": [entries[i].patient for i in order],
+            "class_names": source.class_names,
+        }
+        _write(folder, f"{split}-thumbnails", thumbnails.array() if ordered else thumbnails.array()[order])
+        _write(folder, split, pixels.array() if ordered else pixels.array()[order], table)
     if wanted:
         _write_looks(source, split, looks)
 
@@ -149,7 +157,9 @@ def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
             small, described, thumbnail = own
             yield Look(file, class_name, patient, pixels, Header(*header), small, described, thumbnail)
     else:
-        yield from threads.in_threads(lambda item: _describe(*item, source.span), sources.contents(source, split))
+        yield from threads.in_threads(
+            lambda item: _describe(item[0], item[1], source.span), sources.contents(source, split)
+        )
 
 
 def _write_looks(source: Source, split: str, looks: list[Look]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,14 +57,35 @@ def decode(
     Raises:
         UserError: the bytes are not an image, or the image is truncated or too large.
     """
+    grays, header = in_windows(content, [(window, span)], name=name, frame=frame)
+    return grays[0], header
+
+
+def in_windows(
+    content: bytes, wanted: Sequence[tuple[str, str]], *, name: str, frame: int = 0
+) -> tuple[list[np.ndarray], Header]:
+    """Decodes an image once and shows it in several windows.
+
+    Args:
+        content: as for decode.
+        wanted: windows and spans, as for decode.
+        name: what an error calls the image.
+        frame: which slice of a volume, or page of a file.
+
+    Returns:
+        One array per window, as from decode, and the file's header.
+
+    Raises:
+        UserError: as for decode.
+    """
     scan = _scan_values(content, name=name, frame=frame)
     if scan is not None:
-        gray = windows.to_gray(scan[0], window)
-        return gray, Header(scan[1], "F", gray.shape[1], gray.shape[0])
+        height, width = scan[0].array.shape
+        return [windows.to_gray(scan[0], window) for window, _ in wanted], Header(scan[1], "F", width, height)
     array, header = pixels(content, name=name, frame=frame)
     if array.dtype != np.uint8:
-        return windows.to_gray(deep.values(array, span), window), header
-    return as_rgb(array) if window == "three" else array, header
+        return [windows.to_gray(deep.values(array, span), window) for window, span in wanted], header
+    return [as_rgb(array) if window == "three" else array for window, _ in wanted], header
 
 
 def pixels(content: bytes, *, name: str, frame: int = 0) -> tuple[np.ndarray, Header]:

@@ -11,12 +11,13 @@ from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
 from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
-from ctkeras.evaluation import openings, similarity
+from ctkeras.evaluation import openings, patients, similarity
 from ctkeras.evaluation.metrics import choose, three_ways
 from ctkeras.models import fast, predict
 from ctkeras.runs.folder import read_config, read_metrics, write_json
 from ctkeras.runs.predictions import (
     FOLDS,
+    PATIENTS,
     Predictions,
     prediction_rows,
     read_predictions,
@@ -45,7 +46,7 @@ def evaluate(
         again: open the test split once more; this opening is recorded too.
 
     Returns:
-        The metrics; see metrics.three_ways.
+        The metrics; see metrics.three_ways, and patients.results.
 
     Raises:
         UserError: no run folder, no model, an unknown split, or data with other classes.
@@ -82,6 +83,7 @@ def evaluate(
         rows = prediction_rows(images.files, images.labels, chances, class_names=images.class_names, split=split)
     write_predictions(folder, rows, split=split)
     metrics = facts | _metrics(folder, split, audited, leaks=config.leaks)
+    metrics |= _per_patient(folder, split, audited)
     write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
 
@@ -134,6 +136,16 @@ def _metrics(folder: Path, split: str, audited: audit.Audit, *, leaks: str) -> d
     trained = similarity.Trained(into, leaks, apart=folds and split == "valid")
     right = own.probabilities.argmax(-1) == own.labels
     return metrics | similarity.results(audited, split, files=own.files, right=right, seen=seen, trained=trained)
+
+
+def _per_patient(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
+    """Metrics of the means over each patient's slices, which are written to predictions_patients.csv; {} without patients."""
+    own = read_predictions(folder, split)
+    if own is None or not (names := patients.known(audited, own.files)):
+        return {}
+    if rows := patients.rows(patients.averaged(own, names), own.class_names, split):
+        write_predictions(folder, rows, split=split, name=PATIENTS)
+    return patients.results(own, names)
 
 
 def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:

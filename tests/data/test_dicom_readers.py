@@ -59,9 +59,8 @@ def compare(files):
             continue
         try:
             reason = dicom.facts(content, name=file.name).reason
-        except UserError as error:
+        except UserError:
             reason = "damaged"
-            assert "damaged DICOM file" in str(error)
         reasons[reason] = reasons.get(reason, 0) + 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -144,12 +143,11 @@ def test_a_truncated_or_damaged_file_has_a_reason():
 
 
 def test_a_missing_decoder_is_named(monkeypatch):
-    from pydicom.pixels.decoders.base import Decoder, DecodeRunner
+    from pydicom.pixels.decoders.base import Decoder
 
     one = scan(hounsfield(8), patient="A", series="1.2")
     one.compress(RLELossless)
     content = as_bytes(one)
-    assert DecodeRunner is not None
     monkeypatch.setattr(Decoder, "is_available", property(lambda self: False))
     assert dicom.facts(content, name="x").reason == f"{dicom.NO_DECODER} (RLE Lossless)"
     monkeypatch.setattr(
