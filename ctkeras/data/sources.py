@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, division, manifest, placing, tables, unfolding
+from ctkeras.data import accounts, catalog, division, kaggle, manifest, placing, tables, unfolding
 from ctkeras.data.accounts import Account, LeftOut
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
@@ -120,7 +120,7 @@ def _find(spec: str, slices: str) -> _Found:
         return _of_table(spec, account, slices)
     if manifest.split_spec(spec)[1]:
         raise UserError(
-            f"columns name those of a table, as in table.csv:label=diagnosis; got {spec}, columns {', '.join(columns)}"
+            f"columns are those of a table, as in table.csv:label=diagnosis; got {spec}, which is not a table"
         )
     path = Path(os.path.expanduser(spec))
     if os.path.exists(path):
