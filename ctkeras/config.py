@@ -1,13 +1,12 @@
 """Each hyperparameter, declared once: name, type, default, range and help. The CLI, W&B and YAML files read them here."""
 
 import dataclasses
-import math
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ctkeras.errors import UserError, did_you_mean
+from ctkeras.values import allowed, converted
 
 PLACES = ("data", "columns", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 # What a run logs to W&B and to history.csv, one row per epoch.
@@ -270,51 +269,17 @@ def parse_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     if field.metadata["auto"] and is_auto(value):
         return AUTO
-    converted = _converted(str(value) if name == "fold" and type(value) is int else value, field.type)
-    if converted is None or not _allowed(converted, field.metadata):
+    result = converted(str(value) if name == "fold" and type(value) is int else value, field.type)
+    if result is None or not allowed(result, field.metadata):
         raise UserError(
             f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}"
         )
-    return converted
+    return result
 
 
 def is_auto(value: Any) -> bool:
     """Whether a value is the word auto, by which the tool chooses."""
     return isinstance(value, str) and value.strip().lower() == AUTO
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    """The value as `kind`, or None if it cannot be converted."""
-    if kind is str:
-        return value if isinstance(value, str) else str(value) if isinstance(value, os.PathLike) else None
-    if kind is bool:
-        return {"true": True, "false": False, "1": True, "0": False}.get(str(value).strip().lower())
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if kind is float:
-        return number
-    try:
-        whole = int(value) if isinstance(value, (int, str)) else int(number)
-    except (ValueError, OverflowError):
-        return None
-    return whole if whole == number else None
-
-
-def _allowed(value: Any, meta: Mapping[str, Any]) -> bool:
-    """Whether a value of the right type is finite, within its bounds and one of its choices."""
-    if isinstance(value, str):
-        return (not meta["choices"] or value in meta["choices"]) and bool(re.fullmatch(meta["pattern"] or ".*", value))
-    return (
-        math.isfinite(value)
-        and (meta["low"] is None or value >= meta["low"])
-        and (meta["high"] is None or value <= meta["high"])
-        and (meta["above"] is None or value > meta["above"])
-        and (meta["below"] is None or value < meta["below"])
-    )
 
 
 def describe(name: str) -> str:

@@ -1,5 +1,6 @@
 """Zip files as other systems write them: their names made one form, and nothing that points outside."""
 
+import contextlib
 import unicodedata
 import zipfile
 from collections import Counter
@@ -71,10 +72,8 @@ def member_name(member: zipfile.ZipInfo) -> str:
     """
     name = member.filename
     if not member.flag_bits & _UTF8 and not name.isascii():
-        try:
-            name = name.encode("cp437").decode("utf-8")  # Python decoded it as cp437, as the format says
-        except UnicodeError:
-            pass  # it is cp437
+        with contextlib.suppress(UnicodeError):  # Python decoded it as cp437, as the format says, and it may be that
+            name = name.encode("cp437").decode("utf-8")
     return one_form(name.replace("\\", "/"))
 
 

@@ -69,7 +69,9 @@ def of_zips(paths: Sequence[Path], account: Account) -> Catalog:
     """
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = Path(os.path.commonpath([path.parent for path in absolute]))
-    files, folders, parts = [], [], []
+    files: list[Listed] = []
+    folders: list[str] = []
+    parts: list[str] = []
     for path in absolute:
         part = _unused(path.stem, parts)
         parts.append(part)
@@ -98,7 +100,8 @@ def list_folder(root: Path, account: Account) -> tuple[list[Listed], list[str]]:
         UserError: a file cannot be read, or its name is not valid Unicode.
     """
     places, folders = walk(root, account)
-    files, seen, bar = [], {}, console.Bar(f"listing {root.name}", len(places))
+    seen: dict[str, str] = {}
+    files, bar = [], console.Bar(f"listing {root.name}", len(places))
     for number, place in enumerate(places, 1):
         name = one_form(place)
         if (other := seen.setdefault(name, place)) != place:

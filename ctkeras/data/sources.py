@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, division, manifest, placing, tables, unfolding
+from ctkeras.data import accounts, catalog, division, kaggle, manifest, placing, tables, unfolding
 from ctkeras.data.accounts import Account, LeftOut
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
-
-KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,7 @@ def open_source(spec: str, *, slices: str = "all") -> Source:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
-    found = _find(str(_download_from_kaggle()) if spec == "kaggle" else spec, slices)
+    found = _find(str(kaggle.download()) if spec == "kaggle" else spec, slices)
     entries, notes = division.completed(found.entries, lambda some: thumbnails(found.root, some, span=found.span))
     found.notes += [*notes, *_parted(entries, found.path)]
     class_names = checked_classes(tuple(entries), Path(found.path))
@@ -120,9 +118,9 @@ def _find(spec: str, slices: str) -> _Found:
     account = Account()
     if manifest.is_table(spec):
         return _of_table(spec, account, slices)
-    if columns := manifest.split_spec(spec)[1]:
+    if manifest.split_spec(spec)[1]:
         raise UserError(
-            f"columns name those of a table, as in table.csv:label=diagnosis; got {spec}, columns {', '.join(columns)}"
+            f"columns are those of a table, as in table.csv:label=diagnosis; got {spec}, which is not a table"
         )
     path = Path(os.path.expanduser(spec))
     if os.path.exists(path):
@@ -314,24 +312,3 @@ def _phantom(spec: str) -> Source:
 
     recipe = phantom_sets.parse(spec)
     return Source("phantom", spec, phantom.CLASSES, phantom_sets.fingerprint(recipe), images=recipe.images)
-
-
-def _download_from_kaggle() -> Path:
-    """Downloads the public set with kagglehub, which caches it.
-
-    Raises:
-        UserError: kagglehub or the key is missing, or Kaggle cannot be reached.
-    """
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise UserError('--data kaggle needs kagglehub: pip install "ctkeras[kaggle]"') from error
-    has_key = os.environ.get("KAGGLE_KEY") or os.environ.get("KAGGLE_API_TOKEN")
-    places = (Path.home() / ".kaggle/kaggle.json", Path.home() / ".kaggle/access_token")
-    if not has_key and not any(place.exists() for place in places):
-        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json in ~/.kaggle, or pass a downloaded zip")
-    try:
-        return Path(kagglehub.dataset_download(KAGGLE_SET))
-    except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot download {KAGGLE_SET} ({reason}); pass a downloaded zip instead") from error

@@ -27,7 +27,7 @@ def write(folder):
     _files(folder / "patients", {f"P{i % 8}/{i}.png": content[i] for i in range(IMAGES)})
     _table(folder / "patients/labels.csv", [["patient", "label"], *([f"P{i}", CLASSES[i % 2]] for i in range(8))])
     for i in range(8):
-        pages = pictures[i::8]
+        pages = [picture.copy() for picture in pictures[i::8]]
         pages[0].save(folder / f"volume{i}.tif", save_all=True, append_images=[*pages[1:], pages[0]])
     rows = [[f"volume{i}.tif", page, CLASSES[i % 2]] for i in range(8) for page in range(3)]
     _table(folder / "slices.csv", [["file", "slice", "label"], *rows])
