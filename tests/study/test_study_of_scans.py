@@ -67,7 +67,18 @@ def test_a_study_goes_from_dicom_to_the_report_and_names_nobody(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     environment = os.environ | {"CTKERAS_CACHE_DIR": str(out / "cache"), "WANDB_MODE": "offline", "WANDB_DIR": str(out)}
-    tiny = ["--pretrained", "false", "--image_size", "32", "--max_epochs", "2", "--window", "three", "--slices", "middle:3"]
+    tiny = [
+        "--pretrained",
+        "false",
+        "--image_size",
+        "32",
+        "--max_epochs",
+        "2",
+        "--window",
+        "three",
+        "--slices",
+        "middle:3",
+    ]
     data = ["--data", str(tmp_path / "in" / "set")]
 
     def run(*words, ok=(0,)):
