@@ -106,7 +106,6 @@ def groups_of(entries: list[Entry], thumbnails: Callable[[list[Entry]], np.ndarr
 def _folder_in_class(entry: Entry) -> str:
     """The folder inside its class folder that an image is in, which may be a patient's; '' if it is in none."""
     folder = PurePosixPath(entry.file).parent
-    depth = next(
-        (at for at, part in enumerate(folder.parts, 1) if layout.spelling(part) == layout.spelling(entry.class_name)), 0
-    )
+    own = layout.spelling(entry.class_name)
+    depth = next((at for at, part in enumerate(folder.parts, 1) if layout.spelling(part) == own), 0)
     return str(folder) if depth and len(folder.parts) > depth else ""
