@@ -6,7 +6,7 @@ import zipfile
 
 from PIL import Image
 
-from ctkeras.data import phantom
+from ctkeras.data import phantom, phantom_scans
 
 IMAGES = 24  # of each set
 CLASSES = ("benign", "malignant")
@@ -31,6 +31,7 @@ def write(folder):
         pages[0].save(folder / f"volume{i}.tif", save_all=True, append_images=[*pages[1:], pages[0]])
     rows = [[f"volume{i}.tif", page, CLASSES[i % 2]] for i in range(8) for page in range(3)]
     _table(folder / "slices.csv", [["file", "slice", "label"], *rows])
+    phantom_scans.write(folder / "volumes", "nifti", "phantom:48:patients=12")
 
 
 def _png(picture):
