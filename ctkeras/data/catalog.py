@@ -156,8 +156,8 @@ def _measure(path: Path) -> tuple[int, int]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is a pipe, socket or device, not a file; remove it")
-        if status.st_size > located.MAX_FILE_BYTES:
-            raise UserError(f"{path} is larger than {located.MAX_FILE_BYTES >> 20} MB; no CT slice is that large")
+        if status.st_size > (limit := located.largest(path.name)):
+            raise UserError(f"{path} is larger than {limit >> 20} MB; no CT slice is that large")
         content = path.read_bytes()
     except OSError as error:
         broken = " (a link that leads nowhere)" if path.is_symlink() and not path.exists() else ""
@@ -183,9 +183,8 @@ def list_zip(path: Path, account: Account) -> tuple[list[Listed], list[str]]:
             continue
         if archive.is_encrypted(name):
             raise UserError(f"{name} in {path} is encrypted; unpack the zip and pass the folder")
-        if member.file_size > located.MAX_FILE_BYTES:
-            limit = located.MAX_FILE_BYTES >> 20
-            raise UserError(f"{name} in {path} unpacks to more than {limit} MB; no CT slice is that large")
+        if member.file_size > (limit := located.largest(name)):
+            raise UserError(f"{name} in {path} unpacks to more than {limit >> 20} MB; no CT slice is that large")
         _check_name(name, path)
         files.append(Listed(name, member.file_size, member.CRC))
     return sorted(files), archive.folders

@@ -8,6 +8,12 @@ from ctkeras.data.archive import Archive
 from ctkeras.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20  # bytes per image file, far above any slice, so that a zip bomb is refused unread
+_VOLUMES = 8  # times as much for files that hold volumes: 2 GB, which is 4,000 slices of 512 x 512
+
+
+def largest(name: str) -> int:
+    """The most bytes that a file of this name may have: more for those that may hold a volume, DICOM and NIfTI."""
+    return MAX_FILE_BYTES * (_VOLUMES if name.lower().endswith((".nii", ".nii.gz", ".dcm", ".dicom")) else 1)
 
 
 class Located:
@@ -31,8 +37,8 @@ class Located:
         if inside not in archive.members:
             raise UserError(f"cannot read {file}: no such file")
         member = archive.members[inside]
-        if member.file_size > MAX_FILE_BYTES:
-            raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
+        if member.file_size > largest(file):
+            raise UserError(f"{file} is larger than {largest(file) >> 20} MB")
         return member.file_size, member.CRC
 
     def read(self, file: str, size: int = -1) -> bytes:
@@ -50,8 +56,8 @@ class Located:
         try:
             if archive is not None:
                 return archive.read(inside, size)
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
+            if path.stat().st_size > largest(file):
+                raise UserError(f"{file} is larger than {largest(file) >> 20} MB")
             with open(path, "rb") as opened:
                 return opened.read(size)
         except (FileNotFoundError, KeyError) as error:

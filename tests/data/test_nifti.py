@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from ctkeras.data import images, nifti, sources
+from ctkeras.data import images, located, nifti, sources
 from ctkeras.errors import UserError
 
 
@@ -101,3 +101,15 @@ def test_subjects_of_bids_are_patients(tmp_path):
                 written(volume(session + ord(label) + len(subject)), "LPS", tmp_path / split / label / name)
     source = sources.open_source(str(tmp_path))
     assert len({entry.patient for entry in source.entries}) == 3
+
+
+def test_volumes_may_be_larger_than_slices(monkeypatch, tmp_path):
+    monkeypatch.setattr(located, "MAX_FILE_BYTES", 500)
+    for split in ("train", "valid", "test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            written(volume(len(split) + ord(label)), "LPS", tmp_path / split / label / "one.nii")  # 1,312 bytes
+    assert sources.open_source(str(tmp_path)).images == 36
+    (tmp_path / "train/a/two.png").write_bytes(bytes(1312))
+    with pytest.raises(UserError, match="larger than"):
+        sources.open_source(str(tmp_path))
