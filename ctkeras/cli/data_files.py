@@ -38,13 +38,15 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
     parts = splitting.divide(labels, groups, fractions=_fractions(fractions), seed=seed)
     with atomic(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        paged = any(entry.frame for entry in entries)
-        writer.writerow(["file", "label", "patient", "split", *(["slice"] if paged else [])])
+        by_slice = any(entry.slice >= 0 for entry in entries)
+        writer.writerow(["file", "label", "patient", "split", *(["slice"] if by_slice else [])])
         for entry, group, part in zip(entries, groups, parts, strict=True):
+            if entry.frame and entry.slice < 0:
+                continue  # a volume has one row
             place = os.path.relpath(sources.location(root, entry), out.absolute().parent).replace("\\", "/")
             # A pseudonym: the group's number, never what the data calls the patient.
             row = [place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]]
-            writer.writerow([*row, *([entry.frame if entry.place else ""] if paged else [])])
+            writer.writerow([*row, *([entry.slice if entry.slice >= 0 else ""] if by_slice else [])])
     kind = "patients" if by_patient else "groups of similar images"
     click.echo(f"{len(entries)} images of {groups.max() + 1} {kind} divided, seed {seed}: {out}")
     for line in splitting.missing(labels, groups, parts, names):

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ctkeras.data import similarity, splitting
+from ctkeras.data import layout, similarity, splitting
 from ctkeras.data.layout import SPLITS, Entry, fingerprint, in_label_order
 from ctkeras.errors import UserError
 from ctkeras.runtime.files import atomic, cache_dir
@@ -98,12 +98,14 @@ def groups_of(entries: list[Entry], thumbnails: Callable[[list[Entry]], np.ndarr
     if all(patients):
         return similarity.of_patients(patients), True
     own = similarity.of_patients([patient or f" {number}" for number, patient in enumerate(patients)])
-    places = [PurePosixPath(entry.file).parent for entry in entries]
-    pairs = len({(entry.split, entry.class_name) for entry in entries})
-    level = min(len(place.parts) for place in places) if len(set(places)) > pairs else None  # of the class folders
-    inside = [level is not None and len(place.parts) > level for place in places]  # in a folder of a patient, maybe
-    names = [
-        str(place) if deep else f" {number}" for number, (place, deep) in enumerate(zip(places, inside, strict=True))
-    ]
-    below = similarity.of_patients(names)
+    inside = [_folder_in_class(entry) or f" {number}" for number, entry in enumerate(entries)]
+    below = similarity.of_patients(inside)
     return similarity.joined(similarity.clusters(thumbnails(entries)), own, below), False
+
+
+def _folder_in_class(entry: Entry) -> str:
+    """The folder inside its class folder that an image is in, which may be a patient's; '' if it is in none."""
+    folder = PurePosixPath(entry.file).parent
+    own = layout.spelling(entry.class_name)
+    depth = next((at for at, part in enumerate(folder.parts, 1) if layout.spelling(part) == own), 0)
+    return str(folder) if depth and len(folder.parts) > depth else ""

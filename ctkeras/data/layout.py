@@ -88,13 +88,18 @@ def class_names_of(folders: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, 
     return {(split, folder): names[folder] for split, folder in distinct}, notes
 
 
+def spelling(name: str) -> str:
+    """What names that differ only by case or blanks have in common."""
+    return " ".join(name.split()).casefold()
+
+
 def one_spelling(names: Iterable[str]) -> dict[str, str]:
     """Each name's most frequent spelling among those that differ only by case or blanks."""
     counts = Counter(names)
     best: dict[str, str] = {}
     for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        best.setdefault(" ".join(name.split()).casefold(), name.strip())
-    return {name: best[" ".join(name.split()).casefold()] for name in counts}
+        best.setdefault(spelling(name), name.strip())
+    return {name: best[spelling(name)] for name in counts}
 
 
 def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:
