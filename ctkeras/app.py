@@ -105,7 +105,7 @@ class Answer:
 
         if len(content) > MAX_BYTES:
             raise UserError(f"{name} has {len(content) / 2**20:.0f} MB; at most {MAX_BYTES >> 20} MB are allowed")
-        gray = images.decode_gray(content, name=name, window=self.preparation.window)
+        gray = images.decode_gray(content, name=name, window=self.preparation.window, span=self.preparation.span)
         pixels = images.as_rgb(crop.prepare(gray, self.size, self.preparation))[None].astype(np.float32)
         heat, probabilities = self.explain(pixels, np.array([-1]))
         shown = heatmap.fitted(crop.framed(gray if gray.ndim == 2 else gray[..., 0], self.preparation))

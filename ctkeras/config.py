@@ -1,15 +1,14 @@
 """Each hyperparameter, declared once: name, type, default, range and help. The CLI, W&B and YAML files read them here."""
 
 import dataclasses
-import math
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ctkeras.errors import UserError, did_you_mean
+from ctkeras.values import allowed, converted
 
-PLACES = ("data", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
+PLACES = ("data", "columns", "output_dir", "project", "weights_dir")  # belong to a machine, not to a configuration
 # What a run logs to W&B and to history.csv, one row per epoch.
 EPOCH_METRICS = ("epoch", "train_acc", "train_loss", "val_acc", "val_loss", "lr", "epoch_seconds", "memory_bytes")
 MODEL_NAMES = (
@@ -17,6 +16,11 @@ MODEL_NAMES = (
     *("mobilenet_v2", "mobilenet_v3_large", "small_cnn"),
 )
 _WINDOW = r"auto|lung|mediastinal|bone|three|percentile|\d+(\.\d+)?/-?\d+(\.\d+)?"  # the last is WIDTH/LEVEL
+_SLICES = r"all|labelled|(middle|every):[1-9]\d*"  # the last with a number
+_PATTERN_WORDS = {
+    _WINDOW: "auto, lung, mediastinal, bone, three, percentile or WIDTH/LEVEL",
+    _SLICES: "all, middle:N, every:K or labelled",
+}
 FOLD_WORDS = ("all", "refit")
 AUTO = "auto"  # in place of a value: the tool chooses
 SOLVED_FOLDS = 5  # what folds auto stands for with a solved head; 0 with any other
@@ -59,7 +63,12 @@ class RunConfig:
         16
     """
 
-    data: str = _param("", "zip file, folder, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)")
+    data: str = _param(
+        "", "zip file, folder, table, 'phantom', 'phantom:<images>' or 'kaggle' (default: $CTKERAS_DATA)"
+    )
+    columns: str = _param(
+        "", "a table's own column names, as in label=diagnosis,patient=PatientID; becomes part of data"
+    )
     output_dir: str = _param("runs", "folder in which each run creates its own folder")
     project: str = _param("", "W&B project (default: $WANDB_PROJECT, or else ctkeras)")
     model_name: str = _param("efficientnet_b0", "backbone; small_cnn is trained from scratch", choices=MODEL_NAMES)
@@ -80,6 +89,7 @@ class RunConfig:
         "grays of Hounsfield units: auto (lung), lung, mediastinal, bone, three (one per channel), percentile or WIDTH/LEVEL",
         pattern=_WINDOW,
     )
+    slices: str = _param("all", "slices of a volume: all, middle:N, every:K or labelled", pattern=_SLICES)
     head_stages: int = _param(4, "how many of the backbone's last stages the head reads", low=1, high=4)
     precision: str = _param("float32", "number type to compute in", choices=("float32", "bfloat16"))
     best: str = _param("val", "export the epoch of best val_acc, or the last", choices=("val", "last"))
@@ -142,8 +152,9 @@ class RunConfig:
             raise UserError(
                 f"project must be the name of a W&B project, without {' '.join(sorted(wrong))}; got {self.project!r}"
             )
-        if not self.data:
-            object.__setattr__(self, "data", os.environ.get("CTKERAS_DATA", ""))
+        data = with_columns(self.data or os.environ.get("CTKERAS_DATA", ""), self.columns)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "columns", "")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "RunConfig":
@@ -230,6 +241,16 @@ def default_lr(config: RunConfig) -> float:
 FIELDS: dict[str, dataclasses.Field] = {field.name: field for field in dataclasses.fields(RunConfig)}
 
 
+def with_columns(data: str, columns: str) -> str:
+    """The data set with the names of its table's columns, as all verbs keep it.
+
+    Example:
+        >>> with_columns("table.csv", "label=diagnosis")
+        'table.csv:label=diagnosis'
+    """
+    return f"{data}:{columns}" if data and columns and not data.endswith(f":{columns}") else data
+
+
 def check_name(name: str) -> None:
     """Raises UserError, with the most similar name, if `name` is not a hyperparameter."""
     if name in FIELDS:
@@ -251,51 +272,17 @@ def parse_value(name: str, value: Any) -> Any:
     field = FIELDS[name]
     if field.metadata["auto"] and is_auto(value):
         return AUTO
-    converted = _converted(str(value) if name == "fold" and type(value) is int else value, field.type)
-    if converted is None or not _allowed(converted, field.metadata):
+    result = converted(str(value) if name == "fold" and type(value) is int else value, field.type)
+    if result is None or not allowed(result, field.metadata):
         raise UserError(
             f"{name} must be {describe(name)}; got {value!r}{did_you_mean(value, field.metadata['choices'])}"
         )
-    return converted
+    return result
 
 
 def is_auto(value: Any) -> bool:
     """Whether a value is the word auto, by which the tool chooses."""
     return isinstance(value, str) and value.strip().lower() == AUTO
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    """The value as `kind`, or None if it cannot be converted."""
-    if kind is str:
-        return value if isinstance(value, str) else str(value) if isinstance(value, os.PathLike) else None
-    if kind is bool:
-        return {"true": True, "false": False, "1": True, "0": False}.get(str(value).strip().lower())
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    if kind is float:
-        return number
-    try:
-        whole = int(value) if isinstance(value, (int, str)) else int(number)
-    except (ValueError, OverflowError):
-        return None
-    return whole if whole == number else None
-
-
-def _allowed(value: Any, meta: Mapping[str, Any]) -> bool:
-    """Whether a value of the right type is finite, within its bounds and one of its choices."""
-    if isinstance(value, str):
-        return (not meta["choices"] or value in meta["choices"]) and bool(re.fullmatch(meta["pattern"] or ".*", value))
-    return (
-        math.isfinite(value)
-        and (meta["low"] is None or value >= meta["low"])
-        and (meta["high"] is None or value <= meta["high"])
-        and (meta["above"] is None or value > meta["above"])
-        and (meta["below"] is None or value < meta["below"])
-    )
 
 
 def describe(name: str) -> str:
@@ -307,7 +294,7 @@ def describe(name: str) -> str:
     if field.type is bool:
         return "true or false"
     if field.type is str:
-        return "auto, lung, mediastinal, bone, three, percentile or WIDTH/LEVEL" if meta["pattern"] else "text"
+        return _PATTERN_WORDS.get(meta["pattern"], "text")
     word = "a whole number" if field.type is int else "a number"
     bounds = [f"{meta[key]:.10g} {sign}" for key, sign in (("low", "<="), ("above", "<")) if meta[key] is not None]
     bounds.append(name)

@@ -14,6 +14,7 @@ import tomllib
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from ctkeras.cli import options
 from ctkeras.config import EPOCH_METRICS
@@ -141,7 +142,25 @@ def workplace(tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("image1.png", "folder/image2.png"):
         Image.fromarray(phantom.phantom_slice(1, 1)).save(tmp_path / name)
+    import page_inputs
+
+    page_inputs.write(tmp_path)
     return tmp_path
+
+
+def test_every_kind_of_data_on_its_page_is_understood(workplace, monkeypatch):
+    from ctkeras.cli.main import cli
+
+    monkeypatch.chdir(workplace)
+    inputs = [path.name for path in workplace.iterdir()]  # the page's other data sets are written by its own commands
+    lines = [line for line in commands("docs/data.md") if re.search(rf" describe --data ({'|'.join(inputs)})\b", line)]
+    lines = [line for line in lines if "--slices" not in line]  # of volumes, which have more
+    assert len(lines) >= 6
+    for line in lines:
+        result = CliRunner().invoke(cli, shlex.split(line)[3:], standalone_mode=False)
+        assert result.exit_code == 0, f"{line}: {result.exception}"
+        assert "24 images, 2 classes" in result.output, line
+        assert "no file left out" in result.output or "slices.csv" in line
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from ctkeras.errors import UserError
 from ctkeras.runtime import console, stored
 from ctkeras.runtime.files import bound, cache_dir, touch
 
-VERSION = "3"  # of the stored audit; raise it when what counts as the same image, or as one group, changes
+VERSION = "4"  # of the stored audit; raise it when what counts as the same image, or as one group, changes
 LEAKS = (("test", "train"), ("valid", "train"), ("test", "valid"))  # (from, to), in the order they are reported
 TRAINING = "training.json"  # the file of what training may know
 CACHE_BYTES = 2**30  # bytes; the audit of 1,000 images takes 1.4 MB, its page 2 MB

@@ -18,7 +18,7 @@ VERSION = "1"  # of the stored summary; raise it when what it holds changes
 SHOWN = 5  # lines per list on the terminal; --json and the page show all
 
 
-def audit(data: str, *, group_pattern: str = "") -> dict[str, Any]:
+def audit(data: str, *, group_pattern: str = "", slices: str = "all") -> dict[str, Any]:
     """Compares all images of a data set: duplicates, leaks, groups, and what a lookup and the files alone reveal.
 
     The result is cached by the images' content, and is what `ctkeras data check --json` prints.
@@ -26,6 +26,7 @@ def audit(data: str, *, group_pattern: str = "") -> dict[str, Any]:
     Args:
         data: what `--data` takes: a zip, a folder, phantom or kaggle.
         group_pattern: a regular expression whose first brackets name the patient in a file's path.
+        slices: which slices of volumes: all, middle:N, every:K or labelled.
 
     Returns:
         See summary.
@@ -38,7 +39,7 @@ def audit(data: str, *, group_pattern: str = "") -> dict[str, Any]:
         >>> ctkeras.audit("phantom:48")["leaks"]
         []
     """
-    return stored(sources.open_source(data), group_pattern=group_pattern)[1]
+    return stored(sources.open_source(data, slices=slices), group_pattern=group_pattern)[1]
 
 
 def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str, Any]]:

@@ -3,17 +3,26 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ctkeras.config import FIELDS
+from ctkeras.config import FIELDS, with_columns
 
 pattern_option = click.option(
     "--group_pattern", default="", metavar="REGEX", help=FIELDS["group_pattern"].metadata["help"]
 )
-data_option = click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])
+
+
+def data_option(command: Callable) -> Callable:
+    """Adds --data and --columns to a command."""
+    columns = click.option("--columns", default="", metavar="NAMES", help=FIELDS["columns"].metadata["help"])
+    return click.option("--data", "spec", default=None, help=FIELDS["data"].metadata["help"])(columns(command))
+
+
+slices_option = click.option("--slices", default="all", show_default=True, help=FIELDS["slices"].metadata["help"])
 SIZE: Any = FIELDS["image_size"]
 
 
@@ -32,7 +41,8 @@ def data() -> None:
     help=f"image size to train at, in pixels; repeat it for several (default: {SIZE.default})",
 )
 @pattern_option
-def prepare(spec: str | None, image_sizes: tuple[int, ...], group_pattern: str) -> None:
+@slices_option
+def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...], group_pattern: str, slices: str) -> None:
     """Decode, check and cache a data set.
 
     Training, evaluation and reports then start without decoding any image.
@@ -42,7 +52,8 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...], group_pattern: str) 
     from ctkeras.data.crop import Preparation
 
     start = time.perf_counter()
-    source = sources.open_source(data_set(spec))
+    source = sources.open_source(data_set(spec, columns), slices=slices)
+    sources.announce(source)
     sizes: list[int] = sorted(set(image_sizes)) or [SIZE.default]
     for size in sizes:
         for split in layout.SPLITS:
@@ -62,18 +73,19 @@ def prepare(spec: str | None, image_sizes: tuple[int, ...], group_pattern: str) 
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
 @pattern_option
-def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str) -> int:
+@slices_option
+def check(spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str, slices: str) -> int:
     """Find faulty files, duplicates, leaks and splits that share patients.
 
     Also shows what a lookup of the most similar training slice scores, whether splits were prepared differently, and how
     well the class can be predicted without pixels. Exits with 1 if an image or a patient appears in two splits.
     """
     from ctkeras.audit.summary import lines, place, stored
-    from ctkeras.data import sources
+    from ctkeras.data import accounts, sources
     from ctkeras.report import audit_page
     from ctkeras.runtime import stored as stored_files
 
-    source = sources.open_source(data_set(spec))
+    source = sources.open_source(data_set(spec, columns), slices=slices)
     audited, summary = stored(source, group_pattern=group_pattern)
     path = Path(html) if html else place(source, f"check-{audit_page.VERSION}.html", group_pattern=group_pattern)
     if html or audited.unreadable:
@@ -81,18 +93,24 @@ def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str)
     elif not stored_files.is_whole(path):
         audit_page.write(source, audited, summary, path)
         stored_files.vouch(path)
+    left_out = [*source.left_out, *accounts.unreadable(audited.unreadable)]
     if as_json:
-        click.echo(json.dumps({**summary, "page": str(path)}))
+        account = accounts.as_json(len(audited.images), tuple(left_out))
+        click.echo(json.dumps({**summary, **account, "notes": list(source.notes), "page": str(path)}))
     else:
+        if source.entries:
+            for line in [accounts.sentence(len(audited.images), tuple(left_out)), *source.notes]:
+                click.echo(line)
+            click.echo("")
         for line in lines(summary):
             click.echo(line)
         click.echo(f"Pairs side by side: {path}")
     return 1 if summary["leaks"] or summary["shared_patients"] else 0
 
 
-def data_set(spec: str | None) -> str:
-    """Returns the data set named by --data, else by CTKERAS_DATA."""
-    return spec or os.environ.get("CTKERAS_DATA", "")
+def data_set(spec: str | None, columns: str = "") -> str:
+    """Returns the data set named by --data, else by CTKERAS_DATA, with the names of its columns."""
+    return with_columns(spec or os.environ.get("CTKERAS_DATA", ""), columns)
 
 
 def _echo_entry(content: str, folder: Path) -> None:

@@ -1,18 +1,20 @@
 """The `data` verbs that write files, and the one that shows what a data set was understood as."""
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
 import click
 
-from ctkeras.cli.data import data, data_option, data_set
+from ctkeras.cli.data import data, data_option, data_set, slices_option
 from ctkeras.errors import UserError
+
+_WIDTH = 32  # columns for the names of splits and classes
 
 
 @data.command()
 @data_option
-@click.option("--columns", default="", help="the table's own column names, as in label=diagnosis,patient=PatientID")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="the CSV to write")
 @click.option("--fractions", default="0.7,0.15,0.15", show_default=True, help="share of train, valid and test")
 @click.option("--seed", type=int, default=0, show_default=True, help="the same seed gives the same split")
@@ -26,29 +28,25 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
 
     import numpy as np
 
-    from ctkeras.audit import groups as audit_groups
-    from ctkeras.data import sources, splitting
+    from ctkeras.data import division, layout, sources, splitting
     from ctkeras.runtime.files import atomic
 
-    path = data_set(spec) + (f":{columns}" if columns else "")
-    root, entries = sources.listed(path)
-    names = tuple(sorted({entry.class_name for entry in entries}))
+    root, entries, span = sources.listed(data_set(spec, columns))
+    names = layout.in_label_order(entry.class_name for entry in entries)
     labels = np.array([names.index(entry.class_name) for entry in entries])
-    by_patient = all(entry.patient for entry in entries)
-    if by_patient:
-        groups = np.unique([entry.patient for entry in entries], return_inverse=True)[1]
-    else:
-        groups = audit_groups.clusters(sources.thumbnails(root, entries))
+    groups, by_patient = division.groups_of(entries, lambda some: sources.thumbnails(root, some, span=span))
     parts = splitting.divide(labels, groups, fractions=_fractions(fractions), seed=seed)
     with atomic(out) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "label", "patient", "split"])
+        by_slice = any(entry.slice >= 0 for entry in entries)
+        writer.writerow(["file", "label", "patient", "split", *(["slice"] if by_slice else [])])
         for entry, group, part in zip(entries, groups, parts, strict=True):
-            if entry.frame:
+            if entry.frame and entry.slice < 0:
                 continue  # a volume has one row
             place = os.path.relpath(sources.location(root, entry), out.absolute().parent).replace("\\", "/")
             # A pseudonym: the group's number, never what the data calls the patient.
-            writer.writerow([place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]])
+            row = [place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]]
+            writer.writerow([*row, *([entry.slice if entry.slice >= 0 else ""] if by_slice else [])])
     kind = "patients" if by_patient else "groups of similar images"
     click.echo(f"{len(entries)} images of {groups.max() + 1} {kind} divided, seed {seed}: {out}")
     for line in splitting.missing(labels, groups, parts, names):
@@ -73,23 +71,33 @@ def _fractions(text: str) -> tuple[float, float, float]:
 
 @data.command()
 @data_option
-@click.option("--columns", default="", help="the table's own column names, as in label=diagnosis,patient=PatientID")
-def describe(spec: str | None, columns: str) -> None:
-    """Show how a data set is understood: splits and classes with counts. Decodes nothing."""
-    from ctkeras.data import sources
+@slices_option
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def describe(spec: str | None, columns: str, slices: str, as_json: bool) -> None:
+    """Show how a data set is understood: a tree of splits and classes with counts, and every file left out."""
+    from ctkeras.data import accounts, sources
 
-    source = sources.open_source(data_set(spec) + (f":{columns}" if columns else ""))
-    patients = {entry.patient for entry in source.entries if entry.patient}
-    known = f", {len(patients)} patients" if patients else ""
+    source = sources.open_source(data_set(spec, columns), slices=slices)
+    patients = len({entry.patient for entry in source.entries if entry.patient})
+    counts = Counter((entry.split, entry.class_name) for entry in source.entries)
+    tree = {split: {name: counts[split, name] for name in source.class_names} for split in ("train", "valid", "test")}
+    if as_json:
+        account = accounts.as_json(source.images, source.left_out)
+        facts = {"layout": source.layout, "classes": list(source.class_names), "patients": patients, "splits": tree}
+        click.echo(json.dumps({"path": source.path, **facts, **account, "notes": list(source.notes)}))
+        return
+    known = f", {patients} patients" if patients else ""
     click.echo(f"{source.path}: {source.images:,} images, {len(source.class_names)} classes{known}")
     if not source.entries:
         click.echo("generated; no files are read")
-    counts = Counter((entry.split, entry.class_name) for entry in source.entries)
-    for name in ("train", "valid", "test"):
-        if total := sum(number for (split_name, _), number in counts.items() if split_name == name):
-            click.echo(f"  {name}  {total:,}")
-            for class_name in source.class_names:
-                click.echo(f"    {class_name}  {counts[name, class_name]:,}")
+        return
+    click.echo(f"read as {source.layout}")
+    for split, classes in tree.items():
+        click.echo(f"  {split:<{_WIDTH}}{sum(classes.values()):>8,}")
+        for name, number in classes.items():
+            click.echo(f"    {accounts.shown(name):<{_WIDTH - 2}}{number:>8,}")
+    for line in sources.sentences(source):
+        click.echo(line)
 
 
 @data.command()

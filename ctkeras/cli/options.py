@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ctkeras.cli.idle import without_effect
-from ctkeras.config import FIELDS, RunConfig, check_name, describe, parse_value
+from ctkeras.config import FIELDS, RunConfig, check_name, describe, parse_value, with_columns
 from ctkeras.errors import UserError
 from ctkeras.sweep.yamlfile import read_yaml
 
@@ -115,7 +115,10 @@ def config_options(command: Callable) -> Callable:
 def read_config(config_file: str | None, flags: dict[str, Any]) -> dict[str, Any]:
     """The given hyperparameters; options override those of the file."""
     values = load_yaml(config_file) if config_file else {}
-    return values | {name: value for name, value in flags.items() if value is not None}
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if values.get("data") and values.get("columns"):
+        values["data"] = with_columns(values["data"], values.pop("columns"))
+    return values
 
 
 def tell_idle(given: dict[str, Any], sweep: dict[str, Any] | None = None) -> None:

@@ -100,6 +100,10 @@ def compare(run_a: Path, run_b: Path, split: str, spec: str | None, as_json: boo
         f"of {numbers['n']} {split} images, only a is right on {numbers['only_a']}, only b on {numbers['only_b']}"
     )
     click.echo(numbers["verdict"])
+    if "patient_n" in numbers:
+        each = (f"{name} {_with_bounds(numbers, f'patient_acc_{name}')}" for name in "ab")
+        click.echo(f"per patient ({numbers['patient_n']}), by the mean of the slices: acc {', '.join(each)}")
+        click.echo(numbers["patient_verdict"])
 
 
 @click.command()

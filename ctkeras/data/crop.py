@@ -26,6 +26,7 @@ class Preparation(NamedTuple):
     fit: str = "stretch"  # one of FITS
     gray: str = "as_is"  # one of GRAYS
     window: str = "auto"  # see windows.to_gray
+    span: str = ""  # of images of more than 8 bits, see deep.span_of; '': that of the data set
 
 
 WHOLE = Preparation(crop="none")  # of models that were exported before there was a choice

@@ -4,14 +4,14 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctkeras.data import crop, facts, sources, threads
+from ctkeras.data import crop, facts, ondisk, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
-from ctkeras.data.images import Header, decode, decode_gray
+from ctkeras.data.images import Header, as_rgb, in_windows
 from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
@@ -21,7 +21,8 @@ from ctkeras.runtime.files import bound, cache_dir
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
-LOOKS_VERSION = "3"  # raise it when a look changes
+LOOKS_VERSION = "4"  # raise it when a look changes
+PIXELS_VERSION = "2"  # raise it when a file's pixels are read differently; the steps after that have crop.VERSION
 _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the files of a look's arrays
 
 
@@ -29,7 +30,7 @@ _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the 
 class Split:
     """One split in the order of its file names."""
 
-    images: np.ndarray  # uint8 [N, S, S], or [N, S, S, 3] if the window is three
+    images: Any  # uint8 [N, S, S], or [N, S, S, 3] if the window is three: an array, or ondisk.Rows of arrays on disk
     labels: np.ndarray  # int32 [N]
     files: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -46,7 +47,8 @@ class Split:
         files = tuple(np.array(self.files, object)[which])
         patients = tuple(np.array(self.patients, object)[which]) if self.patients else ()
         groups = None if self.groups is None else self.groups[which]
-        return Split(self.images[which], self.labels[which], files, self.class_names, thumbnails, patients, groups)
+        images = ondisk.select(self.images, which)
+        return Split(images, self.labels[which], files, self.class_names, thumbnails, patients, groups)
 
 
 class Look(NamedTuple):
@@ -97,36 +99,47 @@ def _read(folder: Path, split: str) -> Split:
 def _decode(source: Source, split: str, *, image_size: int, preparation: Preparation, folder: Path) -> None:
     """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
     wanted = _read_looks(source, split) is None
+    span = preparation.span or source.span
 
     def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, np.ndarray, Look | None]:
         entry, content = item
         if isinstance(content, UserError):
             raise content
-        name = f"{entry.file} in {source.path}"
-        gray, header = decode(content, name=name, frame=entry.frame)
-        look = _look(entry, gray, header) if wanted else None
-        small = look.small if look else crop.prepare(gray, SMALL, Preparation())
-        if preparation.window != "auto":
-            gray = decode_gray(content, name=name, frame=entry.frame, window=preparation.window)
-        return entry, crop.prepare(gray, image_size, preparation), small, look
+        forms = [(entry.window or "auto", source.span), (entry.window or preparation.window, span)]
+        forms = forms[:1] if forms[0] == forms[1] else forms
+        grays, header = in_windows(content, forms, name=f"{entry.file} in {source.path}", frame=entry.frame)
+        first, last = grays[0], grays[-1]
+        look = _look(entry, first, header) if wanted else None
+        small = look.small if look else crop.prepare(first, SMALL, Preparation())
+        last = as_rgb(last) if preparation.window == "three" else last
+        return entry, crop.prepare(last, image_size, preparation), small, look
 
-    with console.waiting(f"Decoding {split} at {image_size} px"):
-        rows, bar = [], console.Bar(f"reading {split}", sources.count(source, split))
-        for row in threads.in_threads(describe, sources.contents(source, split)):
-            rows.append(row)
-            bar.update(len(rows))
+    count = sources.count(source, split)
+    entries: list[Entry] = []
+    looks: list[Look] = []
+    with (
+        console.waiting(f"Decoding {split} at {image_size} px, {count:,} images"),
+        ondisk.scratch(folder, (split, f"{split}-thumbnails"), count) as (pixels, thumbnails),
+    ):
+        bar = console.Bar(f"reading {split}", count)
+        for entry, prepared, small, look in threads.in_threads(describe, sources.contents(source, split)):
+            pixels.put(len(entries), prepared)
+            thumbnails.put(len(entries), small)
+            looks += [look] if look is not None else []
+            entries.append(entry)
+            bar.update(len(entries))
         bar.close()
-    looks = [look for *_, look in rows if look is not None]
-    rows.sort(key=lambda row: row[0].file)
-    table = {
-        "files": [entry.file for entry, *_ in rows],
-        "labels": [source.class_names.index(entry.class_name) for entry, *_ in rows],
-        "patients": [entry.patient for entry, *_ in rows],
-        "class_names": source.class_names,
-    }
-    stored.write_array(folder / f"{split}-thumbnails.npy", np.stack([small for _, _, small, _ in rows]))
-    stored.write_array(folder / f"{split}.npy", np.stack([pixels for _, pixels, _, _ in rows]))
-    stored.write_json(folder / f"{split}.json", table)  # last: if it exists, all do
+        order = sorted(range(len(entries)), key=lambda i: entries[i].file)
+        ordered = order == list(range(len(entries)))  # as it nearly always is; then nothing is read into memory
+        table = {
+            "files": [entries[i].file for i in order],
+            "labels": [source.class_names.index(entries[i].class_name) for i in order],
+            "patients": [entries[i].patient for i in order],
+            "class_names": source.class_names,
+        }
+        for name, rows in ((f"{split}-thumbnails", thumbnails), (split, pixels)):
+            stored.write_array(folder / f"{name}.npy", rows.array() if ordered else rows.array()[order])
+        stored.write_json(folder / f"{split}.json", table)  # last: if it exists, all do
     if wanted:
         _write_looks(source, split, looks)
 
@@ -143,7 +156,9 @@ def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
     if (cached := _read_looks(source, split)) is not None:
         yield from cached
     else:
-        yield from threads.in_threads(_describe, sources.contents(source, split))
+        yield from threads.in_threads(
+            lambda item: _describe(item[0], item[1], source.span), sources.contents(source, split)
+        )
 
 
 def _read_looks(source: Source, split: str) -> list[Look] | None:
@@ -173,13 +188,14 @@ def _write_looks(source: Source, split: str, looks: list[Look]) -> None:
     bound(folder.parent, LOOKS_BYTES, keep=folder)
 
 
-def _describe(item: tuple[Entry, bytes | UserError]) -> Look | tuple[str, UserError]:
+def _describe(entry: Entry, content: bytes | UserError, span: str) -> Look | tuple[str, UserError]:
     """Returns the look of an encoded image, or its file and why it cannot be read."""
-    entry, content = item
     try:
         if isinstance(content, UserError):
             raise content
-        return _look(entry, *decode(content, name=entry.file, frame=entry.frame))
+        window = [(entry.window or "auto", span)]
+        (gray,), header = in_windows(content, window, name=entry.file, frame=entry.frame)
+        return _look(entry, gray, header)
     except UserError as error:
         return entry.file, error
 
@@ -193,8 +209,12 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
 
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
     """Returns the cache folder of a data set's decoded splits in one form."""
-    form = [part.replace("/", "_") for part in preparation]  # a window may be WIDTH/LEVEL
-    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION, f"f{stored.FORMAT}"])
+    span = "" if preparation.span == source.span else preparation.span
+    form = [
+        part.replace("/", "_") for part in (*preparation[:-1], *filter(None, [span]))
+    ]  # a window may be WIDTH/LEVEL
+    version = f"{PIXELS_VERSION}f{stored.FORMAT}"
+    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION, version])
 
 
 def looks_folder(source: Source) -> Path:

@@ -1,29 +1,25 @@
-"""How images lie in a zip or a folder: splits, classes, and which files count."""
+"""What an image of a data set is: its split, class and place; the names of splits and classes."""
 
 import dataclasses
 import hashlib
-import os
 import re
-import zipfile
-import zlib
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from ctkeras.data.images import EXTENSIONS
 from ctkeras.errors import UserError
 
-SCANS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
 SPLITS = ("train", "valid", "test")
-MAX_FILE_BYTES = 256 * 2**20  # bytes per image file, far above any slice, so that a zip bomb is refused unread
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
+# What folders and tables call them, alone or before a word such as set or images.
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "validate"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
+_SUFFIX = r"(?:[ _.-]?(?:set|data|dataset|images|imgs|split|folder))?"
+_SPLIT = re.compile(rf"({'|'.join(_SPLIT_WORDS)}){_SUFFIX}")
+# Names that count only where nothing else is that split.
+_WEAK = {"dev": "valid", "development": "valid", "eval": "valid", "evaluation": "valid", "holdout": "test"}
 # The Kaggle set names its class folders by class, place and stage in train and valid, but only by class in test.
 CT_CLASSES = {
     "adenocarcinoma": r"adenocarcinoma",
@@ -43,8 +39,10 @@ class Entry:
     size: int
     crc: int
     patient: str = ""  # equal for the slices of one patient, and a pseudonym; '' where the data does not say
-    place: str = ""  # path inside the source of a scan, whose `file` is a pseudonym; '' if it is `file`; never written
-    frame: int = 0  # which slice of a volume
+    place: str = ""  # path inside the source where `file` is a pseudonym or a page; '' if it is `file`; never written
+    frame: int = 0  # which slice of a volume, or page of a file
+    window: str = ""  # of this image alone; '' for that of the run
+    slice: int = -1  # the one slice or page that a table labels, by its number in the file, from 0; -1: all
 
     @property
     def path(self) -> str:
@@ -52,134 +50,56 @@ class Entry:
         return self.place or self.file
 
 
-def list_folder(root: Path) -> list[tuple[str, int, int]]:
-    """Returns (path, bytes, CRC-32) of each image under a folder; reads them, since a changed file may keep size and date."""
-    files = []
-    seen = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link to a parent folder would never end
-            below.clear()
-            continue
-        seen.add(real)
-        for path in (Path(folder, name) for name in names):
-            inside = path.relative_to(root).as_posix()
-            if not is_image_name(inside):
-                continue
-            _check_name(inside, root)
-            try:
-                if path.stat().st_size > MAX_FILE_BYTES:
-                    raise UserError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB; no CT slice is that large")
-                content = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-            files.append((inside, len(content), zlib.crc32(content)))
-    return sorted(files)
+def split_name(name: str) -> str:
+    """The split that a name stands for: train, valid or test; '' for none.
+
+    Example:
+        >>> split_name("Training"), split_name("val_images"), split_name("other")
+        ('train', 'valid', '')
+    """
+    match = _SPLIT.fullmatch(name.strip().lower())
+    return _SPLIT_WORDS[match[1]] if match else ""
 
 
-def _check_name(name: str, path: Path) -> None:
-    """Refuses a file name that is not valid Unicode, because predictions.csv could not hold it."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        raise UserError(f"{path} contains a file whose name is not valid Unicode, {shown}; rename it") from error
+def weak_split_name(name: str) -> str:
+    """The split that a name such as dev stands for if no other name does; '' for none."""
+    return _WEAK.get(name.strip().lower(), "")
 
 
-def list_zip(path: Path) -> list[tuple[str, int, int]]:
-    """Returns (path, bytes, CRC-32) of each image in a zip, from its directory; nothing is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except Exception as error:  # a damaged zip also raises IndexError, UnicodeDecodeError, struct.error
-        raise UserError(f"{path} is not a zip file ({error}); --data takes a zip or a folder") from error
-    files = []
-    for member in members:
-        parts = PurePosixPath(member.filename).parts
-        if ".." in parts or member.filename.startswith("/") or "\\" in member.orig_filename:
-            raise UserError(
-                f"{path} contains {member.orig_filename!r}, which points outside its folder; this zip is not safe to read"
-            )
-        if not member.filename or member.is_dir() or not is_image_name(member.filename):
-            continue
-        if member.flag_bits & 1:
-            raise UserError(f"{member.filename} in {path} is encrypted; unpack the zip and pass the folder")
-        if member.file_size > MAX_FILE_BYTES:
-            raise UserError(
-                f"{member.filename} in {path} unpacks to more than {MAX_FILE_BYTES >> 20} MB; no CT slice is that large"
-            )
-        _check_name(member.filename, path)
-        files.append((member.filename, member.file_size, member.CRC))
-    names = [name for name, _, _ in files]
-    if repeated := next((name for name, count in Counter(names).items() if count > 1), None):
-        raise UserError(f"{path} contains {repeated} twice; unpack it and pass the folder")
-    return sorted(files)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a path names an image and is not a hidden file of an operating system."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and (name.lower().endswith((*EXTENSIONS, *SCANS)) or _is_bare(parts[-1]))
-
-
-def _is_bare(name: str) -> bool:
-    """Whether a file's name has no ending, or a number for one, as DICOM files do whose names are UIDs."""
-    ending = name.rpartition(".")[2]
-    return name.upper() != "DICOMDIR" and ("." not in name or ending.isdigit())
-
-
-def classified(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:
-    """Reads split and class from each path, …/split/class/…/image; all must have the same root."""
-    placed: list[tuple[str, str, tuple[str, int, int]]] = []
-    roots: Counter[str] = Counter()
-    for file in files:
-        parts = PurePosixPath(file[0]).parts
-        depth = next((i for i, part in enumerate(parts[:-2]) if part.lower() in SPLIT_NAMES), None)
-        if depth is not None:
-            roots["/".join(parts[:depth])] += 1
-            placed.append((SPLIT_NAMES[parts[depth].lower()], parts[depth + 1], file))
-    if not placed:
-        raise UserError(
-            f"{path} contains no images in the layout train/CLASS/IMAGE, valid/CLASS/IMAGE, test/CLASS/IMAGE; "
-            f"if it has CLASS/IMAGE, ctkeras data split --data {path} --out split.csv divides it"
-        )
-    if len(roots) > 1:
-        raise UserError(
-            f"{path} contains more than one data set, in {', '.join(sorted(root or '.' for root in roots))}; "
-            "pass one of these folders"
-        )
-    named = _class_name if _is_chest_ct({(split, folder) for split, folder, _ in placed}) else str
-    return tuple(Entry(split, named(folder), *file) for split, folder, file in placed)
-
-
-def by_class(files: list[tuple[str, int, int]], path: Path) -> tuple[Entry, ...]:
-    """Reads classes whether there are splits or not: SPLIT/CLASS/IMAGE as `classified`, else …/CLASS/IMAGE."""
-    if any(part.lower() in SPLIT_NAMES for name, _, _ in files for part in PurePosixPath(name).parts[:-2]):
-        return classified(files, path)
-    inside = [file for file in files if "/" in file[0]]
-    if not inside:
-        raise UserError(f"{path} contains no images in the layout CLASS/IMAGE")
-    return tuple(Entry("", PurePosixPath(file[0]).parent.name, *file) for file in inside)
-
-
-def refuse_empty(folders: list[str], files: list[tuple[str, int, int]], path: Path) -> None:
-    """Refuses a class folder without images, which would otherwise be ignored silently.
+def class_names_of(folders: Sequence[tuple[str, str]]) -> tuple[dict[tuple[str, str], str], list[str]]:
+    """The class name that each class folder stands for: spellings that differ by case or blanks are one class.
 
     Args:
-        folders: paths inside the source, each ending in /.
-        files: the images listed.
-        path: the source.
+        folders: split and class folder of each image.
+
+    Returns:
+        (split, folder) to class name, and what was taken for one class, in words.
     """
-    filled = {
-        "/".join(parts[:n]) + "/" for parts in (name.split("/") for name, _, _ in files) for n in range(len(parts))
-    }
-    for folder in sorted(set(folders) - filled):
-        parts = PurePosixPath(folder).parts
-        is_class = len(parts) > 1 and parts[-2].lower() in SPLIT_NAMES and f"{'/'.join(parts[:-1])}/" in filled
-        if is_class and not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            raise UserError(
-                f"{path}: {folder} contains no images, so its class is empty; add images or remove the folder"
-            )
+    distinct = set(folders)
+    if _is_chest_ct(distinct):
+        return {(split, folder): _class_name(folder) for split, folder in distinct}, []
+    names, notes = one_spelling(folder for _, folder in folders), []
+    merged = defaultdict(set)
+    for folder, name in names.items():
+        merged[name].add(folder)
+    for name, own in sorted(merged.items()):
+        if len(own) > 1:
+            notes.append(f"The class names {', '.join(map(repr, sorted(own)))} are read as one class, {name!r}.")
+    return {(split, folder): names[folder] for split, folder in distinct}, notes
+
+
+def spelling(name: str) -> str:
+    """What names that differ only by case or blanks have in common."""
+    return " ".join(name.split()).casefold()
+
+
+def one_spelling(names: Iterable[str]) -> dict[str, str]:
+    """Each name's most frequent spelling among those that differ only by case or blanks."""
+    counts = Counter(names)
+    best: dict[str, str] = {}
+    for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        best.setdefault(spelling(name), name.strip())
+    return {name: best[spelling(name)] for name in counts}
 
 
 def _is_chest_ct(folders: set[tuple[str, str]]) -> bool:
@@ -219,7 +139,18 @@ def checked_classes(entries: tuple[Entry, ...], path: Path) -> tuple[str, ...]:
             )
     if len(present["train"]) < 2:
         raise UserError(f"{path} has one class, {present['train'].pop()!r}; a classifier needs two or more")
-    return tuple(sorted(present["train"]))
+    return in_label_order(present["train"])
+
+
+def in_label_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names in label order: by number if all are numbers, otherwise by letter."""
+    names = set(names)
+    return tuple(sorted(names, key=lambda name: (float(name), name)) if all(map(_is_number, names)) else sorted(names))
+
+
+def _is_number(text: str) -> bool:
+    """Whether text is a finite number."""
+    return bool(re.fullmatch(r"[+-]?\d+(\.\d+)?", text))
 
 
 def fingerprint(entries: tuple[Entry, ...]) -> str:
@@ -231,6 +162,7 @@ def fingerprint(entries: tuple[Entry, ...]) -> str:
     rows = "\n".join(
         f"{e.split}\t{e.class_name}\t{e.file}\t{e.size}\t{e.crc:08x}"
         + (f"\t{numbers.setdefault(e.patient, len(numbers))}" if e.patient else "")
+        + (f"\twindow {e.window}" if e.window else "")
         for e in entries
     )
     return hashlib.sha256(rows.encode("utf-8", "surrogateescape")).hexdigest()

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ctkeras.data import dicom
+from ctkeras.data.catalog import SCANS, why_not
 from ctkeras.data.images import EXTENSIONS
-from ctkeras.data.layout import SCANS, is_image_name
 from ctkeras.errors import UserError
 
 
@@ -36,7 +36,7 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 def _is_image(path: Path, name: str) -> bool:
     """Whether a file of a folder is an image by its name inside it; one without an ending must begin as DICOM does."""
-    if not is_image_name(name) or not path.is_file():
+    if why_not(name) or not path.is_file():
         return False
     if name.lower().endswith((*EXTENSIONS, *SCANS)):
         return True

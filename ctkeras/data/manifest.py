@@ -1,23 +1,25 @@
-"""Data sets described by a table: one row per image, with its file and label, and maybe patient and split."""
+"""Data sets described by a table: one row per image, volume or folder, with its label, and maybe patient and split."""
 
-import csv
-import io
+import math
 import os
-import zipfile
-import zlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ctkeras.data.layout import MAX_FILE_BYTES, SPLIT_NAMES, Entry
+from ctkeras.data import catalog, layout, tables, windows
+from ctkeras.data.accounts import Account
+from ctkeras.data.beside import Beside
+from ctkeras.data.layout import Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
 
-ENDINGS = (".csv", ".tsv")
-COLUMNS = ("file", "label", "patient", "split")
-_LATER = {"slice", "window"}  # columns whose values cannot be followed
+COLUMNS = ("file", "label", "patient", "split", "slice", "window")
+NO_ROW = "that no row of the table names"
 _SHOWN = 10  # errors listed
+_EMPTY = ("nan", "na", "n/a", "#n/a")  # what programs write for a missing label
+_MEASURED = 20  # different labels that are not whole numbers: more are measurements, not classes
 
 
 class Row(NamedTuple):
@@ -26,13 +28,16 @@ class Row(NamedTuple):
     number: int
     file: str
     label: str
-    patient: str
-    split: str
+    patient: str = ""
+    split: str = ""
+    slice: str = ""  # which slice of a volume, or page of a file, from 0; '' for all
+    window: str = ""
 
 
 def is_table(spec: str) -> bool:
     """Whether `--data` names a table, perhaps with names of columns after a colon."""
-    return split_spec(spec)[0].lower().endswith((*ENDINGS, ".xlsx", ".parquet"))
+    path = split_spec(spec)[0]
+    return path.lower().endswith((*tables.ENDINGS, ".xls")) and not os.path.isdir(os.path.expanduser(path))
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
@@ -57,46 +62,61 @@ def columns_of(text: str) -> dict[str, str]:
     names = {name.strip(): own.strip() for name, _, own in pairs}
     if unknown := sorted(set(names) - set(COLUMNS)):
         raise UserError(f"columns: got {unknown[0]!r}; allowed are {', '.join(COLUMNS)}, as in label=diagnosis")
+    if empty := next((name for name, own in names.items() if not own), None):
+        raise UserError(f"columns: {empty} has no name; write {empty}=NAME, as in label=diagnosis")
     return names
 
 
 def read_rows(path: Path, columns: dict[str, str]) -> list[Row]:
-    """Reads a table: commas, semicolons or tabs; UTF-8 with or without BOM, or else Windows-1252.
+    """Reads a table.
 
     Args:
-        path: a .csv or .tsv file.
+        path: see tables.read.
         columns: the table's own names for `COLUMNS`, where they differ.
 
     Raises:
         UserError: it cannot be read, or has no columns for file and label.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: tables are read as .csv or .tsv; save it as CSV")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", "replace")  # what Excel writes in Western Europe
-    head = text.partition("\n")[0]
-    delimiter = max("\t;,", key=head.count)
-    try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise UserError(f"{path} is not a table ({error}); save it as CSV") from error
-    header = [cell.strip() for cell in table[0]] if table else []
-    place = _places(path, header, columns)
+    table = tables.read(path)
+    place = _places(path, table[0] if table else [], columns)
     rows = []
     for number, cells in enumerate(table[1:], 2):
-        if any(cell.strip() for cell in cells):
-            own = {name: cells[i].strip() if i < len(cells) else "" for name, i in place.items()}
-            file = own["file"].replace("\\", "/")
-            rows.append(Row(number, file, own["label"], own.get("patient", ""), own.get("split", "")))
+        if any(cells):
+            own = {name: cells[i] if i < len(cells) else "" for name, i in place.items()}
+            own.setdefault("file", own.get("patient", ""))
+            rows.append(Row(number, **{**own, "file": own["file"].replace("\\", "/")}))
     if not rows:
         raise UserError(f"{path} has no rows; it needs one per image")
-    return rows
+    return _with_classes(path, rows)
+
+
+def _with_classes(path: Path, rows: list[Row]) -> list[Row]:
+    """The rows with labels that are classes: one spelling of each, whole numbers without a point.
+
+    Raises:
+        UserError: the labels are measurements.
+    """
+    labels = {row.label for row in rows if row.label and row.label.lower() not in _EMPTY}
+    numbers = {label: _number(label) for label in labels}
+    if labels and all(number is not None for number in numbers.values()):
+        whole = all(number == int(number) for number in numbers.values() if number is not None)
+        if not whole and len(labels) > _MEASURED:
+            raise UserError(
+                f"{path} has {len(labels)} different numbers as labels, such as {min(labels)}; a label names a class"
+            )
+        names = {label: str(int(number)) for label, number in numbers.items() if whole and number is not None}
+    else:
+        names = layout.one_spelling(row.label for row in rows if row.label in labels)
+    return [row._replace(label=names.get(row.label, row.label)) for row in rows]
+
+
+def _number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _places(path: Path, header: list[str], columns: dict[str, str]) -> dict[str, int]:
@@ -109,137 +129,110 @@ def _places(path: Path, header: list[str], columns: dict[str, str]) -> dict[str,
         wanted = columns.get(name, name)
         if wanted.lower() in lower:
             place[name] = lower.index(wanted.lower())
-        elif name in columns or name in ("file", "label"):
+    needed = [*columns, *([] if "patient" in place else ["file"]), "label"]
+    for name in needed:
+        if name not in place:
+            wanted, shown = columns.get(name, name), ", ".join(filter(None, header[:20])) or "none"
             hint = "a table with one column per class is not supported" if name == "label" else "see docs/data.md"
             raise UserError(
-                f"{path} has no column {wanted!r}, it has {', '.join(header)}; name it with --columns {name}=NAME ({hint})"
+                f"{path} has no column {wanted!r}, it has {shown}; name it with --columns {name}=NAME ({hint})"
             )
-    if later := sorted(_LATER & set(lower)):
-        raise UserError(f"{path} has a column {later[0]!r}, which is not supported; list one file per image without it")
     return place
 
 
-def entries(path: Path, rows: list[Row]) -> list[Entry]:
+def entries(path: Path, rows: list[Row], account: Account) -> list[Entry]:
     """Checks every row and reads its file's size and checksum; split is '' where the table gives none.
+
+    Args:
+        path: of the table.
+        rows: from read_rows.
+        account: counts images beside those that the table names.
 
     Raises:
         UserError: rows are faulty: all in one message, at most ten of them in words.
     """
     errors: list[str] = []
-    seen: dict[str, Row] = {}
+    seen: dict[tuple[str, str], Row] = {}
     made: list[Entry] = []
     names = pseudonyms([row.patient for row in rows])
-    found = Located(path.parent)
+    labels = {row.label for row in rows}
+    found = Beside(path.parent)
     bar = console.Bar(f"checking {path.name}", len(rows))
-    for row, patient in zip(rows, names, strict=True):
-        first = seen.setdefault(os.path.normpath(row.file), row)
-        split = SPLIT_NAMES.get(row.split.lower(), "")
-        fault = _fault(row, first, split)
+    for done, (row, patient) in enumerate(zip(rows, names, strict=True), 1):
+        first = seen.setdefault((os.path.normpath(row.file), row.slice), row)
+        split = layout.split_name(row.split) or layout.weak_split_name(row.split)
+        fault = _fault(row, first, split, labels)
         if not fault:
             try:
-                size, crc = found.size_and_crc(row.file)
-                made.append(Entry(split, row.label, row.file, size, crc, patient))
+                made += _entries_of(row, found, account, split=split, patient=patient)
             except UserError as error:
                 fault = str(error)
         if fault:
             errors.append(f"row {row.number}: {fault}")
-        bar.update(row.number - 1)
+        bar.update(done)
     bar.close()
     found.close()
     if len({bool(row.split) for row in rows}) > 1:
         errors.append("the split is given in some rows only; fill in all or none")
     if errors:
         more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        raise UserError(f"{path} has {len(errors)} errors: {'; '.join(errors[:_SHOWN])}{more}")
-    return sorted(made, key=lambda entry: entry.file)
+        count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
+        raise UserError(f"{path} has {count}: {'; '.join(errors[:_SHOWN])}{more}")
+    _count_unnamed(path.parent, made, account)
+    return sorted(made, key=lambda entry: (entry.file, entry.slice))
 
 
-def _fault(row: Row, first: Row, split: str) -> str:
+def _fault(row: Row, first: Row, split: str, labels: set[str]) -> str:
     """Says what is wrong in a row by itself, or beside an earlier row of the same file."""
-    if not row.file or not row.label:
+    if not row.file or not row.label or row.label.lower() in _EMPTY:
         return f"the {'label' if row.file else 'file'} is empty"
-    if any(mark in row.label for mark in ";|") or (row.label[0] in "[{" and "," in row.label):
+    parts = [part.strip() for part in row.label.split(",")]
+    several = any(mark in row.label for mark in ";|") or (len(parts) > 1 and labels.issuperset(parts))
+    if several or (row.label[0] in "[{" and "," in row.label):
         return f"the label {row.label!r} names several classes; a file has one"
     if row.split and not split:
         return f"the split is {row.split!r}; allowed are train, valid and test"
+    if row.slice and not row.slice.isdecimal():
+        return f"the slice is {row.slice!r}; it is a whole number from 0"
+    if row.window:
+        try:
+            windows.check(row.window)
+        except UserError as error:
+            return str(error)
+        if row.window == "three":
+            return "the window three is for all images: leave the cell empty and use --window three"
     if first.number != row.number:
         same = first.label == row.label
         return f"{row.file} is also in row {first.number}" + ("" if same else f", with the label {first.label!r}")
     return ""
 
 
-class Located:
-    """The files of a table: below its folder, absolute, or inside a zip (ARCHIVE.zip/inside.png); zips stay open."""
-
-    def __init__(self, folder: Path) -> None:
-        """Remembers the table's folder."""
-        self.folder = folder
-        self._archives: dict[Path, zipfile.ZipFile] = {}
-
-    def size_and_crc(self, file: str) -> tuple[int, int]:
-        """Returns a file's size in bytes and its CRC-32.
-
-        Raises:
-            UserError: there is no such file, or it is too large.
-        """
-        archive, inside = self._archive(file)
-        if archive is None:
-            content = self.read(file)
-            return len(content), zlib.crc32(content)
-        try:
-            member = archive.getinfo(inside)
-        except KeyError as error:
-            raise UserError(f"no file {file}") from error
-        if member.file_size > MAX_FILE_BYTES:
-            raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
-        return member.file_size, member.CRC
-
-    def read(self, file: str) -> bytes:
-        """Returns a file's bytes.
-
-        Raises:
-            UserError: it is missing, too large or damaged.
-        """
-        archive, inside = self._archive(file)
-        path = self.folder / file
-        try:
-            if archive is not None:
-                return archive.read(inside)
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise UserError(f"no file {file}{_hint(path)}") from error
-        except OSError as error:
-            raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-        except UserError:
-            raise
-        except Exception as error:  # zipfile raises many types
-            raise UserError(f"{file} is damaged ({error})") from error
-
-    def close(self) -> None:
-        """Closes the zips."""
-        for archive in self._archives.values():
-            archive.close()
-
-    def _archive(self, file: str) -> tuple[zipfile.ZipFile | None, str]:
-        """Returns the zip that a path leads into, if it does, and the path inside it."""
-        at = file.lower().find(".zip/")
-        path = self.folder / file[: at + 4]
-        if at < 0 or path.is_dir():
-            return None, file
-        if path not in self._archives:
-            try:
-                self._archives[path] = zipfile.ZipFile(path)
-            except Exception as error:  # a damaged zip raises many types
-                raise UserError(f"cannot open {path} ({error})") from error
-        return self._archives[path], file[at + 5 :]
+def _entries_of(row: Row, found: Beside, account: Account, *, split: str, patient: str) -> list[Entry]:
+    """The entry of a row, or those of the images in the folder that it names."""
+    made = []
+    inside = found.images_in(row.file, account)
+    if inside is not None and row.slice:
+        raise UserError(f"{row.file} is a folder, of which slice {row.slice} cannot be taken; name a file")
+    for file in [row.file] if inside is None else inside:
+        place = found.place(file)
+        size, crc = found.size_and_crc(place)
+        moved = place if place != file else ""
+        made.append(
+            Entry(split, row.label, file, size, crc, patient, moved, window=row.window, slice=int(row.slice or -1))
+        )
+    if not made:
+        raise UserError(f"the folder {row.file} contains no images")
+    return made
 
 
-def _hint(path: Path) -> str:
-    """Names a file beside a missing one whose name differs only by case."""
-    try:
-        beside = [name for name in os.listdir(path.parent) if name.lower() == path.name.lower()]
-    except OSError:
-        return ""
-    return f" (there is {beside[0]}: upper and lower case differ)" if beside else ""
+def _count_unnamed(folder: Path, made: Sequence[Entry], account: Account) -> None:
+    """Counts the images in the folders of the table's files that no row names."""
+    named = {os.path.normpath(entry.path) for entry in made}
+    for inside in sorted({os.path.dirname(entry.path) for entry in made}):
+        if os.path.isabs(inside) or not (folder / inside).is_dir():
+            continue
+        for name in sorted(os.listdir(folder / inside)):
+            file = os.path.normpath(os.path.join(inside, name))
+            is_image = not catalog.why_not(name) and not catalog.is_bare(name)
+            if is_image and file not in named and (folder / file).is_file():
+                account.leave_out(NO_ROW, file)

@@ -1,31 +1,19 @@
-"""Where images come from: a zip, a folder or Kaggle in split/class/image layout, listed and checked before any is decoded."""
+"""Where images come from: a zip, a folder, a table or Kaggle, listed and checked before any is decoded."""
 
 import dataclasses
 import io
 import os
-import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import manifest, splitting, volumes
-from ctkeras.data.layout import (
-    CT_CLASSES,
-    SPLITS,
-    Entry,
-    by_class,
-    checked_classes,
-    classified,
-    fingerprint,
-    list_folder,
-    list_zip,
-    refuse_empty,
-)
+from ctkeras.data import accounts, catalog, division, kaggle, manifest, placing, tables, unfolding
+from ctkeras.data.accounts import Account, LeftOut
+from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
+from ctkeras.data.located import Located
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
-
-KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +26,11 @@ class Source:
     fingerprint: str
     entries: tuple[Entry, ...] = ()
     images: int = 0
+    root: str = ""  # the folder, or zip, to which the entries' places are relative
+    span: str = ""  # of images of more than 8 bits, see deep.span_of
+    layout: str = ""  # how it was understood: SPLIT/CLASS/IMAGE, a table, …
+    left_out: tuple[LeftOut, ...] = ()  # files that are not read
+    notes: tuple[str, ...] = ()  # what was assumed, in sentences
 
     @property
     def key(self) -> str:
@@ -45,86 +38,179 @@ class Source:
         return self.fingerprint
 
 
-def open_source(spec: str) -> Source:
+@dataclasses.dataclass
+class _Found:
+    """A data set before its splits are completed."""
+
+    path: str
+    root: Path
+    entries: list[Entry]
+    layout: str
+    account: Account
+    notes: list[str]
+    span: str = ""
+
+
+def open_source(spec: str, *, slices: str = "all") -> Source:
     """Finds and checks the data set that `--data` names.
 
     Args:
-        spec: a zip file, a folder, a table (.csv, .tsv), `phantom`, `phantom:<images>` or `kaggle`.
+        spec: a zip file, several with commas between, a folder, a table (.csv, .tsv, .xlsx, .parquet), `phantom`,
+            `phantom:<images>` or `kaggle`.
+        slices: which slices of DICOM series and NIfTI volumes, see slices.chosen.
 
     Raises:
-        UserError: there is no such file or folder, its layout is not the one required, or one of its files is faulty.
+        UserError: there is no such file or folder, its layout is not known, or one of its files is faulty.
     """
     if not spec:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
-    if manifest.is_table(spec):
-        return _table(spec)
-    path = _download_from_kaggle() if spec == "kaggle" else Path(os.path.expanduser(spec))
-    if os.path.isdir(path):
-        listed = list_folder(path)
-        folders = [folder.relative_to(path).as_posix() + "/" for folder in path.rglob("*") if folder.is_dir()]
-    elif os.path.isfile(path):
-        listed = list_zip(path)
-        with zipfile.ZipFile(path) as archive:
-            folders = [member.filename for member in archive.infolist() if member.filename.endswith("/")]
-    else:
-        raise UserError(
-            f"{spec} is not a file or folder; --data takes a zip, a folder, a table, phantom, phantom:<images> or kaggle"
-        )
-    entries = _expanded(classified(listed, path), path)
-    refuse_empty(folders, listed, path)
-    class_names = checked_classes(entries, path)
-    kind = "chest_ct" if class_names == tuple(CT_CLASSES) else "folder"
-    return Source(kind, str(path), class_names, fingerprint(entries), entries, len(entries))
+    found = _find(str(kaggle.download()) if spec == "kaggle" else spec, slices)
+    entries, notes = division.completed(found.entries, lambda some: thumbnails(found.root, some, span=found.span))
+    found.notes += [*notes, *_parted(entries, found.path)]
+    class_names = checked_classes(tuple(entries), Path(found.path))
+    kind = "chest_ct" if class_names == tuple(CT_CLASSES) and not manifest.is_table(found.path) else "folder"
+    return Source(
+        *(kind, found.path, class_names, fingerprint(tuple(entries)), tuple(entries), len(entries)),
+        root=str(found.root),
+        span=found.span,
+        layout=found.layout,
+        left_out=found.account.left_out(masked=any(entry.place and _is_scan(entry) for entry in entries)),
+        notes=tuple(found.notes),
+    )
 
 
-def listed(spec: str) -> tuple[Path, list[Entry]]:
+def listed(spec: str) -> tuple[Path, list[Entry], str]:
     """Lists a data set whether or not it has splits, to divide it.
 
     Args:
-        spec: a zip file, a folder or a table; folders may be SPLIT/CLASS/IMAGE or CLASS/IMAGE.
+        spec: as for open_source.
 
     Returns:
-        The set's path, and its images; split is '' where the data has none.
+        The folder or zip to which places are relative; the images, whose split is '' where the data has none; the span.
 
     Raises:
         UserError: there is no such file or folder, it is faulty, or it has fewer than two classes.
     """
+    found = _find(spec, "all")
+    if len({entry.class_name for entry in found.entries}) < 2:
+        raise UserError(f"{found.path} has one class, {found.entries[0].class_name!r}; a classifier needs two or more")
+    return found.root, found.entries, found.span
+
+
+def sentences(source: Source) -> list[str]:
+    """What was understood of a data set, in lines: the account of its files, then what was assumed."""
+    if source.kind == "phantom":
+        return []
+    return [accounts.sentence(source.images, source.left_out), *source.notes]
+
+
+def announce(source: Source) -> None:
+    """Prints what of a data set is not read and what was assumed; nothing if all files are read as they are."""
+    if source.left_out or source.notes:
+        for line in sentences(source):
+            console.note(line)
+
+
+def _find(spec: str, slices: str) -> _Found:
+    """Lists what `--data` names, with the class of each image and its split where the data has one."""
+    account = Account()
+    if manifest.is_table(spec):
+        return _of_table(spec, account, slices)
+    if manifest.split_spec(spec)[1]:
+        raise UserError(
+            f"columns are those of a table, as in table.csv:label=diagnosis; got {spec}, which is not a table"
+        )
+    path = Path(os.path.expanduser(spec))
+    if os.path.exists(path):
+        path = path.parent if path.name == "DICOMDIR" and path.is_file() else path  # the folder that it is the index of
+        if os.path.isdir(path) and (table := _labels_in(path)):
+            found = _of_table(str(table), account, slices)
+            found.notes.insert(0, f"The labels are read from {table.name} in {path}.")
+            return found
+        listing = catalog.of(path, account)
+    else:
+        parts = [Path(os.path.expanduser(part.strip())) for part in spec.split(",")]
+        if len(parts) < 2 or not all(os.path.isfile(part) for part in parts):
+            missing = next((part for part in parts if not os.path.exists(part)), path)
+            raise UserError(
+                f"{missing if len(parts) > 1 else spec} is not a file or folder; --data takes a zip, several zips with commas "
+                "between, a folder, a table, phantom, phantom:<images> or kaggle"
+            )
+        listing = catalog.of_zips(parts, account)
+    placed = placing.place(listing, path, account)
+    root = Path(os.path.abspath(listing.root))
+    entries, span, notes = unfolding.expanded(placed.entries, root, account, path=str(path), slices=slices)
+    if not entries:
+        raise UserError(f"{path} contains no images that can be read: {accounts.words(account.left_out())}")
+    return _Found(str(path), root, entries, placed.layout, account, [*placed.notes, *notes], span)
+
+
+def _labels_in(folder: Path) -> Path | None:
+    """The table of labels in a folder of images, if it has exactly one with the columns of a manifest."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(tables.ENDINGS))
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
+    usable = []
+    for name in names:
+        try:
+            header = {cell.lower() for cell in next(iter(tables.read(folder / name)), [])}
+        except UserError:
+            continue
+        if "label" in header and header & {"file", "patient"}:
+            usable.append(folder / name)
+    return usable[0] if len(usable) == 1 else None
+
+
+def _of_table(spec: str, account: Account, slices: str) -> _Found:
+    """Lists the images of a table."""
     file, columns = manifest.split_spec(spec)
     path = Path(os.path.expanduser(file))
-    if manifest.is_table(spec):
-        entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path))
-    elif path.exists():
-        entries = list(_expanded(by_class(list_folder(path) if path.is_dir() else list_zip(path), path), path))
-    else:
-        raise UserError(f"{spec} is not a file or folder; a zip, a folder or a table can be divided")
-    if len({entry.class_name for entry in entries}) < 2:
-        raise UserError(f"{path} has one class, {entries[0].class_name!r}; a classifier needs two or more")
-    return path, entries
+    rows = manifest.read_rows(path, columns)
+    listed = manifest.entries(path, rows, account)
+    root = Path(os.path.abspath(path.parent))
+    entries, span, notes = unfolding.expanded(listed, root, account, path=str(path), slices=slices)
+    if not entries:
+        raise UserError(f"{path} names no images that can be read: {accounts.words(account.left_out())}")
+    return _Found(str(path), root, entries, "a table of files and labels", account, notes, span)
 
 
 def location(root: Path, entry: Entry) -> Path:
-    """Returns where an image is: below its table's folder, its folder, or its zip."""
-    return Path(os.path.abspath(root.parent if manifest.is_table(str(root)) else root)) / entry.path
+    """Returns where an image is: below its data set's folder, or inside a zip, as ARCHIVE.zip/inside.png."""
+    return Path(os.path.abspath(root)) / entry.path
 
 
-def thumbnails(root: Path, entries: list[Entry]) -> np.ndarray:
+def thumbnails(root: Path, entries: list[Entry], *, span: str = "") -> np.ndarray:
     """Decodes images to the small form by which they are compared: uint8 [N, 32, 32].
 
-    Raises:
-        UserError: an image cannot be read.
+    An image that cannot be read is noise, so that it resembles no other; it is reported when the data is checked.
     """
     from ctkeras.data import crop, images, threads
 
-    found = manifest.Located(Path("/"))
+    found = Located(Path("/"))
     bar = console.Bar("comparing images", len(entries))
 
-    def small(item: tuple[Entry, bytes]) -> np.ndarray:
-        return crop.prepare(images.decode_gray(item[1], name=item[0].file, frame=item[0].frame), 32, crop.Preparation())
+    def small(item: tuple[int, Entry, bytes]) -> np.ndarray:
+        number, entry, content = item
+        try:
+            gray = images.decode_gray(
+                content, name=entry.file, frame=entry.frame, span=span, window=entry.window or "auto"
+            )
+        except UserError:
+            gray = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
+        return crop.prepare(gray, 32, crop.Preparation())
+
+    def contents() -> Iterator[tuple[int, Entry, bytes]]:
+        for number, entry in enumerate(entries):
+            try:
+                yield number, entry, found.read(location(root, entry).as_posix())
+            except UserError:
+                yield number, entry, b""
 
     rows = []
-    for row in threads.in_threads(small, ((e, found.read(location(root, e).as_posix())) for e in entries)):
+    for row in threads.in_threads(small, contents()):
         rows.append(row)
         bar.update(len(rows))
     bar.close()
@@ -164,101 +250,41 @@ def contents(
         only: the files to read; None for all.
     """
     entries = [entry for entry in source.entries if entry.split == split and (only is None or entry.file in only)]
-    path = Path(source.path)
-    before: tuple[Entry, bytes] | None = None
     if source.kind == "phantom":
         yield from _drawn(source, split, only)
-    elif manifest.is_table(source.path):
-        yield from _of_table(path, entries)
-    elif path.is_dir():
-        for entry in entries:
-            try:
-                yield entry, (content := _reuse(entry, before) or (path / entry.path).read_bytes())
-                before = entry, content
-            except OSError as error:
-                yield entry, UserError(f"cannot read {path / entry.file}: {error.strerror or error}")
-    else:
-        with zipfile.ZipFile(path) as archive:
-            for entry in entries:
-                try:
-                    yield entry, (content := _reuse(entry, before) or archive.read(entry.path))
-                    before = entry, content
-                except Exception as error:  # zipfile raises many types, see list_zip
-                    yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")
-
-
-def _reuse(entry: Entry, before: tuple[Entry, bytes] | None) -> bytes | None:
-    """The bytes of the entry before, if both are slices of one volume: it is read and decoded once."""
-    return before[1] if before and entry.place and before[0].place == entry.place else None
-
-
-def _expanded(entries: tuple[Entry, ...], path: Path) -> tuple[Entry, ...]:
-    """Replaces DICOM and NIfTI files by their slices."""
-    if not any(volumes.may_be_scan(entry.file) for entry in entries):
-        return entries
-    found = manifest.Located(Path("/"))
-    try:
-        return volumes.expand(entries, lambda entry: found.read(location(path, entry).as_posix()), path=str(path))
-    finally:
-        found.close()
-
-
-def _of_table(path: Path, entries: list[Entry]) -> Iterator[tuple[Entry, bytes | UserError]]:
-    """Yields the encoded images that rows of a table name."""
-    found = manifest.Located(path.parent)
-    before: tuple[Entry, bytes] | None = None
+        return
+    root, found = Path(source.root), Located(Path("/"))
+    before: tuple[str, bytes] | None = None  # of a volume, so that it is read once
     try:
         for entry in entries:
             try:
-                yield entry, (content := _reuse(entry, before) or found.read(entry.path))
-                before = entry, content
+                place = location(root, entry).as_posix()
+                content = before[1] if before and before[0] == place else found.read(place)
+                before = place, content
+                yield entry, content
             except UserError as error:
                 yield entry, error
     finally:
         found.close()
 
 
-def _table(spec: str) -> Source:
-    """Opens a table; without splits, its patients are divided."""
-    file, columns = manifest.split_spec(spec)
-    path = Path(os.path.expanduser(file))
-    entries = list(_expanded(tuple(manifest.entries(path, manifest.read_rows(path, columns))), path))
-    if not entries[0].split:
-        entries = _divided(entries, path)
-    _warn_of_parted(entries, path)
-    class_names = checked_classes(tuple(entries), path)
-    return Source("folder", str(path), class_names, fingerprint(tuple(entries)), tuple(entries), len(entries))
+def _is_scan(entry: Entry) -> bool:
+    """Whether an entry's file is a pseudonym, because its place may identify a patient."""
+    return not entry.file.startswith(entry.path) and entry.file.endswith((".dcm", ".nii"))
 
 
-def _divided(entries: list[Entry], path: Path) -> list[Entry]:
-    """Divides the patients of a table that gives no splits; always in the same way."""
-    if not all(entry.patient for entry in entries):
-        raise UserError(
-            f"{path} has neither splits nor a patient in each row; ctkeras data split --data {path} --out split.csv "
-            "divides it by similarity"
-        )
-    names = sorted({entry.class_name for entry in entries})
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(entry.patient, len(numbers)) for entry in entries])
-    labels = np.array([names.index(entry.class_name) for entry in entries])
-    parts = splitting.divide(labels, groups)
-    console.note(f"{path} gives no splits: its {len(numbers)} patients are divided into train, valid and test.")
-    for line in splitting.missing(labels, groups, parts, tuple(names)):
-        console.note(line)
-    return [dataclasses.replace(entry, split=SPLITS[part]) for entry, part in zip(entries, parts, strict=True)]
-
-
-def _warn_of_parted(entries: list[Entry], path: Path) -> None:
+def _parted(entries: list[Entry], path: str) -> list[str]:
     """Warns of patients whose images are in more than one split."""
     where: dict[str, set[str]] = {}
     for entry in entries:
         where.setdefault(entry.patient, set()).add(entry.split)
     where.pop("", None)
     if parted := sum(len(splits) > 1 for splits in where.values()):
-        console.note(
+        return [
             f"Warning: {parted} of {len(where)} patients in {path} are in more than one split, so validation and test "
             "reward recognising them; ctkeras data split divides by patient."
-        )
+        ]
+    return []
 
 
 def _drawn(source: Source, split: str, only: Container[str] | None) -> Iterator[tuple[Entry, bytes]]:
@@ -286,24 +312,3 @@ def _phantom(spec: str) -> Source:
 
     recipe = phantom_sets.parse(spec)
     return Source("phantom", spec, phantom.CLASSES, phantom_sets.fingerprint(recipe), images=recipe.images)
-
-
-def _download_from_kaggle() -> Path:
-    """Downloads the public set with kagglehub, which caches it.
-
-    Raises:
-        UserError: kagglehub or the key is missing, or Kaggle cannot be reached.
-    """
-    try:
-        import kagglehub
-    except ImportError as error:
-        raise UserError('--data kaggle needs kagglehub: pip install "ctkeras[kaggle]"') from error
-    has_key = os.environ.get("KAGGLE_KEY") or os.environ.get("KAGGLE_API_TOKEN")
-    places = (Path.home() / ".kaggle/kaggle.json", Path.home() / ".kaggle/access_token")
-    if not has_key and not any(place.exists() for place in places):
-        raise UserError("--data kaggle needs a Kaggle key: put kaggle.json in ~/.kaggle, or pass a downloaded zip")
-    try:
-        return Path(kagglehub.dataset_download(KAGGLE_SET))
-    except Exception as error:  # kagglehub raises its own errors, and those of requests and urllib3
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot download {KAGGLE_SET} ({reason}); pass a downloaded zip instead") from error

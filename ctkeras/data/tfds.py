@@ -68,7 +68,9 @@ class ImageSplits(tfds.core.GeneratorBasedBuilder):
     def _example(self, item: tuple[layout.Entry, bytes]) -> tuple[str, dict[str, Any]]:
         """Returns an image's key and features; encodes it here because TensorFlow's encoder takes five times as long."""
         entry, content = item
-        gray = images.decode_gray(content, name=f"{entry.file} in {self.source.path}", frame=entry.frame)
+        gray = images.decode_gray(
+            content, name=f"{entry.file} in {self.source.path}", frame=entry.frame, span=self.source.span
+        )
         return entry.file, {"image": io.BytesIO(images.encode_png(gray)), "label": entry.class_name, "file": entry.file}
 
 

@@ -1,133 +1,155 @@
 """DICOM and NIfTI files among a data set's images: one entry per axial slice, under names that identify nobody."""
 
 import hashlib
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import PurePosixPath
 
-from ctkeras.data import dicom, nifti, threads
+from ctkeras.data import accounts, dicom, scan_listing, slices
+from ctkeras.data.accounts import Account
 from ctkeras.data.layout import Entry
-from ctkeras.data.pseudonyms import pseudonyms
+from ctkeras.data.scan_listing import Listed, may_be_scan
 from ctkeras.errors import UserError
-from ctkeras.runtime import console, stored
-from ctkeras.runtime.files import cache_dir
 
-_VERSION = "1"  # raise it when what is listed changes
+_MISSING = "listed in DICOMDIR but missing"
 
 
-class _Listed(NamedTuple):
-    """One file as the cache keeps it: nothing that identifies anybody."""
-
-    kind: str  # dicom, nifti, or '' for other images
-    reason: str  # why it is left out; '' if it is not
-    patient: str  # a pseudonym
-    series: str  # a pseudonym
-    position: float
-    frames: int
-    burned_in: bool
-
-
-def expand(entries: tuple[Entry, ...], read: Callable[[Entry], bytes], *, path: str) -> tuple[Entry, ...]:
+def expand(
+    entries: tuple[Entry, ...],
+    read: Callable[[Entry], bytes],
+    *,
+    path: str,
+    account: Account,
+    notes: list[str],
+    choice: str = slices.ALL,
+) -> tuple[Entry, ...]:
     """Replaces DICOM and NIfTI files by their axial slices; other entries stay as they are.
 
     Args:
         entries: as listed; a file's own name identifies a patient, so it becomes `place`, and `file` a hash of its content.
         read: returns a file's bytes.
         path: the data set's, for messages.
+        account: counts the files that are left out.
+        notes: gets what was read and assumed, in sentences.
+        choice: which slices of each series or volume, see slices.chosen.
 
     Returns:
-        Entries in the order of their files. What is left out is printed with its reason and number.
+        Entries in the order of their files.
 
     Raises:
-        UserError: a file is damaged, or none is left.
+        UserError: the choice is not one, a package is missing, or no slice is left.
     """
-    if not any(may_be_scan(entry.file) for entry in entries):
+    slices.check(choice)
+    if not any(may_be_scan(entry.path) for entry in entries):
         return entries
-    rows = _listed(entries, read, path)
+    entries, missing = _without_directories(entries, read)
+    files = list({entry.path: entry for entry in entries}.values())
+    rows, examples = scan_listing.listed(files, read)
     if not any(row.kind for row in rows):
         return entries
-    seen: Counter[str] = Counter()
+    of = {file.path: row for file, row in zip(files, rows, strict=True)}
+    others = [entry for entry in entries if not of[entry.path].kind]
+    made = _named(_chosen(entries, of, choice), of)
+    notes += _report(rows, made, path, choice)
+    reasons = Counter([row.reason for row in rows if row.reason] + [_MISSING] * missing)
+    _leave_out(reasons, {reason: files[number].path for reason, number in examples.items()}, account)
+    if not (made or others):
+        raise UserError(f"{path} has no axial slices; left out: {accounts.words(account.left_out(masked=True))}")
+    return tuple(sorted([*made, *others], key=lambda entry: entry.file))
+
+
+def _without_directories(entries: tuple[Entry, ...], read: Callable[[Entry], bytes]) -> tuple[tuple[Entry, ...], int]:
+    """Replaces a DICOMDIR, which a table may name, by the files that it lists; and how many of these are missing."""
     made: list[Entry] = []
-    for entry, row in zip(entries, rows, strict=True):
-        if not row.kind:
+    missing = 0
+    for entry in entries:
+        if PurePosixPath(entry.path).name.upper() != "DICOMDIR":
             made.append(entry)
-        elif not row.reason:
-            made += _slices(entry, row, seen)
-    _report(rows, path)
-    if not made:
-        raise UserError(f"{path} has no axial slices; see the lines above for what was left out")
-    return tuple(sorted(made, key=lambda entry: entry.file))
+            continue
+        for parts in dicom.directory(read(entry), name=entry.path):
+            file = str(PurePosixPath(entry.path).parent.joinpath(*parts))
+            own = replace(entry, file=file, place="")
+            try:
+                content = read(own)
+                made.append(replace(own, size=len(content), crc=zlib.crc32(content)))
+            except UserError:
+                missing += 1
+    return tuple(made), missing
 
 
-def may_be_scan(name: str) -> bool:
-    """Whether a file's name leaves open that it is DICOM or NIfTI: by its ending, or because it has none."""
-    last = name.lower().rpartition("/")[2]
-    known = last.endswith((*dicom.ENDINGS, *nifti.ENDINGS))
-    return known or "." not in last or last.rpartition(".")[2].isdigit()  # names may be UIDs
+def _chosen(entries: tuple[Entry, ...], of: dict[str, Listed], choice: str) -> list[Entry]:
+    """The chosen slices of each series or volume, each with its frame and patient; still under their own names."""
+    labelled = {entry.path for entry in entries if entry.slice >= 0}
+    series: dict[tuple[str, str], list[tuple[float, Entry]]] = defaultdict(list)
+    for entry in entries:
+        row = of[entry.path]
+        if not row.kind or row.reason:
+            continue
+        # Where a table labels slices, a row for their whole volume labels none.
+        whole = entry.slice < 0 and len(row.positions) > 1
+        if whole and (entry.path in labelled or choice == slices.LABELLED):
+            continue
+        own = replace(entry, patient=entry.patient or row.patient, place=entry.path)
+        series[entry.split, row.series] += [(row.positions[i], replace(own, frame=i)) for i in _frames(entry, row)]
+    return [
+        members[i][1] for members in series.values() for i in slices.chosen([place for place, _ in members], choice)
+    ]
 
 
-def _slices(entry: Entry, row: _Listed, seen: Counter[str]) -> list[Entry]:
-    """A file's entries, one per frame."""
-    digest = hashlib.sha256(f"{entry.size} {entry.crc}".encode()).hexdigest()[:12]
-    seen[digest] += 1
-    digest += f"-copy{seen[digest] - 1}" if seen[digest] > 1 else ""
-    folder = "/".join(part for part in (entry.split, entry.class_name) if part)
-    ending = "dcm" if row.kind == "dicom" else "nii"
-    own = replace(entry, place=entry.file, patient=entry.patient or row.patient)
-    if row.kind == "dicom" and row.frames == 1:
-        return [replace(own, file=f"{folder}/{digest}.{ending}")]
-    return [replace(own, file=f"{folder}/{digest}-{i:04d}.{ending}", frame=i) for i in range(row.frames)]
+def _frames(entry: Entry, row: Listed) -> range:
+    """Which slices of a file an entry is about: all, or the one that a table names by its number in the file, from 0."""
+    count = len(row.positions)
+    if entry.slice < 0:
+        return range(count)
+    if entry.slice >= count:
+        raise UserError(
+            f"a table names slice {entry.slice} of a volume in class {entry.class_name!r}, which has {count}: 0 to {count - 1}"
+        )
+    number = count - 1 - entry.slice if row.headfirst else entry.slice
+    return range(number, number + 1)
 
 
-def _report(rows: list[_Listed], path: str) -> None:
-    """Prints what was read, what was left out and why, and what was assumed."""
-    kinds = Counter(row.kind for row in rows if row.kind and not row.reason)
-    slices = sum(row.frames for row in rows if row.kind and not row.reason)
+def _named(made: list[Entry], of: dict[str, Listed]) -> list[Entry]:
+    """The entries under names made of their files' content, and for copies a number."""
+    copies: dict[str, dict[str, int]] = defaultdict(dict)
+    named = []
+    for entry in sorted(made, key=lambda entry: (entry.path, entry.frame)):
+        digest = hashlib.sha256(f"{entry.size} {entry.crc}".encode()).hexdigest()[:12]
+        number = copies[digest].setdefault(entry.path, len(copies[digest]))
+        row = of[entry.path]
+        name = f"{digest}-copy{number}" if number else digest
+        if row.kind == "nifti" or len(row.positions) > 1:
+            name += f"-{entry.frame:04d}"
+        folder = "/".join(part for part in (entry.split, entry.class_name) if part)
+        named.append(replace(entry, file=f"{folder}/{name}.{'dcm' if row.kind == 'dicom' else 'nii'}"))
+    return named
+
+
+def _report(rows: list[Listed], made: list[Entry], path: str, choice: str) -> list[str]:
+    """What was read and what was assumed, in sentences."""
+    kept = [row for row in rows if row.kind and not row.reason]
+    kinds = Counter(row.kind for row in kept)
     files = " and ".join(f"{count:,} {'DICOM' if kind == 'dicom' else 'NIfTI'} files" for kind, count in kinds.items())
-    patients = len({row.patient for row in rows if row.patient and not row.reason})
-    console.note(f"{path}: {files or 'no scans'}, {slices:,} axial slices of {patients:,} patients.")
-    if left_out := Counter(row.reason for row in rows if row.reason):
-        listed = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
-        console.note(f"Left out {sum(left_out.values()):,} files: {listed}.")
-    if burned_in := sum(row.burned_in for row in rows):
-        console.note(
+    patients = len({entry.patient for entry in made if entry.patient})
+    of_all = f" ({choice} of {sum(len(row.positions) for row in kept):,})" if choice != slices.ALL else ""
+    lines = [f"{path}: {files or 'no scans'}, {len(made):,} axial slices{of_all} of {patients:,} patients."]
+    if burned_in := sum(row.burned_in for row in kept):
+        lines.append(
             f"Warning: {burned_in:,} files state that text is burned into their pixels; it may name the patient."
         )
+    return lines
 
 
-def _listed(entries: tuple[Entry, ...], read: Callable[[Entry], bytes], path: str) -> list[_Listed]:
-    """Each file's row, from the cache if the same files were listed before."""
-    names = "\n".join(f"{entry.file}\t{entry.size}\t{entry.crc}" for entry in entries)
-    key = hashlib.sha256(f"{_VERSION} {stored.FORMAT}\n{pseudonyms(['x'])}\n{names}".encode()).hexdigest()
-    cached = cache_dir("listings") / f"{key}.json"
-    try:
-        return [_Listed(*row) for row in stored.read_json(cached)]
-    except FileNotFoundError:
-        pass
-    except stored.Damaged as damaged:
-        stored.quarantine(damaged)
-    rows, bar = [], console.Bar("reading headers", len(entries))
-    for row in threads.in_threads(lambda item: _row(*item), ((entry, read(entry)) for entry in entries)):
-        rows.append(row)
-        bar.update(len(rows))
-    bar.close()
-    patients = pseudonyms([row.patient or row.series for row in rows])
-    series = pseudonyms([row.series for row in rows])
-    rows = [row._replace(patient=p, series=s) for row, p, s in zip(rows, patients, series, strict=True)]
-    stored.write_json(cached, rows)
-    return rows
+def _leave_out(reasons: Counter[str], examples: dict[str, str], account: Account) -> None:
+    """Counts what is left out, with an example where its path names no patient.
 
-
-def _row(entry: Entry, content: bytes) -> _Listed:
-    """What a file is; still with its own identifiers, which _listed replaces."""
-    if dicom.is_dicom(content):
-        facts = dicom.facts(content, name="a file")
-        return _Listed(
-            "dicom", facts.reason, facts.patient, facts.series, facts.position, facts.frames, facts.burned_in
-        )
-    if nifti.is_nifti(content):
-        return _Listed("nifti", "", entry.file, entry.file, 0.0, nifti.slices(content, name="a volume"), False)
-    if entry.file.lower().endswith((*dicom.ENDINGS, *nifti.ENDINGS)) or may_be_scan(entry.file):
-        return _Listed("dicom", "neither DICOM nor NIfTI inside", "", "", 0.0, 0, False)
-    return _Listed("", "", "", "", 0.0, 1, False)
+    Raises:
+        UserError: files need a decoder that is not installed; leaving them out would train on the rest without a word.
+    """
+    if needing := [reason for reason in reasons if reason.startswith(dicom.NO_DECODER)]:
+        count = sum(reasons[reason] for reason in needing)
+        raise UserError(f'{count:,} DICOM files are {needing[0]}: pip install "ctkeras[dicom]"')
+    for reason, count in reasons.items():
+        account.leave_out(reason, examples.get(reason, ""), count, safe=True)

@@ -20,6 +20,7 @@ class Values(NamedTuple):
 
     array: np.ndarray  # any number type [H, W]
     span: tuple[float, float] | None  # values that become black and white if there are no HU; None: HU
+    inverted: bool = False  # low values are white, as MONOCHROME1 of DICOM says
 
 
 def check(window: str) -> None:
@@ -67,8 +68,12 @@ def to_gray(values: Values, window: str = "auto") -> np.ndarray:
     else:
         width, level = WINDOWS["lung" if window == "auto" else window]
         low, high = level - width / 2, level + width / 2
-    scale = 255 / (high - low) if high > low else 0.0
-    return np.rint(np.clip((array - np.float32(low)) * np.float32(scale), 0, 255)).astype(np.uint8)
+    if high > low:
+        grays = np.clip((array - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
+    else:
+        grays = np.where(array > low, 255, 0)  # a window of no width is a threshold
+    gray = np.rint(grays).astype(np.uint8)
+    return 255 - gray if values.inverted else gray
 
 
 def of_array(array: np.ndarray) -> Values:

@@ -10,7 +10,7 @@ import numpy as np
 from ctkeras.audit import audit
 from ctkeras.data import sources
 from ctkeras.errors import UserError
-from ctkeras.evaluation import bootstrap
+from ctkeras.evaluation import bootstrap, patients
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import Predictions, read_predictions
 from ctkeras.runtime import console
@@ -150,10 +150,10 @@ def audit_of(options: Mapping[str, Any]) -> audit.Audit | None:
     """The audit of the data set that options name, for units; None, with a note, if the data cannot be read.
 
     Args:
-        options: hyperparameters, of which data and group_pattern count.
+        options: hyperparameters, of which data, slices and group_pattern count.
     """
     try:
-        source = sources.open_source(str(options.get("data") or ""))
+        source = sources.open_source(str(options.get("data") or ""), slices=str(options.get("slices") or "all"))
         return audit.load(source, group_pattern=str(options.get("group_pattern") or ""))
     except UserError as error:
         console.note(
@@ -206,7 +206,7 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
         data: the data set, when it is no longer where the first run found it; it shows which files are copies.
 
     Returns:
-        See paired.
+        See paired; and where patients with several slices are known, the same of each patient's mean, with the prefix patient_.
 
     Raises:
         UserError: a run has no predictions of that split, or the two runs' images or labels differ.
@@ -222,8 +222,23 @@ def compare(folder_a: Path, folder_b: Path, split: str, *, data: str | None = No
     config = read_config(folder_a)
     if data:
         sources.open_source(data)  # which the user named, so it must be there
-    groups, unit = units(audit_of({"data": data or config.data, "group_pattern": config.group_pattern}), files)
-    return paired(right_a[order_a], right_b[order_b], groups, unit=unit)
+    options = {"data": data or config.data, "slices": config.slices, "group_pattern": config.group_pattern}
+    audited = audit_of(options)
+    groups, unit = units(audited, files)
+    found = paired(right_a[order_a], right_b[order_b], groups, unit=unit)
+    names = [patients.known(audited, each.files) for each in (a, b)]
+    return found | (_per_patient((a, b), names) if all(names) else {})
+
+
+def _per_patient(both: Sequence[Predictions], names: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The comparison of two runs' means over patients' slices; {} if no patient has a label."""
+    means = [patients.averaged(each, own) for each, own in zip(both, names, strict=True)]
+    if not len(means[0].names):
+        return {}
+    right = [dict(zip(one.names, one.probabilities.argmax(-1) == one.labels, strict=True)) for one in means]
+    right_a, right_b = (np.array([one[name] for name in means[0].names]) for one in right)
+    found = paired(right_a, right_b, np.arange(len(right_a)), unit=PATIENT)
+    return {f"patient_{name}": value for name, value in found.items() if name != "unit"}
 
 
 def _predictions(folder: Path, split: str) -> Predictions:

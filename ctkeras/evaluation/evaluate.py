@@ -11,12 +11,13 @@ from ctkeras.audit import audit
 from ctkeras.data import decoded, sources
 from ctkeras.data.layout import SPLITS
 from ctkeras.errors import UserError
-from ctkeras.evaluation import openings, similarity
+from ctkeras.evaluation import openings, patients, similarity
 from ctkeras.evaluation.metrics import choose, three_ways
 from ctkeras.models import contract, export, fast, predict
 from ctkeras.runs.folder import read_config, read_metrics, write_json
 from ctkeras.runs.predictions import (
     FOLDS,
+    PATIENTS,
     Predictions,
     prediction_rows,
     read_predictions,
@@ -45,7 +46,7 @@ def evaluate(
         again: open the test split once more; this opening is recorded too.
 
     Returns:
-        The metrics; see metrics.three_ways.
+        The metrics; see metrics.three_ways, and patients.results.
 
     Raises:
         UserError: no run folder, no model, an unknown split, or data with other classes.
@@ -60,7 +61,7 @@ def evaluate(
         raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     folder = Path(folder)
     config = read_config(folder)
-    source = sources.open_source(data or config.data)
+    source = sources.open_source(data or config.data, slices=config.slices)
     trained_on = read_metrics(folder).get("data_fingerprint")
     identity = {"model_sha256": _sha256(folder / "model.keras"), "data_fingerprint": source.fingerprint}
     if split == "test" and not again and (stored := openings.stored(folder, identity)):
@@ -84,6 +85,7 @@ def evaluate(
         undone = not export.is_joined(model)  # a mean of members' answers does not say what each of them was
     write_predictions(folder, rows, split=split)
     metrics = facts | _metrics(folder, split, audited, leaks=config.leaks, undone=undone)
+    metrics |= _per_patient(folder, split, audited)
     write_json(folder / f"metrics_{split}.json", metrics)
     return metrics
 
@@ -147,6 +149,16 @@ def _chosen(folder: Path, valid: Predictions | None, *, undone: bool) -> dict[st
         return chosen
     chosen.pop("temperature", None)
     return chosen | ({"temperature": temperature, "calibrated": True} if undone else {})
+
+
+def _per_patient(folder: Path, split: str, audited: audit.Audit) -> dict[str, Any]:
+    """Metrics of the means over each patient's slices, which are written to predictions_patients.csv; {} without patients."""
+    own = read_predictions(folder, split)
+    if own is None or not (names := patients.known(audited, own.files)):
+        return {}
+    if rows := patients.rows(patients.averaged(own, names), own.class_names, split):
+        write_predictions(folder, rows, split=split, name=PATIENTS)
+    return patients.results(own, names)
 
 
 def copies(audited: audit.Audit, files: tuple[str, ...]) -> np.ndarray:

@@ -163,7 +163,9 @@ def explain_files(
         read: list[tuple[Path, np.ndarray | None, str]] = []
         for i, file in enumerate(files[start : start + batch_size]):
             try:
-                gray = images.decode_gray(_content(file), name=str(file), window=preparation.window)
+                gray = images.decode_gray(
+                    _content(file), name=str(file), window=preparation.window, span=preparation.span
+                )
                 pixels[i] = images.as_rgb(crop.prepare(gray, size, preparation))
                 seen = crop.framed(gray if gray.ndim == 2 else gray[..., 0], preparation)  # of three windows, lung
                 read.append((file, heatmap.fitted(seen), ""))

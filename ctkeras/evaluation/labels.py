@@ -42,7 +42,8 @@ def check(folder: Path, *, data: str | None = None) -> dict[str, Any]:
     predicted = read_validation(folder)
     if predicted is None:
         raise UserError(f"{folder} has no predictions; create them with `evaluate {folder}`")
-    rows = _conflicts(audit.load(sources.open_source(data or config.data)), predicted)
+    source = sources.open_source(data or config.data, slices=config.slices)
+    rows = _conflicts(audit.load(source), predicted)
     listed = {row["file"] for row in rows}
     rows += [row for row in _doubtful(predicted) if row["file"] not in listed]
     by = "valid" if read_predictions(folder, FOLDS) is None else FOLDS
@@ -94,7 +95,8 @@ def write_pictures(folder: Path, rows: list[dict[str, Any]], *, data: str | None
 
     process.configure()
     model, names, preparation = predict.open_model(folder)
-    source, size = sources.open_source(data or read_config(folder).data), int(model.input.shape[1])
+    config, size = read_config(folder), int(model.input.shape[1])
+    source = sources.open_source(data or config.data, slices=config.slices)
     chosen = {row["file"]: row for row in rows[:PICTURES]}
     grays: dict[str, np.ndarray] = {}
     for split in ("train", "valid"):  # an image of test may be here as a copy under two labels; it is not opened

@@ -101,7 +101,7 @@ def robustness(folder: Path, *, data: str | None = None) -> dict[str, Any]:
     config = read_config(folder)
     process.configure()
     model, names, preparation = predict.open_model(folder)
-    source = sources.open_source(data or config.data)
+    source = sources.open_source(data or config.data, slices=config.slices)
     if tuple(names) != source.class_names:
         raise UserError(
             f"the model in {folder} has the classes {', '.join(names)}; {source.path} has {', '.join(source.class_names)}"

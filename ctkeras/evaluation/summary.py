@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ctkeras.evaluation import patients
 from ctkeras.evaluation.similarity import NOVEL
 
 _BEFORE = {"valid": "without images that are also in train", "test": "without images that are also in train or valid"}
 
 
 def lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The accuracy of a split in up to seven lines.
+    """The accuracy of a split in up to eight lines.
 
     Args:
         metrics: what evaluate.evaluate returned.
@@ -30,7 +31,19 @@ def lines(metrics: Mapping[str, Any]) -> list[str]:
         if f"{prefix}group_n" in metrics:
             text += f" in {metrics[f'{prefix}group_n']} {'groups' if by != 'patients' else by}"
         said.append(text + (f"; lookup {metrics[looked_up]:.3f}" if metrics.get(looked_up) is not None else ""))
-    return said + [text for text in (_lookup(metrics), _resting(metrics), precision(metrics)) if text]
+    return said + [
+        text for text in (_per_patient(metrics), _lookup(metrics), _resting(metrics), precision(metrics)) if text
+    ]
+
+
+def _per_patient(metrics: Mapping[str, Any]) -> str:
+    """Metrics of the means over patients' slices; '' where patients are not known or have one slice each."""
+    if metrics.get("patient_acc") is None:
+        return ""
+    parts = [f"{name} {_bounded(metrics, key)}" for key, name in patients.SHOWN.items() if metrics.get(key) is not None]
+    mixed = metrics.get("patient_mixed_n")
+    more = f"; {mixed} more have slices of several classes" if mixed else ""
+    return f"Per patient, by the mean of the slices: {', '.join(parts)}; {metrics['patient_n']} patients{more}."
 
 
 def precision(metrics: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def preparation(path: Path) -> Preparation:
             )
     window = str(stated.get("window", "auto"))
     windows.check(window)
-    return Preparation(stated["crop"], stated["fit"], stated["gray"], window)
+    return Preparation(stated["crop"], stated["fit"], stated["gray"], window, str(stated.get("span", "")))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -173,7 +173,9 @@ def _pictures(source: Source, files: Sequence[str]) -> dict[str, str]:
     for split in SPLITS:
         for entry, content in sources.contents(source, split, only=set(files)):
             if isinstance(content, bytes):
-                picture = Pillow.fromarray(images.decode_gray(content, name=entry.file, frame=entry.frame))
+                picture = Pillow.fromarray(
+                    images.decode_gray(content, name=entry.file, frame=entry.frame, span=source.span)
+                )
                 picture.thumbnail((SIDE, SIDE), Pillow.Resampling.BILINEAR)
                 small[entry.file] = np.asarray(picture)
     encoded: dict[str, str] = {}
@@ -195,7 +197,7 @@ def _frames(source: Source, audited: Audit) -> list[Html]:
     for split in SPLITS:
         for entry, content in sources.contents(source, split, only=set(chosen)):
             if isinstance(content, bytes):
-                gray = images.decode_gray(content, name=entry.file, frame=entry.frame)
+                gray = images.decode_gray(content, name=entry.file, frame=entry.frame, span=source.span)
                 pair = (gray, crop.prepare(gray, SIDE, crop.Preparation()))
                 drawn = [page.image(_small(one), alt=f"{entry.file}, {split}", size=SIDE) for one in pair]
                 caption = tag("figcaption", tag("code", entry.file), "as the file is; cropped and resized")

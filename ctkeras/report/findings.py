@@ -175,7 +175,7 @@ def _data(spec: str, run: Run) -> tuple[Any, Any, str]:
         return None, None, "the runs do not record where their images are; pass --data"
     fingerprint = str(run.metrics.get("data_fingerprint", ""))
     try:
-        source = sources.open_source(spec)
+        source = sources.open_source(spec, slices=str(run.config.get("slices") or "all"))
         if fingerprint and source.fingerprint != fingerprint:
             return None, None, f"the images in {spec} are not those that the runs were trained on"
         return source, audit.load(source, group_pattern=str(run.config.get("group_pattern", ""))), ""

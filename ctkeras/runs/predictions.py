@@ -21,6 +21,7 @@ class Predictions:
     class_names: tuple[str, ...]
 
 
+PATIENTS = "predictions_patients.csv"
 FOLDS = "folds"  # the split of rows that are each from a model that was not trained on the image
 
 
@@ -81,18 +82,21 @@ def prediction_rows(
     return rows
 
 
-def write_predictions(folder: Path, rows: Sequence[dict[str, Any]], *, split: str) -> None:
+def write_predictions(
+    folder: Path, rows: Sequence[dict[str, Any]], *, split: str, name: str = "predictions.csv"
+) -> None:
     """Puts a split's rows into predictions.csv, in place of that split's earlier ones.
 
     Args:
         folder: the run folder.
         rows: file, split, label, predicted, p_<class>….
         split: their split.
+        name: PATIENTS for rows per patient: patient, split, slices, label, predicted, p_<class>….
 
     Raises:
         UserError: the file there is damaged or has other columns.
     """
-    path = folder / "predictions.csv"
+    path = folder / name
     earlier = read_csv(path)
     if any(row.keys() != rows[0].keys() for row in earlier):
         raise UserError(f"{path} has other columns than this run's, {', '.join(rows[0])}; move it away")

@@ -146,6 +146,17 @@ def read_json(path: Path) -> Any:
         return json.loads(text)
 
 
+def find_json(path: Path) -> Any:
+    """Returns a value that write_json wrote; None if it is not there, and after a damaged file has moved to quarantine."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except Damaged as damaged:
+        quarantine(damaged)
+        return None
+
+
 def checksum(content: Any) -> str:
     """The checksum of a value that JSON can hold."""
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

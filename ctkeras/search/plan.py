@@ -83,10 +83,13 @@ def plan(
     if "output_dir" in places:
         folder.require_folder(places["output_dir"], "--output_dir")
     if "data" in places:
-        places["data"] = places["data"] or os.environ.get("CTKERAS_DATA", "")
+        given = places["data"] or os.environ.get("CTKERAS_DATA", "")
+        places["data"] = config.with_columns(given, places.pop("columns", ""))
     fingerprint = (fingerprints or {}).get(places.get("data", ""), "")
     if "data" in places and not fingerprint:
-        fingerprint = sources.open_source(places["data"]).fingerprint
+        source = sources.open_source(places["data"], slices=str(fixed.get("slices", "all")))
+        sources.announce(source)
+        fingerprint = source.fingerprint
     _require_choice(sweep, [name for name in options if name in file.varied(content)])
     name = file.study_name(sweep, title=title, more=[fingerprint, seed])
     job_type = str(sweep.get("name") or title)
@@ -113,13 +116,14 @@ def _require_choice(sweep: Mapping[str, Any], given: Sequence[str]) -> None:
 
 
 def shared(search: Search) -> dict[str, Any]:
-    """What trials of a search share, to be prepared before the first: `forms` are size, crop, fit and gray of images."""
+    """What trials of a search share, to be prepared before the first: `forms` are size, crop, fit, gray and window."""
     sweep, places = search.content, search.places
     return {
         "models": models_of(sweep),
         "weights_dir": places.get("weights_dir", ""),
         "data": places.get("data", ""),
         "forms": _forms(sweep["parameters"]),
+        "slices": file.possible(sweep["parameters"], "slices") or [FIELDS["slices"].default],
     }
 
 

@@ -8,6 +8,7 @@ supervisor does, even if that is killed: this is why it is written by hand.
 import contextlib
 import ctypes
 import io
+import itertools
 import json
 import os
 import queue
@@ -137,9 +138,9 @@ class _Service:
         try:
             for name in needs["models"]:
                 weights.find_weights(name, needs["weights_dir"])
-            for size, *form in needs["forms"] if needs["data"] else []:
-                source = sources.open_source(needs["data"])
-                for split in ("train", "valid"):
+            for slices in needs.get("slices", ["all"]) if needs["data"] and needs["forms"] else []:
+                source = sources.open_source(needs["data"], slices=slices)
+                for (size, *form), split in itertools.product(needs["forms"], ("train", "valid")):
                     decoded.load_split(source, split, size, Preparation(*form))
         except UserError as error:
             self.say(refused=str(error))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ctkeras.data import batches
+from ctkeras.data import batches, ondisk
 from ctkeras.data.batches import Batch, Recipe
 from ctkeras.data.decoded import Split
 from ctkeras.runtime import console, files, stored
@@ -42,7 +42,7 @@ def load(
     Returns:
         V memory-mapped arrays, float32 [N, D], or [N, h, w, D] before a stage.
     """
-    pixels = hashlib.sha256(np.ascontiguousarray(split.images).data).hexdigest()
+    pixels = _digest(split.images)
     versions = [version(package) for package in ("keras", "jaxlib", "keras-cv")]
     folder = files.cache_dir("features")
     loaded = []
@@ -73,7 +73,9 @@ def _compute(programs: Programs, split: Split, *, view: int, augmentation: float
     first, which = _distinct(split.images)
     if view and augmentation:  # each place has draws of its own
         first = which = np.arange(len(split.files))
-    alone = dataclasses.replace(split, images=split.images[first], files=tuple(split.files[i] for i in first))
+    alone = dataclasses.replace(
+        split, images=ondisk.select(split.images, first), files=tuple(split.files[i] for i in first)
+    )
     bar = console.Bar("features", -(-len(first) // BATCH))
     outputs: list[np.ndarray] = []
     pending = None
@@ -88,10 +90,21 @@ def _compute(programs: Programs, split: Split, *, view: int, augmentation: float
     return np.concatenate(outputs)[which]
 
 
+def _digest(images: Any) -> str:
+    """SHA-256 of images uint8 [N, …], read one by one."""
+    state = hashlib.sha256()
+    for image in images:
+        state.update(np.ascontiguousarray(image).data)
+    return state.hexdigest()
+
+
 def _distinct(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The index of each distinct image's first copy, and for every image which of these it is: int [D], int [N]."""
     numbers: dict[bytes, int] = {}
-    which = [numbers.setdefault(hashlib.sha256(image).digest(), len(numbers)) for image in np.ascontiguousarray(images)]
+    which = [
+        numbers.setdefault(hashlib.sha256(image.data).digest(), len(numbers))
+        for image in map(np.ascontiguousarray, images)
+    ]
     return np.unique(which, return_index=True)[1], np.array(which)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ctkeras.audit import groups
-from ctkeras.data import crop
+from ctkeras.data import crop, ondisk
 from ctkeras.data.decoded import SMALL, Split
 
 
@@ -28,7 +28,7 @@ def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
     Returns:
         The pooled images in the order of their file names, and bool [N], which of them are from validation.
     """
-    images = np.concatenate([train.images, valid.images])
+    images = ondisk.joined(train.images, valid.images)
     labels = np.concatenate([train.labels, valid.labels])
     files = np.array([*train.files, *valid.files], object)
     thumbnails = np.concatenate([thumbnails_of(train), thumbnails_of(valid)])

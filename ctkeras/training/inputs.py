@@ -36,6 +36,7 @@ class Data:
     folds: Folds | None = None
     # In one fold, all pooled images, and which of these are trained on and validated on: features are computed for all.
     pool: tuple[Split, np.ndarray, np.ndarray] | None = None
+    span: str = ""  # of images of more than 8 bits, see deep.span_of; for the contract
 
 
 def members_of(data: Data) -> list[Data]:
@@ -87,7 +88,7 @@ def load_data(source: sources.Source, config: RunConfig) -> Data:
             f"Training on {cleaned.train_images} images: {left_out} are left out because they also appear in valid or "
             "test, or have two labels (ctkeras data check lists them; --leaks keep trains on them)."
         )
-    return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned))
+    return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned), span=source.span)
 
 
 def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Split) -> Data:
@@ -102,7 +103,7 @@ def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Sp
         "slices stay in one fold."
     )
     divided = Folds(fold_of, given, config.fold == "refit")
-    data = Data(pooled, pooled, source.fingerprint, dataclasses.asdict(cleaned), divided)
+    data = Data(pooled, pooled, source.fingerprint, dataclasses.asdict(cleaned), divided, span=source.span)
     return in_fold(data, fold_of, int(config.fold)) if config.fold.isdecimal() else data
 
 

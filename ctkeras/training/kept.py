@@ -40,6 +40,6 @@ def export(folder: Path, *, weights_dir: str = "") -> Path:
     if frozen_of(config, built) != stored.facts["frozen"]:
         raise UserError(f"{folder} was trained on other ImageNet weights; name their folder by --weights_dir")
     with console.waiting("Exporting the model and checking the file"):
-        softness = stored.facts["temperature"]
-        export_trained(config, built, stored.arrays["best"], folder, class_names=names, temperature=softness)
+        facts = {name: stored.facts[name] for name in ("class_names", "temperature", "span")}
+        export_trained(config, built, stored.arrays["best"], folder, **facts)
     return path

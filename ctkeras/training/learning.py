@@ -46,7 +46,7 @@ def learning_curve(folder: Path, *, data: str | None = None) -> dict[str, Any]:
             f"{folder} was not solved in folds, so a learning curve would train it again for each point; use a run with "
             "--optimizer lbfgs --folds 5"
         )
-    source = sources.open_source(data or config.data)
+    source = sources.open_source(data or config.data, slices=config.slices)
     process.configure()
     read = load_data(source, config)
     if read.folds is None:

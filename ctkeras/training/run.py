@@ -119,6 +119,7 @@ def keep(run: Loop, folder: Path) -> None:
         "heads": heads_of(run.config, run.data),
         "frozen": frozen_of(run.config, run.built),
         "temperature": temperature(run),
+        "span": run.data.span,
     }
     save_checkpoint(folder, Checkpoint({"best": run.best}, facts), name=TRAINED)
     for name in ("model.keras", "contract.json"):
@@ -132,8 +133,8 @@ def frozen_of(config: RunConfig, built: classifier.Classifier) -> str:
 
 def export_best(run: Loop, folder: Path) -> None:
     """Writes the best epoch's model into the run folder; the state in training does not change."""
-    names, softness = run.data.train.class_names, temperature(run)
-    export_trained(run.config, run.built, run.best, folder, class_names=names, temperature=softness)
+    names, softness, span = run.data.train.class_names, temperature(run), run.data.span
+    export_trained(run.config, run.built, run.best, folder, class_names=names, temperature=softness, span=span)
 
 
 def export_trained(
@@ -144,6 +145,7 @@ def export_trained(
     *,
     class_names: Sequence[str],
     temperature: float | None,
+    span: str,
 ) -> None:
     """Writes model.keras and contract.json from the weights that a run has trained.
 
@@ -154,13 +156,14 @@ def export_trained(
         folder: the run folder.
         class_names: C names in label order.
         temperature: what logits are divided by; None without calibration.
+        span: the grays of deep images, see Preparation.
     """
     export.export(
         trained_model(config, built, best),
         folder,
         class_names=class_names,
         model_name=config.model_name,
-        preparation=preparation_of(config),
+        preparation=preparation_of(config)._replace(span=span),
         temperature=temperature,
         kind=layers.core,
     )

@@ -88,7 +88,10 @@ def _train(
     config: RunConfig, data: Data | None, ending: Ending, after_epoch: Callable[[dict[str, Any]], None] | None
 ) -> RunResult:
     """The run in order: data, weights, model, folder, start, epochs, ending."""
-    source = sources.open_source(config.data) if data is None else None  # before keras is imported: within a second
+    source = None
+    if data is None:  # before keras is imported: within a second
+        source = sources.open_source(config.data, slices=config.slices)
+        sources.announce(source)
     if (place := Path(config.output_dir)).exists() and not place.is_dir():
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
     process.configure()

@@ -189,7 +189,7 @@ def test_an_unreadable_image_is_refused_where_all_are_needed(tmp_path, own_cache
     source = write_set(tmp_path / "set", clean_set() | bad)
     with pytest.raises(UserError, match=r"test/a/bad\.png .*2 such images: data check lists them"):
         audit.load(source)
-    assert not list(own_cache.rglob("*.json"))
+    assert not [path for path in own_cache.rglob("*.json") if path.parent.name != "listings"]
 
 
 def test_phantoms_have_no_copies():

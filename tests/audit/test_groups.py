@@ -5,6 +5,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from ctkeras.audit import groups
+from ctkeras.data import similarity
 from ctkeras.errors import UserError
 
 
@@ -32,13 +33,13 @@ def test_components_do_not_change_what_average_linkage_gives():
     images = np.cumsum(np.random.default_rng(0).standard_normal((200, 32, 32)), axis=0)  # a chain with no clear end
     ours = groups.clusters(images)
     tree = linkage(images.reshape(200, -1), "average", metric="correlation")
-    assert same(ours, fcluster(tree, 1 - groups.CORRELATION, "distance"))
+    assert same(ours, fcluster(tree, 1 - similarity.CORRELATION, "distance"))
     assert 1 < len(set(ours)) < 100
 
 
 def test_too_many_images_are_divided_first(monkeypatch):
     thumbnails, whose = series(6, 8, noise=0.2)
-    monkeypatch.setattr(groups, "LARGEST", 3)
+    monkeypatch.setattr(similarity, "LARGEST", 3)
     numbers = groups.clusters(thumbnails, correlation=0.0)
     assert all(len(set(whose[numbers == number])) == 1 for number in set(numbers))
 

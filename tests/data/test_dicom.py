@@ -8,43 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+from scan_files import as_bytes, hounsfield, scan
 
 from ctkeras.data import decoded, dicom, images, layout, sources
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
 
 NAMES = [f"DOE{number}^JANE" for number in range(12)]
-
-
-def scan(hu, *, patient, series, number=0, position=0.0, orientation=(1, 0, 0, 0, 1, 0), **tags):
-    """One CT slice as a scanner writes it: uint16, intercept -1024."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
-    one.PatientName, one.PatientID, one.PatientBirthDate = patient, f"MRN{patient}", "19510203"
-    one.StudyInstanceUID, one.SeriesInstanceUID, one.StudyDate = series + ".1", series, "20240607"
-    one.ImageType, one.SeriesDescription = ["ORIGINAL", "PRIMARY", "AXIAL"], "Thorax"
-    one.InstanceNumber, one.ImagePositionPatient = number, [0, 0, position]
-    one.ImageOrientationPatient = list(orientation)
-    one.Rows, one.Columns = hu.shape
-    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
-    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
-    one.RescaleSlope, one.RescaleIntercept = 1, -1024
-    one.PixelData = (hu + 1024).astype(np.uint16).tobytes()
-    for name, value in tags.items():
-        setattr(one, name, value)
-    return one
-
-
-def hounsfield(seed, size=48):
-    """A bright body in air, with noise: int [H, W]."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] / size - 0.5
-    return np.where(x**2 + y**2 < 0.14, rng.integers(-900, 300, (size, size)), -1000)
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +86,16 @@ def test_files_of_other_writers_match_pydicom(name):
 
 def test_frames_of_a_multi_frame_file_are_slices():
     content = pathlib.Path(get_testdata_file("examples_ybr_color.dcm")).read_bytes()
-    assert dicom.facts(content, name="x").frames == 30
+    assert len(dicom.facts(content, name="x").positions) == 30
     first, last = (images.decode_gray(content, name="x", frame=i) for i in (0, 29))
     assert first.shape == last.shape == (240, 320) and (first != last).any()
 
 
-def test_series_become_entries_grouped_by_patient_and_the_rest_is_counted(folder, capsys):
+def test_series_become_entries_grouped_by_patient_and_the_rest_is_counted(folder):
     source = sources.open_source(str(folder[0]))
     assert source.images == 25 and len({entry.patient for entry in source.entries}) == 12
     assert all(len({e.patient for e in source.entries if e.split == split}) == 4 for split in layout.SPLITS)
-    said = capsys.readouterr().err
+    said = " ".join(sources.sentences(source))
     assert "1 localiser or scout" in said and "1 secondary capture" in said and "1 not axial" in said
     assert "25 axial slices of 12 patients" in said and "burned into" in said
     again = sources.open_source(str(folder[0]))  # from the cache
@@ -195,9 +166,34 @@ def environment_of(changes):
     return os.environ | changes
 
 
-def as_bytes(one):
-    import io
+def labelled(root, patients):
+    """Two series per split and class in folders, with the PatientID that `patients` gives for a number."""
+    for number, (split, label) in enumerate((s, c) for s in layout.SPLITS for c in ("a", "b", "a", "b")):
+        place = root / split / label / f"F{number}"
+        place.mkdir(parents=True)
+        one = scan(hounsfield(number), patient="N^N", series=generate_uid(), PatientID=patients(number))
+        one.StudyInstanceUID = generate_uid()
+        one.save_as(place / "IM1", enforce_file_format=True)
+    return sources.open_source(str(root))
 
-    file = io.BytesIO()
-    one.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+
+def test_groups_are_patients_or_else_studies(tmp_path):
+    assert len({e.patient for e in labelled(tmp_path / "own", lambda number: f"M{number}").entries}) == 12
+    assert len({e.patient for e in labelled(tmp_path / "twice", lambda number: f"M{number // 2}").entries}) == 6
+    source = labelled(tmp_path / "same", lambda number: "ANONYMOUS")
+    assert len({e.patient for e in source.entries}) == 12
+
+
+def test_a_dicomdir_is_read_as_the_files_it_lists_once(tmp_path):
+    """By pydicom's own file-sets: named as data it is its folder, named by a table it stands for its files."""
+    import shutil
+
+    origin = pathlib.Path(get_testdata_file("DICOMDIR")).parent
+    for split in layout.SPLITS:
+        for label in ("a", "b"):
+            shutil.copytree(origin / "77654033" / "CT2", tmp_path / "set" / split / label / "CT2")
+    shutil.copy(origin / "DICOMDIR", tmp_path / "set" / "DICOMDIR")
+    folder, index = (sources.open_source(str(tmp_path / "set" / name)) for name in ("", "DICOMDIR"))
+    assert folder.images == index.images > 0 and folder.fingerprint == index.fingerprint
+    rows = dicom.directory((origin / "DICOMDIR").read_bytes(), name="x")
+    assert len(rows) == len(set(rows)) == 31 and all((origin.joinpath(*parts)).is_file() for parts in rows)

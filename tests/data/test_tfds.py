@@ -134,8 +134,10 @@ def test_a_damaged_image_is_named_and_nothing_half_prepared_stays(folder, load, 
 def test_class_names_survive(tmp_path, load, names):
     folder = write_images(tmp_path / "named", classes=names, counts=dict.fromkeys(layout.SPLITS, 1), size=16)
     rows, info = load(folder)
-    assert info.features["label"].names == sorted(names)
-    assert {label: file.split("/")[1] for file, (label, _) in rows["train"].items()} == {n: n for n in names}
+    assert info.features["label"].names == sorted(name.strip() for name in names)
+    assert {label: file.split("/")[1] for file, (label, _) in rows["train"].items()} == {
+        name.strip(): name for name in names
+    }
 
 
 def test_the_kaggle_set_has_a_name_of_its_own(tmp_path, load):

@@ -87,3 +87,18 @@ def test_an_unknown_preparation_is_refused_in_one_line(folder, tmp_path, capfd, 
     out, err = capfd.readouterr()
     assert (end.value.code, out, err.count("\n")) == (2, "", 1)
     assert "does not know" in err
+
+
+def test_the_scale_of_deep_images_is_stated_and_followed(tmp_path):
+    from PIL import Image
+
+    from ctkeras.data import images
+    from ctkeras.data.crop import Preparation
+
+    form = Preparation(crop="none", span="0/4095")
+    contract.write(tmp_path, model_name="small_cnn", size=32, class_names=["a", "b"], preparation=form)
+    read = contract.preparation(tmp_path / "contract.json")
+    assert read == form
+    file = tmp_path / "dark.png"  # alone it looks like an image of 8 bits
+    Image.fromarray(np.full((32, 32), 200, np.uint16)).save(file)
+    assert set(images.read_rgb(file, 32, read).ravel()) == {12}

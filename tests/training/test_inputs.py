@@ -31,7 +31,8 @@ def test_images_left_out_of_training_are_counted_aloud(monkeypatch, capfd, dropp
     monkeypatch.setattr(decoded, "load_split", lambda source, split, size, form: asked.append((split, size)) or SPLIT)
     monkeypatch.setattr(cleaning, "clean", lambda train, source, leaks: asked.append(leaks) or (train, cleaned))
     data = inputs.load_data(
-        types.SimpleNamespace(fingerprint="f"), RunConfig(image_size=64, leaks="keep", folds=0, optimizer="adam")
+        types.SimpleNamespace(fingerprint="f", span=""),
+        RunConfig(image_size=64, leaks="keep", folds=0, optimizer="adam"),
     )
     assert asked == [("train", 64), ("valid", 64), "keep"]  # never test
     assert (data.fingerprint, data.cleaned) == ("f", dataclasses.asdict(cleaned))

@@ -8,6 +8,7 @@ from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Html, Section, p, tag
 from ctkeras.report.html.words import known, number, plural
+from ctkeras.report.sections import patients
 from ctkeras.report.sections.answer import in_folds
 
 UNLIKE = 0.88  # correlation with the most similar training image; novel_acc counts the images below it
@@ -39,6 +40,7 @@ def three_numbers(found: Findings) -> Section:
         p(lead),
         tag("div", *(_tile(each, key=place == 2) for place, each in enumerate(numbers)), class_="tiles three"),
         *(p(words) for words in verdict if words),
+        patients.table(found),
         files=list(dict.fromkeys(file for each in numbers for file in each.source)),
         short="Three numbers",
     )

@@ -1,0 +1,163 @@
+"""Images of more than 8 bits, which state no unit: one scale for a whole data set, from the range of its values."""
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ctkeras.data.windows import Values, of_array
+from ctkeras.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+HU = "HU"
+_HU_BELOW = -100  # values below this are Hounsfield units: no other image has such values
+_FLOAT = "float"
+_WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation (tag 262)
+
+
+class Range(NamedTuple):
+    """The values of one image of more than 8 bits."""
+
+    low: float
+    high: float
+    kind: str  # int or float
+
+
+def range_of(array: np.ndarray) -> Range:
+    """The smallest and largest finite value of an image, any number type [H, W]."""
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return Range(low, high, _FLOAT if array.dtype.kind == "f" else "int")
+
+
+def span_of(ranges: Iterable[Range]) -> str:
+    """The values that become black and white in every image of a data set: HU, or LOW/HIGH; '' without such images.
+
+    Values below -100 are Hounsfield units. Floats up to 1 are shares of white. Otherwise the smallest number of bits from 8
+    that holds all values decides, so that nothing is clipped and at least half of the grays are used.
+
+    Example:
+        >>> span_of([Range(0, 900, "int"), Range(3, 3071, "int")])
+        '0/4095'
+    """
+    ranges = list(ranges)
+    if not ranges:
+        return ""
+    low, high = min(row.low for row in ranges), max(row.high for row in ranges)
+    if low < _HU_BELOW:
+        return HU
+    if any(row.kind == _FLOAT for row in ranges) and high <= 1:
+        return _text(0.0 if low >= 0 else min(low, -1.0) if low >= -1 else low, 1.0)
+    bits = next((bits for bits in range(8, 17) if high <= 2**bits - 1), 0)
+    return _text(min(low, 0.0), 2.0**bits - 1 if bits else high)
+
+
+def _text(low: float, high: float) -> str:
+    return f"{low:.9g}/{high:.9g}"
+
+
+def sentence(span: str, *, images: int, deep: int) -> str:
+    """What was assumed about the images of more than 8 bits, in a line.
+
+    Args:
+        span: from span_of.
+        images: of the data set.
+        deep: those of more than 8 bits.
+    """
+    which = "images hold" if deep == images else f"{deep:,} of {images:,} images hold"
+    if span == HU:
+        return f"{which} values below {_HU_BELOW}, taken for Hounsfield units: the run's window makes grays of them"
+    low, high = limits(span)
+    bits = int(high).bit_length()
+    kind = f"{bits} bits" if low == 0 and high == 2**bits - 1 and high > 1 else "numbers"
+    return f"{which} {kind}: {low:g} to {high:g} became 0 to 255"
+
+
+def limits(span: str) -> tuple[float, float]:
+    """The values of LOW/HIGH.
+
+    Raises:
+        UserError: it is written differently.
+    """
+    try:
+        low, high = (float(part) for part in span.split("/"))
+    except ValueError as error:
+        raise UserError(f"the range of values of an image is HU or LOW/HIGH; got {span!r}") from error
+    return low, high
+
+
+def values(array: np.ndarray, span: str = "") -> Values:
+    """The values of an image with the scale of its data set.
+
+    Args:
+        array: any number type [H, W].
+        span: from span_of; '' guesses by this image alone.
+    """
+    if not span:
+        return of_array(array)
+    return Values(array, None if span == HU else limits(span))
+
+
+def is_deep(image: "Image.Image") -> bool:
+    """Whether an opened image has more than 8 bits per channel."""
+    return (
+        image.mode.startswith("I") or image.mode == "F" or _raw_mode(image).startswith(("RGB;16", "RGBA;16", "LA;16"))
+    )
+
+
+def _raw_mode(image: "Image.Image") -> str:
+    """How the pixels of an opened image are stored, as Pillow names it."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
+
+
+def array_of(image: "Image.Image", *, content: bytes, frame: int, name: str) -> np.ndarray:
+    """The values of an image of more than 8 bits, colour as luma: any number type [H, W].
+
+    Args:
+        image: opened, at its frame, not loaded.
+        content: the file.
+        frame: of the image.
+        name: what an error calls it.
+
+    Raises:
+        UserError: Pillow does not decode all of its bits.
+    """
+    from PIL import Image, ImageOps
+
+    if (raw := _raw_mode(image)).startswith("LA;16"):
+        raise UserError(f"{name} has 16 bits and transparency, of which 8 would be lost; save it as 16-bit gray")
+    if not raw.startswith(("RGB;16", "RGBA;16")):
+        inverted = image.format == "TIFF" and dict(image.tag_v2).get(262) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
+        ImageOps.exif_transpose(image, in_place=True)  # a mirrored chest is a finding
+        array = np.asarray(image)
+        if inverted and array.dtype.kind == "u" and array.dtype.itemsize == 2:
+            return (np.uint16(2 ** _bits(image) - 1) - array).astype(array.dtype)
+        return array
+    halves = []
+    for order in ("B", "L"):  # Pillow gives the first or the second byte of each value, never both
+        with Image.open(io.BytesIO(content)) as half:
+            half.seek(frame)
+            half.tile = [_with_order(tile, order) for tile in half.tile]
+            halves.append(np.asarray(ImageOps.exif_transpose(half).convert("RGB"), np.uint16))
+    high, low = halves if raw.endswith("B") else halves[::-1]
+    red, green, blue = np.moveaxis(high.astype(np.float32) * 256 + low, -1, 0)
+    return np.rint(0.299 * red + 0.587 * green + 0.114 * blue).astype(np.uint16)  # ITU-R BT.601, as Pillow's L
+
+
+def _bits(image: "Image.Image") -> int:
+    """The bits per value that a TIFF states."""
+    stated = dict(image.tag_v2).get(258, 16)  # type: ignore[attr-defined]
+    return int(stated[0] if isinstance(stated, tuple) else stated)
+
+
+def _with_order(tile: Any, order: str) -> Any:
+    """A tile of an image whose values are read in the other order of bytes."""
+    arguments = tile[3]
+    raw = arguments[0] if isinstance(arguments, tuple) else arguments
+    swapped = f"{raw[:-1]}{order}"
+    return tile._replace(args=(swapped, *arguments[1:]) if isinstance(arguments, tuple) else swapped)
