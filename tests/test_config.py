@@ -292,7 +292,7 @@ def test_a_config_survives_json():
             changed[name] = field.metadata["choices"][-1] if field.metadata["choices"] else f"some {name}"
         else:
             changed[name] = field.metadata["high"] or 0.25 * (field.type is float) or 7
-    made = RunConfig(**changed | {"optimizer": "sgd", "fold": "2", "window": "1500/-600", "slices": "every:2"})
+    made = RunConfig(**changed | {"optimizer": "sgd", "fold": "2", "window": "1500/-600", "slices": "middle:3"})
     assert list(made.to_dict()) == list(FIELDS)
     assert RunConfig.from_mapping(json.loads(json.dumps(made.to_dict()))) == made != RunConfig()
 

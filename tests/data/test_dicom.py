@@ -164,3 +164,36 @@ def environment_of(changes):
     import os
 
     return os.environ | changes
+
+
+def labelled(root, patients):
+    """Two series per split and class in folders, with the PatientID that `patients` gives for a number."""
+    for number, (split, label) in enumerate((s, c) for s in layout.SPLITS for c in ("a", "b", "a", "b")):
+        place = root / split / label / f"F{number}"
+        place.mkdir(parents=True)
+        one = scan(hounsfield(number), patient="N^N", series=generate_uid(), PatientID=patients(number))
+        one.StudyInstanceUID = generate_uid()
+        one.save_as(place / "IM1", enforce_file_format=True)
+    return sources.open_source(str(root))
+
+
+def test_groups_are_patients_or_else_studies(tmp_path):
+    assert len({e.patient for e in labelled(tmp_path / "own", lambda number: f"M{number}").entries}) == 12
+    assert len({e.patient for e in labelled(tmp_path / "twice", lambda number: f"M{number // 2}").entries}) == 6
+    source = labelled(tmp_path / "same", lambda number: "ANONYMOUS")
+    assert len({e.patient for e in source.entries}) == 12
+
+
+def test_a_dicomdir_is_read_as_the_files_it_lists_once(tmp_path):
+    """By pydicom's own file-sets: named as data it is its folder, named by a table it stands for its files."""
+    import shutil
+
+    origin = pathlib.Path(get_testdata_file("DICOMDIR")).parent
+    for split in layout.SPLITS:
+        for label in ("a", "b"):
+            shutil.copytree(origin / "77654033" / "CT2", tmp_path / "set" / split / label / "CT2")
+    shutil.copy(origin / "DICOMDIR", tmp_path / "set" / "DICOMDIR")
+    folder, index = (sources.open_source(str(tmp_path / "set" / name)) for name in ("", "DICOMDIR"))
+    assert folder.images == index.images > 0 and folder.fingerprint == index.fingerprint
+    rows = dicom.directory((origin / "DICOMDIR").read_bytes(), name="x")
+    assert len(rows) == len(set(rows)) == 31 and all((origin.joinpath(*parts)).is_file() for parts in rows)

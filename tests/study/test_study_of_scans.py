@@ -61,6 +61,7 @@ def texts(root):
                         yield f"{path.relative_to(root)}/{member}", archive.read(member)
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.slow  # a study, an evaluation, a check and a report
 def test_a_study_goes_from_dicom_to_the_report_and_names_nobody(tmp_path):
     secrets = write_patients(tmp_path / "in" / "set")

@@ -15,7 +15,7 @@ def scan(hu, *, patient, series, number=0, position=0.0, orientation=(1, 0, 0, 0
     one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
     one.PatientName, one.PatientID, one.PatientBirthDate = patient, f"MRN{patient}", "19510203"
-    one.StudyInstanceUID, one.SeriesInstanceUID, one.StudyDate = series + ".1", series, "20240607"
+    one.StudyInstanceUID, one.SeriesInstanceUID, one.StudyDate = f"{series[:60]}.1", series, "20240607"
     one.ImageType, one.SeriesDescription = ["ORIGINAL", "PRIMARY", "AXIAL"], "Thorax"
     one.InstanceNumber, one.ImagePositionPatient = number, [0, 0, position]
     one.ImageOrientationPatient = list(orientation)
