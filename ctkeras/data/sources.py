@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ctkeras.data import accounts, catalog, division, kaggle, manifest, placing, tables, unfolding
-from ctkeras.data.accounts import Account, LeftOut
+from ctkeras.data import accounts, division, kaggle, manifest
+from ctkeras.data.accounts import LeftOut
+from ctkeras.data.finding import find
 from ctkeras.data.layout import CT_CLASSES, Entry, checked_classes, fingerprint
 from ctkeras.data.located import Located
 from ctkeras.errors import UserError
@@ -38,19 +39,6 @@ class Source:
         return self.fingerprint
 
 
-@dataclasses.dataclass
-class _Found:
-    """A data set before its splits are completed."""
-
-    path: str
-    root: Path
-    entries: list[Entry]
-    layout: str
-    account: Account
-    notes: list[str]
-    span: str = ""
-
-
 def open_source(spec: str, *, slices: str = "all") -> Source:
     """Finds and checks the data set that `--data` names.
 
@@ -66,7 +54,7 @@ def open_source(spec: str, *, slices: str = "all") -> Source:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
-    found = _find(str(kaggle.download()) if spec == "kaggle" else spec, slices)
+    found = find(str(kaggle.download()) if spec == "kaggle" else spec, slices)
     entries, notes = division.completed(found.entries, lambda some: thumbnails(found.root, some, span=found.span))
     found.notes += [*notes, *_parted(entries, found.path)]
     class_names = checked_classes(tuple(entries), Path(found.path))
@@ -93,7 +81,7 @@ def listed(spec: str) -> tuple[Path, list[Entry], str]:
     Raises:
         UserError: there is no such file or folder, it is faulty, or it has fewer than two classes.
     """
-    found = _find(spec, "all")
+    found = find(spec, "all")
     if len({entry.class_name for entry in found.entries}) < 2:
         raise UserError(f"{found.path} has one class, {found.entries[0].class_name!r}; a classifier needs two or more")
     return found.root, found.entries, found.span
@@ -111,70 +99,6 @@ def announce(source: Source) -> None:
     if source.left_out or source.notes:
         for line in sentences(source):
             console.note(line)
-
-
-def _find(spec: str, slices: str) -> _Found:
-    """Lists what `--data` names, with the class of each image and its split where the data has one."""
-    account = Account()
-    if manifest.is_table(spec):
-        return _of_table(spec, account, slices)
-    if manifest.split_spec(spec)[1]:
-        raise UserError(
-            f"columns are those of a table, as in table.csv:label=diagnosis; got {spec}, which is not a table"
-        )
-    path = Path(os.path.expanduser(spec))
-    if os.path.exists(path):
-        path = path.parent if path.name == "DICOMDIR" and path.is_file() else path  # the folder that it is the index of
-        if os.path.isdir(path) and (table := _labels_in(path)):
-            found = _of_table(str(table), account, slices)
-            found.notes.insert(0, f"The labels are read from {table.name} in {path}.")
-            return found
-        listing = catalog.of(path, account)
-    else:
-        parts = [Path(os.path.expanduser(part.strip())) for part in spec.split(",")]
-        if len(parts) < 2 or not all(os.path.isfile(part) for part in parts):
-            missing = next((part for part in parts if not os.path.exists(part)), path)
-            raise UserError(
-                f"{missing if len(parts) > 1 else spec} is not a file or folder; --data takes a zip, several zips with commas "
-                "between, a folder, a table, phantom, phantom:<images> or kaggle"
-            )
-        listing = catalog.of_zips(parts, account)
-    placed = placing.place(listing, path, account)
-    root = Path(os.path.abspath(listing.root))
-    entries, span, notes = unfolding.expanded(placed.entries, root, account, path=str(path), slices=slices)
-    if not entries:
-        raise UserError(f"{path} contains no images that can be read: {accounts.words(account.left_out())}")
-    return _Found(str(path), root, entries, placed.layout, account, [*placed.notes, *notes], span)
-
-
-def _labels_in(folder: Path) -> Path | None:
-    """The table of labels in a folder of images, if it has exactly one with the columns of a manifest."""
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.lower().endswith(tables.ENDINGS))
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror or error}") from error
-    usable = []
-    for name in names:
-        try:
-            header = {cell.lower() for cell in next(iter(tables.read(folder / name)), [])}
-        except UserError:
-            continue
-        if "label" in header and header & {"file", "patient"}:
-            usable.append(folder / name)
-    return usable[0] if len(usable) == 1 else None
-
-
-def _of_table(spec: str, account: Account, slices: str) -> _Found:
-    """Lists the images of a table."""
-    file, columns = manifest.split_spec(spec)
-    path = Path(os.path.expanduser(file))
-    rows = manifest.read_rows(path, columns)
-    listed = manifest.entries(path, rows, account)
-    root = Path(os.path.abspath(path.parent))
-    entries, span, notes = unfolding.expanded(listed, root, account, path=str(path), slices=slices)
-    if not entries:
-        raise UserError(f"{path} names no images that can be read: {accounts.words(account.left_out())}")
-    return _Found(str(path), root, entries, "a table of files and labels", account, notes, span)
 
 
 def location(root: Path, entry: Entry) -> Path:
