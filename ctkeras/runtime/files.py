@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ctkeras.runtime import home
+
 WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
 WAIT_SECONDS = 2.0  # for a lock, before a line says so
 
@@ -22,8 +24,16 @@ def cache_dir(part: str = "") -> Path:
     """
     if root := os.environ.get("CTKERAS_CACHE_DIR"):
         return Path(root).expanduser().absolute() / part
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "ctkeras" / part
+    usual = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or usual) / "ctkeras"
+    return (folder if writable(folder) else home.instead_of(folder)) / part
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written into a folder that exists, or that can be created."""
+    place = Path(os.path.abspath(folder))
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path) or path == path.parent)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager
