@@ -81,7 +81,13 @@ class Tracker:
             self.run.log_artifact(artifact)
 
     def log_validation(
-        self, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], *, worst: Sequence[np.ndarray]
+        self,
+        labels: np.ndarray,
+        probabilities: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        worst: Sequence[np.ndarray],
+        folder: Path,
     ) -> None:
         """Adds a table per class, a confusion matrix and the worst errors to the summary; history keeps one row per epoch.
 
@@ -90,6 +96,7 @@ class Tracker:
             probabilities: float [N, C].
             class_names: C names in label order.
             worst: uint8 images [S, S] of the most confident errors, in the order of `worst_errors`.
+            folder: the run folder.
         """
         if self.run.disabled:
             return
@@ -107,7 +114,7 @@ class Tracker:
             f"{class_names[labels[i]]} predicted as {class_names[predicted[i]]} with {probabilities[i].max():.2f}"
             for i in worst_errors(labels, probabilities)[: len(worst)]
         ]
-        with self.harmless("tables and images"):
+        with self.harmless("tables and images"), settings.staging_in(folder):
             self.run.summary.update(
                 {
                     "valid_per_class": wandb.Table(columns=["class", "images", "precision", "recall"], data=rows),
