@@ -131,8 +131,8 @@ def solve_folds(
     """Solves one head per fold, each on the images of all other folds, or one on all images if they are to be refitted.
 
     All heads share the standardisation, which knows no label. If weight_decay is auto, a member takes that of least
-    out-of-fold loss on the images it is trained on. The labels of its own fold are not counted in that loss; they are
-    in it only through the heads of the other folds, which were trained on them.
+    calibrated out-of-fold loss on the images it is trained on. The labels of its own fold are not counted in that loss;
+    they are in it only through the heads of the other folds, which were trained on them.
 
     Args:
         config: as for solve.
@@ -194,7 +194,7 @@ def _problem(config: RunConfig, train: Sequence[np.ndarray], split: Split) -> tu
 def _chosen(
     config: RunConfig, factors: solver.Factors, targets: np.ndarray, weights: np.ndarray, *, split: Split
 ) -> float:
-    """The weight_decay of least out-of-fold loss in grouped folds of training, counted on each image's first view."""
+    """The weight_decay of least calibrated loss in grouped folds of training, counted on each image's first view."""
     images = len(split.labels)
     try:
         fold_of = groups.folds(split.labels, groups_of(split), INNER_FOLDS, seed=config.seed)

@@ -88,20 +88,25 @@ def test_folds_are_each_solved_without_their_rows():
     factors = solver.factorise(features)
     grid = (0.01, 0.1, 1.0)
     choice = solver.choose_weight_decay(factors, np.eye(4)[labels], folds=folds, weights=weights, grid=grid)
-    losses = []
-    for value in grid:
-        total = 0.0
+    for number, value in enumerate(grid):
+        log_odds = np.zeros((80, 4))
         for fold in range(4):
             trained = folds != fold
-            logits = sklearn_logits(
+            log_odds[~trained] = sklearn_logits(
                 features[trained], labels[trained], weight_decay=value, weights=weights[trained],
                 mean=factors.mean, scale=factors.scale, queries=features[~trained],
             )  # fmt: skip
-            log_odds = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-            total -= (weights[~trained] * log_odds[np.arange(20), labels[~trained]]).sum()
-        losses.append(total / weights.sum())
-    np.testing.assert_allclose(choice.losses, losses, atol=1e-4)
-    assert choice.weight_decay == grid[int(np.argmin(losses))]
+        assert choice.losses[number] == pytest.approx(best_tempered(log_odds, labels), abs=1e-4)
+    assert choice.weight_decay == grid[int(np.argmin(choice.losses))]
+
+
+def best_tempered(logits, labels):
+    """The least log-loss over a fine grid of temperatures."""
+    losses = []
+    for scale in np.exp(np.linspace(-3, 3, 2001)):
+        log_odds = scale * logits - np.log(np.exp(scale * logits).sum(1, keepdims=True))
+        losses.append(-log_odds[np.arange(len(labels)), labels].mean())
+    return min(losses)
 
 
 def test_rows_that_are_not_scored_do_not_count():
@@ -111,9 +116,25 @@ def test_rows_that_are_not_scored_do_not_count():
     choice = solver.choose_weight_decay(
         solver.factorise(views), np.eye(4)[np.tile(labels, 2)], folds=folds, scored=scored, grid=(0.1,)
     )
-    logits = choice.logits[:60]
-    log_odds = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    assert choice.losses[0] == pytest.approx(-log_odds[np.arange(60), labels].mean())
+    assert choice.losses[0] == pytest.approx(best_tempered(choice.logits[:60], labels), abs=1e-4)
+
+
+def test_no_value_loses_to_saying_nothing():
+    # A weak L2 is far too sure of itself where labels are noisy; its temperature mends that.
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(200, 60)), np.arange(200) % 4
+    features[:, :8] += 1.5 * np.repeat(np.eye(4), 2, 1)[labels]
+    noisy = labels.copy()
+    noisy[rng.permutation(200)[:40]] = rng.integers(0, 4, 40)
+    choice = solver.choose_weight_decay(solver.factorise(features), np.eye(4)[noisy], folds=np.arange(200) // 4 % 5)
+    assert choice.losses.max() <= np.log(4) + 1e-6  # at its temperature no value is worse than saying nothing
+
+
+def test_an_easy_set_takes_the_strongest_of_equal_values():
+    features = np.repeat(np.eye(4) * 9, 10, 0) + np.random.default_rng(0).normal(size=(40, 4)) * 0.01
+    labels = np.repeat(np.arange(4), 10)
+    choice = solver.choose_weight_decay(solver.factorise(features), np.eye(4)[labels], folds=np.arange(40) % 5)
+    assert choice.weight_decay >= 0.1
 
 
 def test_a_whole_search_takes_seconds():
