@@ -28,6 +28,7 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
 
     from ctkeras.audit import groups as audit_groups
     from ctkeras.data import sources, splitting
+    from ctkeras.runtime import cells
     from ctkeras.runtime.files import atomic
 
     path = data_set(spec) + (f":{columns}" if columns else "")
@@ -48,7 +49,8 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
                 continue  # a volume has one row
             place = os.path.relpath(sources.location(root, entry), out.absolute().parent).replace("\\", "/")
             # A pseudonym: the group's number, never what the data calls the patient.
-            writer.writerow([place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]])
+            row = [place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]]
+            writer.writerow(map(cells.quoted, row))
     kind = "patients" if by_patient else "groups of similar images"
     click.echo(f"{len(entries)} images of {groups.max() + 1} {kind} divided, seed {seed}: {out}")
     for line in splitting.missing(labels, groups, parts, names):
@@ -56,10 +58,10 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
     if report:
         for label, name in enumerate(names):
             own = [(labels == label) & (parts == i) for i in range(3)]
-            cells = [
+            counts = [
                 f"{s} {o.sum()} ({len(set(groups[o]))} groups)" for s, o in zip(splitting.SPLITS, own, strict=True)
             ]
-            click.echo(f"  {name}: {', '.join(cells)}")
+            click.echo(f"  {name}: {', '.join(counts)}")
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

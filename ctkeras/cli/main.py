@@ -1,6 +1,7 @@
 """The command line: each verb parses its arguments, calls one function and prints. Heavy imports are inside the verbs."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from ctkeras.cli.study import study
 from ctkeras.cli.sweep import sweep
 from ctkeras.cli.train import train
 from ctkeras.errors import UserError
+from ctkeras.runtime import streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,10 +53,12 @@ def run() -> None:
     lock is unwound through C++ code that forbids it. By then all files are written and W&B has finished.
     """
     code = 1
+    streams.install()
     try:
         main()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
     if "wandb" in sys.modules:
         from ctkeras.tracking.run import teardown
 
@@ -70,14 +74,14 @@ def _explain(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.ClickException | UserError):
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"Error: {' '.join(text.split())}", err=True)
+        click.echo(streams.shown(f"Error: {' '.join(text.split())}"), err=True)
         return 2
     if isinstance(error, KeyboardInterrupt | click.Abort):
         click.echo("Interrupted.", err=True)
         return 130
     failure = type(error).__name__ == "TrainingFailed"
     text = str(error) if failure else f"{type(error).__name__}: {error}. Run it with --debug to see where."
-    click.echo(f"Error: {' '.join(text.split())}", err=True)
+    click.echo(streams.shown(f"Error: {' '.join(text.split())}"), err=True)
     return 1
 
 

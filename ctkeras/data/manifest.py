@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ctkeras.data.layout import MAX_FILE_BYTES, SPLIT_NAMES, Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
+from ctkeras.runtime.cells import unquoted
 from ctkeras.runtime import console
 
 ENDINGS = (".csv", ".tsv")
@@ -91,7 +92,7 @@ def read_rows(path: Path, columns: dict[str, str]) -> list[Row]:
     rows = []
     for number, cells in enumerate(table[1:], 2):
         if any(cell.strip() for cell in cells):
-            own = {name: cells[i].strip() if i < len(cells) else "" for name, i in place.items()}
+            own = {name: unquoted(cells[i].strip()) if i < len(cells) else "" for name, i in place.items()}
             file = own["file"].replace("\\", "/")
             rows.append(Row(number, file, own["label"], own.get("patient", ""), own.get("split", "")))
     if not rows:
