@@ -92,12 +92,15 @@ def cli() -> None:
 
 
 @cli.command()
-def doctor() -> None:
-    """Show versions, devices, caches and settings."""
-    from ctkeras.doctor import report
+def doctor() -> int:
+    """Show versions, devices, caches and settings, and what is wrong with them; exit code 2 if a run would fail."""
+    from ctkeras.doctor import WRONG, report
 
+    wrong = 0
     for name, value in report():
         click.echo(f"{name:<22} {value}")
+        wrong += value.startswith(WRONG)
+    return 2 if wrong else 0
 
 
 sweep.add_command(sweep_slurm)

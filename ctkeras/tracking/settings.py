@@ -3,12 +3,13 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import files
+from ctkeras.runtime import console, files
 
 # W&B's names of a mode, in lower case, and what each means.
 MODES = {"online": "online", "run": "online", "shared": "shared"}
@@ -16,6 +17,8 @@ MODES |= {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 NOT_SET = ("", "0", "false", "no", "off")
 FORBIDDEN = "/\\#?%:"  # in a project's name (wandb 0.31, Settings.validate_project)
 LONGEST_PROJECT = 128  # characters, as there
+# Of a repeated request, in seconds: wandb 0.31 waits for the server of a run's rows in steps of 2 to 60 s, 20 times.
+FIRST_WAIT, LONGEST_WAIT, PATIENCE = 2.0, 60.0, 900.0
 # What wandb's errors say when the server, or the way to it, fails rather than the request.
 PASSING = re.compile(
     r"did not respond|timed? ?out|dial tcp|connection|unreachable|no such host|temporar|EOF|max retries"
@@ -164,3 +167,25 @@ def move_from_home() -> None:
 def _usual(kind: str, folder: str) -> Path:
     """The folder for a kind of files in the home folder, as XDG has it, with wandb's name."""
     return Path(os.environ.get(f"XDG_{kind}_HOME") or Path.home() / folder) / "wandb"
+
+
+def patiently(action: Callable[[], Any], what: str) -> Any:
+    """The result of an action at W&B's server, repeated while the server or the way to it fails, as wandb does for a run's rows.
+
+    Args:
+        action: what to do.
+        what: the action in words, for the line that says that it is repeated.
+
+    Raises:
+        Exception: what the action raised, if the failure is not a passing one, or after PATIENCE.
+    """
+    wait, end = FIRST_WAIT, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except Exception as error:  # wandb raises its own errors, requests' and urllib's
+            if not is_passing(error) or time.monotonic() + wait > end:
+                raise
+            console.note(f"W&B failed while {what} ({reason(error)}); trying again in {wait:.0f} s.")
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT)
