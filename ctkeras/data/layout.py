@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ctkeras.data.images import EXTENSIONS
 from ctkeras.errors import UserError
+from ctkeras.runtime import archives
 
 SCANS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
 SPLITS = ("train", "valid", "test")
@@ -87,6 +88,7 @@ def _check_name(name: str, path: Path) -> None:
 
 def list_zip(path: Path) -> list[tuple[str, int, int]]:
     """Returns (path, bytes, CRC-32) of each image in a zip, from its directory; nothing is unpacked."""
+    archives.require_bounded(path)
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -107,6 +109,8 @@ def list_zip(path: Path) -> list[tuple[str, int, int]]:
             raise UserError(
                 f"{member.filename} in {path} unpacks to more than {MAX_FILE_BYTES >> 20} MB; no CT slice is that large"
             )
+        if problem := archives.problem_of(member, largest=MAX_FILE_BYTES):
+            raise UserError(f"{member.filename} in {path} {problem}; unpack the zip and pass the folder")
         _check_name(member.filename, path)
         files.append((member.filename, member.file_size, member.CRC))
     names = [name for name, _, _ in files]
