@@ -13,7 +13,7 @@ from ctkeras.data.layout import MAX_FILE_BYTES, SPLIT_NAMES, Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
 from ctkeras.runtime.cells import unquoted
-from ctkeras.runtime import console
+from ctkeras.runtime import archives, console
 
 ENDINGS = (".csv", ".tsv")
 COLUMNS = ("file", "label", "patient", "split")
@@ -205,7 +205,7 @@ class Located:
         path = self.folder / file
         try:
             if archive is not None:
-                return archive.read(inside)
+                return archives.read(archive, inside)
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise UserError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MB")
             return path.read_bytes()
@@ -231,6 +231,7 @@ class Located:
             return None, file
         if path not in self._archives:
             try:
+                archives.require_bounded(path)
                 self._archives[path] = zipfile.ZipFile(path)
             except Exception as error:  # a damaged zip raises many types
                 raise UserError(f"cannot open {path} ({error})") from error

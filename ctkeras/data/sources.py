@@ -23,7 +23,7 @@ from ctkeras.data.layout import (
     refuse_empty,
 )
 from ctkeras.errors import UserError
-from ctkeras.runtime import console
+from ctkeras.runtime import archives, console
 
 KAGGLE_SET = "mohamedhanyyy/chest-ctscan-images"
 
@@ -181,7 +181,7 @@ def contents(
         with zipfile.ZipFile(path) as archive:
             for entry in entries:
                 try:
-                    yield entry, (content := _reuse(entry, before) or archive.read(entry.path))
+                    yield entry, (content := _reuse(entry, before) or archives.read(archive, entry.path))
                     before = entry, content
                 except Exception as error:  # zipfile raises many types, see list_zip
                     yield entry, UserError(f"{entry.file} in {path} is damaged ({error}); download the zip again")

@@ -69,6 +69,19 @@ def problem_of(member: zipfile.ZipInfo, *, largest: int) -> str:
     return ""
 
 
+def read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member's bytes.
+
+    Raises:
+        zipfile.BadZipFile: it cannot be read safely.
+        Exception: what zipfile raises for a damaged member, which is of many types.
+    """
+    member = archive.getinfo(name)
+    if problem := problem_of(member, largest=member.file_size):
+        raise zipfile.BadZipFile(f"it {problem}")
+    return archive.read(member)
+
+
 def require_only(listed: Sequence[zipfile.ZipInfo], path: Path, *, bounds: dict[str, int]) -> None:
     """Checks that a zip holds certain files, each once and within its bound, and nothing else.
 

@@ -42,7 +42,8 @@ def test_a_hostile_model_is_refused_in_a_line_before_keras_builds_it(tmp_path, m
 def test_a_plain_model_passes(tmp_path):
     import keras
 
-    built = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, name="dense")])
+    images = keras.Input((8, 8, 3))
+    built = keras.Model(images, keras.layers.Dense(2, name="dense")(keras.layers.Flatten()(images)))
     config = built.to_json()
     hostile.keras_file(tmp_path / "model.keras", config=config, weights=hostile.h5(hostile._weights))
     assert safety.check(tmp_path / "model.keras") == 192 * 2 + 2
