@@ -20,7 +20,7 @@ from ctkeras.cli.options import (
 from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
-    from ctkeras.study.study import Study
+    from ctkeras.study.plan import Study
 
 
 class WithVerbs(click.Command):
@@ -56,6 +56,13 @@ class WithVerbs(click.Command):
     "--refit", is_flag=True, help="in folds: train the winner's configuration on everything as the final model"
 )
 @click.option(
+    "--fine_tune",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="in folds: phase 3 also fine-tunes the best configuration; auto: of at most 1,000 images",
+)
+@click.option(
     "--engine",
     type=click.Choice(["local", "wandb"]),
     default="local",
@@ -72,6 +79,7 @@ def study(
     file: Path | None,
     wide: bool,
     refit: bool,
+    fine_tune: str,
     engine: str,
     entity: str,
     workers: int,
@@ -110,6 +118,7 @@ def study(
         "command": _command(),
         "storage": masked(storage),
         "refit": refit,
+        "fine_tune": fine_tune,
     }
     planned = _planned(options, request, engine=engine, file=file, own=own)
     options = planned.options
@@ -153,7 +162,7 @@ def _planned(
     """
     from ctkeras.config import RunConfig, parse_value
     from ctkeras.study import solved
-    from ctkeras.study.study import plan
+    from ctkeras.study.plan import plan
     from ctkeras.sweep import phases
 
     why = solved.why_not(options, engine=engine, file=file, wide=request["wide"])
@@ -181,7 +190,7 @@ def _planned(
 def _begun_in_epochs(options: dict[str, Any], request: dict[str, Any]) -> "Study | None":
     """The study that this command meant before there were folds, if the folder of results has it unfinished."""
     from ctkeras.config import RunConfig
-    from ctkeras.study.study import plan
+    from ctkeras.study.plan import plan
     from ctkeras.sweep import phases
 
     output_dir = Path(str(options.get("output_dir") or RunConfig.output_dir))

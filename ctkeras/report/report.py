@@ -89,6 +89,7 @@ def compose(found: Findings, checklist: str = "") -> str:
         search,
         similarity,
         testsplit,
+        timeline,
         training_size,
     )
 
@@ -114,6 +115,7 @@ def compose(found: Findings, checklist: str = "") -> str:
                 epochs.learning_curves(found),
                 epochs.hyperband(found),
                 epochs.time_saved(found),
+                timeline.timeline(found),
             ],
         ),
         (

@@ -114,19 +114,3 @@ def submit(text: str) -> str:
     if done.returncode:
         raise UserError(f"sbatch refused the script: {' '.join(done.stderr.split())[:300]}")
     return done.stdout.strip().partition(";")[0]
-
-
-def place(env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Where this process runs: host, and under Slurm the job, the task of its array, the attempt and the GPUs."""
-    import socket
-
-    names = {
-        "slurm_job": "SLURM_ARRAY_JOB_ID",
-        "slurm_task": "SLURM_ARRAY_TASK_ID",
-        "slurm_restarts": "SLURM_RESTART_COUNT",
-        "gpus": "CUDA_VISIBLE_DEVICES",
-    }
-    found = {name: env[key] for name, key in names.items() if env.get(key)}
-    if "slurm_job" not in found and env.get("SLURM_JOB_ID"):
-        found["slurm_job"] = env["SLURM_JOB_ID"]
-    return {"host": env.get("SLURMD_NODENAME") or socket.gethostname(), **found}

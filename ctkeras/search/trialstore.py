@@ -19,7 +19,8 @@ from ctkeras.runs.folder import FINISHED, read_metrics
 from ctkeras.runs.history import read_history
 from ctkeras.runs.result import Result
 from ctkeras.runtime import console
-from ctkeras.search import sampling, slurm, storage
+from ctkeras.runtime.place import place
+from ctkeras.search import sampling, storage
 from ctkeras.search.heartbeat import Owner, Watch
 from ctkeras.search.job import Job
 from ctkeras.search.plan import Search
@@ -100,7 +101,7 @@ class Trials:
             trials = self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
             for trial in trials:
                 if trial.state == TrialState.RUNNING and trial.number not in in_hand and self._gone(trial):
-                    places = [*trial.user_attrs.get("places", []), slurm.place() | {"from": int(time.time())}]
+                    places = [*trial.user_attrs.get("places", []), place() | {"from": int(time.time())}]
                     with self.storage.together():
                         self._set(trial._trial_id, owner=self.me.to_dict(), places=places)
                     return self._resumed(trial)
@@ -148,7 +149,7 @@ class Trials:
             "folder": str(job.folder),
             "owner": self.me.to_dict(),
         }
-        facts["places"] = [slurm.place() | {"from": int(time.time())}]
+        facts["places"] = [place() | {"from": int(time.time())}]
         for key, value in facts.items():
             drawn.set_user_attr(key, value)
         job.trial_id = self.storage.trials.create_new_trial(self.study_id, drawn)

@@ -96,7 +96,17 @@ def unusual(config: Mapping[str, Any]) -> list[str]:
     return [name for name, value in config.items() if name in _CHOICES and value != defaults[name]]
 
 
-_CHOICES = ("head_stages", "crop", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay", "image_size")
+_CHOICES = (
+    "unfreeze_from",
+    "head_stages",
+    "crop",
+    "fit",
+    "gray",
+    "class_weighting",
+    "label_smoothing",
+    "weight_decay",
+    "image_size",
+)
 
 
 def _parameters(folder: Path | None) -> float:
@@ -136,6 +146,14 @@ def finalists(
         others = (one for one in ranked if tuple(one.config[name] for name in names) not in different)
         return [one.best for one in (*different.values(), *itertools.islice(others, 1))], words
     return [one.best for one in different.values()], words
+
+
+def images(folder: Path) -> int:
+    """The number of distinct images that a run was validated on in folds; 0 if its folder does not say."""
+    try:
+        return int(read_metrics(folder).get("train_images") or 0)
+    except UserError:
+        return 0
 
 
 def in_folds(one: Contender, folder: Path) -> InFolds | None:

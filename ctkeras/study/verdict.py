@@ -6,7 +6,7 @@ from ctkeras.evaluation.comparison import worded
 from ctkeras.study.winner import described
 
 if TYPE_CHECKING:
-    from ctkeras.study.study import Outcome
+    from ctkeras.study.ending import Outcome
 
 
 def verdict(outcome: "Outcome") -> list[str]:

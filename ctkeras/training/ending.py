@@ -11,6 +11,7 @@ import numpy as np
 from ctkeras import __version__
 from ctkeras.errors import UserError
 from ctkeras.evaluation.metrics import accuracy, softmax
+from ctkeras.runs import places
 from ctkeras.runs.checkpoint import drop_checkpoint
 from ctkeras.runs.folder import FINISHED, write_metrics
 from ctkeras.runs.predictions import FOLDS, prediction_rows, worst_errors, write_predictions
@@ -63,6 +64,7 @@ class Ending:
                     metrics = {"stopped_by": stopped_by, "val_acc": None, "best_epoch": 0, "epochs": 0}
                     write_metrics(self.folder, metrics)
                 self.metrics = metrics
+                places.seen(self.folder, stopped_by)
                 if self.tracker is not None:
                     if self.run is not None and self.run.best:
                         _show(self.run, self.tracker, self.folder)

@@ -10,6 +10,7 @@ import numpy as np
 from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
 from ctkeras.models import classifier, export, join
+from ctkeras.runs import places
 from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
 from ctkeras.training.inputs import Data, Feed, preparation_of
@@ -85,8 +86,9 @@ def improve(run: Loop, row: dict[str, Any]) -> bool:
 
 
 def save(run: Loop, folder: Path) -> None:
-    """Writes history.csv and the checkpoint."""
+    """Writes history.csv, the checkpoint, and that this process still works."""
     write_history(folder, run.progress.history)
+    places.seen(folder)
     facts = dataclasses.asdict(run.progress) | {"start": [run.data.fingerprint, run.weights]}
     arrays = {
         f"{name}{number or ''}": [np.asarray(array) for array in getattr(member.state, name)]

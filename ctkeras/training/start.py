@@ -122,6 +122,11 @@ def prepare_head(config: RunConfig, data: Data, built: classifier.Classifier, fe
         solve.put(built.model, solution)
 
 
+def accelerators() -> int:
+    """The number of GPUs that this process trains on; 0: it trains on the CPU."""
+    return 0 if jax.default_backend() == "cpu" else jax.local_device_count()
+
+
 def _distribute(batch_size: int) -> None:
     """Spreads batches over all local devices when there are several and they divide the batch."""
     devices = jax.local_device_count()

@@ -7,8 +7,9 @@ from typing import Any
 
 from ctkeras.config import RunConfig, default_lr
 from ctkeras.cpu import memory
-from ctkeras.data import sources
+from ctkeras.data import sources, threads
 from ctkeras.errors import UserError
+from ctkeras.runs import places
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, new_id, write_config
 from ctkeras.runtime import console, process
@@ -110,6 +111,7 @@ def _train(
     folder = ending.folder
     make_folder(folder)
     write_config(folder, config)
+    places.begin(folder, processors=threads.cores(), accelerators=start.accelerators())
     resumed = (folder / CHECKPOINT).exists()
     tracker = ending.tracker or start_run(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker

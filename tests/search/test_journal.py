@@ -21,6 +21,7 @@ from sweeps import opened, planned, pretend, somebody, sweep
 from ctkeras.errors import UserError
 from ctkeras.runtime import files, lease, mounts
 from ctkeras.search import journal, storage
+from ctkeras.sweep import hyperband
 
 FINISHED = ("COMPLETE", "PRUNED")
 FORK = multiprocessing.get_context("fork")
@@ -159,7 +160,39 @@ def kill_at_random(folder, *, processes, trials, kills):
     assert {state for _, state, *_ in shown} <= set(FINISHED)
     ends = collections.Counter(line["trial_id"] for line in operations(folder) if line["op_code"] == 6)
     assert set(ends.values()) == {1}
+    assert decisions_replayed(folder, search) > trials / 2
     assert not list(folder.glob("*.lock")) + list(folder.glob("*.break"))
+
+
+def decisions_replayed(folder, search):
+    """Replays the journal line by line: each decision of hyperband is that of one process with the history of that moment.
+
+    Another process may write between a trial's report and its decision, so the history of a moment is that of some line from
+    the report up to the trial's next line. Returns the number of decisions.
+    """
+    early, epochs = search.content["early_terminate"], 6
+    bands = hyperband.bands(early, epochs)
+    lines, values, decisions = operations(folder), {}, 0
+    for place, line in enumerate(lines):
+        if line["op_code"] != 7:
+            continue
+        number, step = line["trial_id"], int(line["step"])
+        values.setdefault(number, {})[step] = line["intermediate_value"]
+        later = [at for at in range(place + 1, len(lines)) if lines[at].get("trial_id") == number]
+        later = [at for at in later if lines[at]["op_code"] in (6, 7)]
+        if step not in bands or not later:
+            continue
+        stopped = lines[later[0]]["op_code"] == 6 and lines[later[0]]["state"] == optuna.trial.TrialState.PRUNED.value
+        known, possible = {trial: dict(own) for trial, own in values.items()}, set()
+        for at in range(place, later[0]):
+            if lines[at]["op_code"] == 7:
+                known.setdefault(lines[at]["trial_id"], {})[int(lines[at]["step"])] = lines[at]["intermediate_value"]
+            histories = {trial: [own[epoch] for epoch in sorted(own)] for trial, own in known.items()}
+            own = histories.pop(number)
+            possible.add(hyperband.should_stop(own, list(histories.values()), early, maximize=True, max_epochs=epochs))
+        assert stopped in possible, (number, step)
+        decisions += 1
+    return decisions
 
 
 def test_opening_two_thousand_trials_is_quick(tmp_path):

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from sweeps import sweep
 
 from ctkeras.cli.main import cli
+from ctkeras.runtime import place
 from ctkeras.search import journal, slurm
 
 CONF = """
@@ -126,8 +127,8 @@ def test_what_the_tasks_would_refuse_is_refused_before(tmp_path, words, reason):
 
 def test_a_run_records_its_node_and_array_task():
     env = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2", "SLURMD_NODENAME": "n1"}
-    assert slurm.place(env) == {"host": "n1", "slurm_job": "10", "slurm_task": "2"}
-    assert slurm.place({}) == {"host": socket.gethostname()}
+    assert place.place(env) == {"host": "n1", "slurm_job": "10", "slurm_task": "2"}
+    assert place.place({}) == {"host": socket.gethostname()}
 
 
 @contextlib.contextmanager

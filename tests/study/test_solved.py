@@ -11,8 +11,8 @@ from ctkeras.evaluation import comparison
 from ctkeras.runs.folder import write_json
 from ctkeras.runs.result import Result
 from ctkeras.search.plan import plan as plan_search
-from ctkeras.study import edges, solved, study, verdict, winner
-from ctkeras.study.study import plan
+from ctkeras.study import edges, ending, finetuned, solved, study, verdict, winner
+from ctkeras.study.plan import plan
 from ctkeras.sweep import phases
 
 DATA = {"data": "phantom:120", "image_size": "32", "pretrained": "false"}
@@ -151,7 +151,7 @@ def test_the_verdict_when_the_cheaper_one_wins(tmp_path):
     folds = solved.InFolds(5, 539, 59, 0.7797)
     test = {"n": 10, "acc": 0.8}
     lines = verdict.verdict(
-        study.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, (), solved.RULE)
+        ending.Outcome(tmp_path, [], first, second, difference, tmp_path, test, folds, (), solved.RULE)
     )
     assert "The winner is 0.0100 behind the runner-up; of configurations within one standard error" in lines[2]
     assert "may be chance" in lines[3]
@@ -186,6 +186,62 @@ def test_a_study_begun_before_there_were_folds_is_resumed(command_line):
     assert command_line.calls.study.solved
     command_line(*words, "--folds=0")
     assert command_line.calls.study.name == old.name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "images", "pretrained", "refit", "word"),
+    [
+        ("auto", 685, True, False, ""),
+        ("auto", 1001, True, False, "hours"),
+        ("yes", 20_000, True, False, ""),
+        ("no", 685, True, False, "is no"),
+        ("auto", 685, False, False, "random weights"),
+        ("yes", 685, False, False, ""),
+        ("auto", 685, True, True, "--refit"),
+    ],
+)
+def test_when_phase_3_also_fine_tunes(wanted, images, pretrained, refit, word):
+    why = finetuned.why_not(RunConfig(pretrained=pretrained), images, wanted=wanted, refit=refit)
+    assert word in why
+    assert bool(why) == bool(word)
+
+
+def test_the_fine_tuned_finalist_is_the_best_configuration_from_stage_3():
+    planned = plan(phases.SOLVED1, {**DATA, "gray": "stretch"}, models=["mobilenet_v2"], solved=True)
+    runs = [_result(acc=0.8, fit="pad", weight_decay=0.3), _result(acc=0.7)]
+    sweep, _ = study._next(planned, planned.content, runs, 3)
+    content = finetuned.with_finalist(sweep, study._fixed(planned))
+    *others, own = content["parameters"]["candidate"]["values"]
+    assert others == sweep["parameters"]["candidate"]["values"]
+    assert "gray" not in own
+    config = RunConfig.from_mapping({**own, **planned.options, "freeze_backbone": True})
+    assert (config.cut, config.fit, config.fold_count, config.best) == ("stage3", "pad", 5, "last")
+    assert (config.weight_decay, config.lr) == (1e-4, 1e-4)
+    seeds = len(content["parameters"]["seed"]["values"])
+    assert plan_search(content, planned.options, title="three").total == 3 * seeds
+
+
+def test_fine_tuning_is_refused_where_it_has_no_effect():
+    with pytest.raises(UserError, match="folds"):
+        plan(phases.PHASE1, DATA, fine_tune="yes")
+    with pytest.raises(UserError, match="refit"):
+        plan(phases.SOLVED1, DATA, solved=True, refit=True, fine_tune="yes")
+    assert plan(phases.SOLVED1, DATA, solved=True).name != plan(phases.SOLVED1, DATA, solved=True, fine_tune="no").name
+
+
+@pytest.mark.slow
+def test_a_study_with_a_fine_tuned_finalist(tmp_path):
+    command = sweeps.Command(tmp_path, WANDB_MODE="disabled")
+    more = ["--models=mobilenet_v2", "--trials=2,2,4", "--fine_tune=yes"]
+    command("study", *more, *(f"--{name}={value}" for name, value in DATA.items()))
+    (folder,) = tmp_path.glob("runs/study-*")
+    facts = json.loads((folder / "study.json").read_text())
+    assert facts["phases"][2]["trials"] in (6, 8)  # two or three frozen finalists, and a fine-tuned one, two seeds each
+    configs = [json.loads((folder / run["run"] / "config.json").read_text()) for run in facts["phases"][2]["runs"]]
+    tuned = [config for config in configs if config["unfreeze_from"] == "stage3"]
+    assert len(tuned) == 2
+    assert all(config["max_epochs"] == 10 for config in tuned)
+    assert facts["in_folds"]["images"] == 90
 
 
 @pytest.mark.slow

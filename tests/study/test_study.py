@@ -31,7 +31,7 @@ from ctkeras.search import local, storage
 from ctkeras.search import plan as plan_module
 from ctkeras.search.plan import plan as plan_plan
 from ctkeras.search.trialstore import Trials
-from ctkeras.study import engines, study, verdict, winner
+from ctkeras.study import ending, engines, plan, study, verdict, winner
 from ctkeras.sweep import phases
 from ctkeras.sweep.file import dump, fix, load
 
@@ -54,7 +54,7 @@ def options(**more):
     [(1.0, (45, 20, 10)), (0.1, (5, 2, 1)), (0.5, (23, 10, 5)), (0.01, (1, 1, 1)), (1 / 3, (15, 7, 4))],
 )
 def test_a_budget_rounds_up(budget, trials):
-    assert study.plan(phases.PHASE1, TINY, budget=budget).trials == trials
+    assert plan.plan(phases.PHASE1, TINY, budget=budget).trials == trials
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_budget_rounds_up(budget, trials):
 )
 def test_what_makes_no_study_is_refused(wrong):
     with pytest.raises(UserError):
-        study.plan(phases.PHASE1, wrong.pop("options", TINY), **wrong)
+        plan.plan(phases.PHASE1, wrong.pop("options", TINY), **wrong)
 
 
 def test_phase_1_is_the_shipped_file():
@@ -98,7 +98,7 @@ def results(count, *, seed=0, models=("resnet18", "mobilenet_v2"), **more):
 
 
 def test_phase_3_has_at_least_two_configurations_and_two_seeds_and_what_is_fixed_stays():
-    planned = study.plan(phases.PHASE1, {**TINY, "dropout": "0.3"}, budget=0.01)
+    planned = plan.plan(phases.PHASE1, {**TINY, "dropout": "0.3"}, budget=0.01)
     two, _ = study._next(planned, fix(phases.PHASE1, study._fixed(planned)), results(5), 2)
     assert two["parameters"]["dropout"] == {"value": 0.3}
     assert two["run_cap"] == 1
@@ -107,12 +107,12 @@ def test_phase_3_has_at_least_two_configurations_and_two_seeds_and_what_is_fixed
     assert three["parameters"]["seed"] == {"values": [0, 1]}
     assert three["parameters"]["max_epochs"] == {"value": 3}
     assert "chosen from 4 finished runs" in " ".join(reasons)
-    ten = study.plan(phases.PHASE1, TINY)
+    ten = plan.plan(phases.PHASE1, TINY)
     assert study._next(ten, two, results(4), 3)[0]["parameters"]["seed"] == {"values": [0, 1, 2, 3, 4]}
 
 
 def test_one_architecture_hands_on_its_two_best_configurations():
-    planned = study.plan(phases.PHASE1, TINY, models=["mobilenet_v2"])
+    planned = plan.plan(phases.PHASE1, TINY, models=["mobilenet_v2"])
     assert planned.content["parameters"]["model_name"] == {"values": ["mobilenet_v2"]}
     found = results(9, models=["mobilenet_v2"])
     two, _ = study._next(planned, planned.content, found, 2)
@@ -124,7 +124,7 @@ def test_one_architecture_hands_on_its_two_best_configurations():
 
 def _phase_3(one, two):
     """The lr and dropout of phase 3's candidates, from the runs of phases 1 and 2."""
-    planned = study.plan(phases.PHASE1, TINY)
+    planned = plan.plan(phases.PHASE1, TINY)
     content, _ = study._next(planned, planned.content, one, 2)
     done = [engines.Phase(n, "", runs, 0, 0, 0, 0.0) for n, runs in ((1, one), (2, two))]
     assert study._to_choose_from(content, done[:1]) == one
@@ -149,14 +149,14 @@ def test_phase_3_takes_phase_2s_best_two_and_phase_1s_best_where_that_is_better(
 
 def test_a_phase_2_with_fewer_points_than_runs_takes_each_once():
     fixed = {**TINY, "dropout": "0.3", "label_smoothing": "0", "mixup_alpha": "0"}
-    planned = study.plan(phases.PHASE1, fixed)
+    planned = plan.plan(phases.PHASE1, fixed)
     two, _ = study._next(planned, fix(phases.PHASE1, study._fixed(planned)), results(9), 2)
     assert two["method"] == "grid"
     assert plan_plan(two, {**TINY}, title="two").total == 2
 
 
 def test_a_hand_over_can_be_run_again_and_is_then_the_same_study(tmp_path):
-    planned = study.plan(phases.PHASE1, {**TINY, "output_dir": str(tmp_path)}, trials=[3, 2, 4], seed=5)
+    planned = plan.plan(phases.PHASE1, {**TINY, "output_dir": str(tmp_path)}, trials=[3, 2, 4], seed=5)
     folder = tmp_path / planned.name
     task = {**planned.options, "output_dir": str(folder)}
     first = fix(planned.content, study._fixed(planned))
@@ -311,7 +311,7 @@ def whole_study(tmp_path, image_folder, monkeypatch):
 
 def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
     options, engine, counts = whole_study
-    found = study.run(study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[4, 3, 4]), engine)
+    found = study.run(plan.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[4, 3, 4]), engine)
     assert counts == {"read": 2, "planned": ["phase1", "phase2", "phase3"], "evaluated": 1}
     assert [len(phase.results) for phase in found.phases] == [4, 3, 4]
     stored = optuna.storages.RDBStorage(f"sqlite:///{found.folder.parent / storage.FILE}")
@@ -321,7 +321,7 @@ def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
 
 def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
     options, engine, counts = whole_study
-    planned = study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[8, 3, 4], command="ctkeras study")
+    planned = plan.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[8, 3, 4], command="ctkeras study")
     found = study.run(planned, engine)
     said = capsys.readouterr().err
     facts = json.loads((found.folder / "study.json").read_text())
@@ -355,7 +355,7 @@ def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
         assert f"{planned.name}, phase {number} of 3 (" in said
         assert (found.folder / f"phase{number}.yaml").exists()
     again = study.run(planned, engine)
-    assert study.to_dict(planned, planned.name, again) == facts
+    assert ending.to_dict(planned, planned.name, again) == facts
     assert counts["evaluated"] == 1  # the test split is opened once
 
 
@@ -374,7 +374,7 @@ def test_the_verdict_in_sentences():
     compared = comparison.Comparison(0.25, 0.05, 0.45, 0.01, "patient", 20, 72, 2, 0.1)
     test = {"n": 10, "acc": 0.8, "acc_low": 0.5, "acc_high": 0.9}
     place = pathlib.Path("runs"), [], first, second
-    lines = verdict.verdict(study.Outcome(*place, compared, pathlib.Path("a"), test))
+    lines = verdict.verdict(ending.Outcome(*place, compared, pathlib.Path("a"), test))
     assert lines[0].startswith("winner:    val_acc 0.8000, 0.7500 to 0.8500, 2 seeds; model_name=")
     assert lines[1].startswith("runner-up: val_acc 0.5500, 0.5000 to 0.6000, 2 seeds; model_name=")
     assert lines[2] == (
@@ -385,12 +385,12 @@ def test_the_verdict_in_sentences():
         "final model: a/model.keras",
         "test accuracy 0.8000 (95% interval 0.5000 to 0.9000, 10 images), evaluated once",
     ]
-    assert "cannot be tested" in verdict.verdict(study.Outcome(*place, None, pathlib.Path("a"), test))[2]
+    assert "cannot be tested" in verdict.verdict(ending.Outcome(*place, None, pathlib.Path("a"), test))[2]
 
 
 def test_a_study_that_is_stopped_goes_no_further(whole_study):
     options, engine, counts = whole_study
-    planned = study.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[3, 2, 2])
+    planned = plan.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[3, 2, 2])
     assert study.run(planned, lambda task: engine(task) if task.number < 2 else None) is None
     assert not list(planned.output_dir.glob("*/phase3.yaml"))
     assert counts["evaluated"] == 0
