@@ -1,5 +1,6 @@
 """The lines of `doctor`: versions, devices, caches, data and W&B."""
 
+import functools
 import os
 import platform
 import shutil
@@ -35,9 +36,9 @@ def report() -> Iterator[tuple[str, str]]:
     yield "XLA_FLAGS", os.environ.get("XLA_FLAGS") or "none"
     yield "tensorflow sees GPU", _tried(_tensorflow_gpus)
     for part in ("data", "decoded", "looks", "features", "jax"):
-        yield f"cache {part}", _tried(lambda part=part: _cache(part))
+        yield f"cache {part}", _tried(functools.partial(_cache, part))
     for name, folder in (("caches", files.cache_dir), ("here", Path.cwd)):
-        yield f"disk of {name}", _tried(lambda folder=folder: _disk(folder()))
+        yield f"disk of {name}", _tried(functools.partial(_disk, folder))
     yield "data", _tried(_data)
     yield "W&B", _tried(_wandb)
 
@@ -56,7 +57,7 @@ def _home() -> str:
     place = Path(os.path.expanduser("~"))
     if files.writable(place):
         return str(place)
-    return f"{place} cannot be written: caches lie in {files.cache_dir()}, W&B's files in run folders (CTKERAS_CACHE_DIR chooses)"
+    return f"{place} cannot be written: caches lie in {files.cache_dir()}, W&B's files in run folders"
 
 
 def _temporary() -> str:
@@ -84,13 +85,16 @@ def _cache(part: str) -> str:
     return f"{size:,.0f} MB in {folder}"
 
 
-def _disk(folder: Path) -> str:
+def _disk(place: Callable[[], Path]) -> str:
     """The free space on a folder's disk."""
+    folder = place()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     state = f"{free / 2**30:,.0f} GB free at {existing}"
     if free < LEAST_FREE:
-        raise UserError(f"{free / 2**20:,.0f} MB free at {existing}; make room, or set CTKERAS_CACHE_DIR or --output_dir")
+        raise UserError(
+            f"{free / 2**20:,.0f} MB free at {existing}; make room, or set CTKERAS_CACHE_DIR or --output_dir"
+        )
     return state
 
 

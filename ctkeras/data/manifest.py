@@ -12,8 +12,8 @@ from typing import NamedTuple
 from ctkeras.data.layout import MAX_FILE_BYTES, SPLIT_NAMES, Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
-from ctkeras.runtime.cells import unquoted
 from ctkeras.runtime import archives, console
+from ctkeras.runtime.cells import unquoted
 
 ENDINGS = (".csv", ".tsv")
 COLUMNS = ("file", "label", "patient", "split")

@@ -87,7 +87,9 @@ def _check_config(config: Any, path: Path) -> None:
 def _check_class(node: dict[str, Any], path: Path) -> None:
     name, module, registered = str(node["class_name"]), node.get("module"), node.get("registered_name")
     if name in CODE or name in READING:
-        raise UserError(f"{path} holds {name}, which runs code or reads other files; a model of plain Keras layers is needed")
+        raise UserError(
+            f"{path} holds {name}, which runs code or reads other files; a model of plain Keras layers is needed"
+        )
     foreign = module is not None and not (isinstance(module, str) and MODULES.fullmatch(module))
     if foreign or (registered is not None and registered != name):
         raise UserError(
@@ -114,7 +116,7 @@ def _arrays(file: "h5py.File", path: Path) -> Iterator["h5py.Dataset"]:
     """Every array in an HDF5 file."""
     import h5py
 
-    waiting, seen = [file["/"]], set()
+    waiting, seen = [file["/"]], set[int]()
     while waiting:
         group = waiting.pop()
         place = h5py.h5o.get_info(group.id).addr

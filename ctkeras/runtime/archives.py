@@ -9,8 +9,15 @@ from pathlib import Path
 from ctkeras.errors import UserError
 
 DIRECTORY_BYTES = 32 * 2**20  # of a zip's directory: some 200,000 files; Python holds about 15 times as much in memory
-RATIO, RATIO_FROM = 200, 4 * 2**20  # a member of more bytes than the latter may unpack to no more than so many times its size
-UNBOUNDED = (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93)  # methods, the last Zstandard, of which Python unpacks any amount at a time
+RATIO, RATIO_FROM = (
+    200,
+    4 * 2**20,
+)  # a member of more bytes than the latter may unpack to no more than so many times its size
+UNBOUNDED = (
+    zipfile.ZIP_BZIP2,
+    zipfile.ZIP_LZMA,
+    93,
+)  # methods, the last Zstandard, of which Python unpacks any amount at a time
 
 
 def members(path: Path, *, largest: int) -> list[zipfile.ZipInfo]:
@@ -96,7 +103,9 @@ def require_only(listed: Sequence[zipfile.ZipInfo], path: Path, *, bounds: dict[
     names = [member.filename for member in listed]
     for name in names:
         if name not in bounds or names.count(name) > 1:
-            raise UserError(f"{path} holds {name!r}{' twice' if name in bounds else ''}; it must hold {', '.join(bounds)} only")
+            raise UserError(
+                f"{path} holds {name!r}{' twice' if name in bounds else ''}; it must hold {', '.join(bounds)} only"
+            )
     for name, most in bounds.items():
         size = next((member.file_size for member in listed if member.filename == name), None)
         if size is None:

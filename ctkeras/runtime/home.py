@@ -26,10 +26,14 @@ def instead_of(folder: Path) -> Path:
         place.mkdir(mode=0o700, exist_ok=True)
         status = place.lstat()
     except OSError as error:
-        raise UserError(f"the cache folder {folder} cannot be written, nor {place} ({error.strerror}); {advice}") from error
+        raise UserError(
+            f"the cache folder {folder} cannot be written, nor {place} ({error.strerror}); {advice}"
+        ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise UserError(f"the cache folder {folder} cannot be written, and {place} is not only yours; {advice}")
-    console.note(f"The cache folder {folder} cannot be written; caching in {place} instead (CTKERAS_CACHE_DIR chooses).")
+    console.note(
+        f"The cache folder {folder} cannot be written; caching in {place} instead (CTKERAS_CACHE_DIR chooses)."
+    )
     os.environ["CTKERAS_CACHE_DIR"] = str(place)
     return place
 

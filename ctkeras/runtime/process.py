@@ -60,7 +60,9 @@ def _import_jax() -> None:
     try:
         import jax
     except ValueError as error:
-        raise UserError(f"JAX refuses a variable: {' '.join(str(error).split())[:200]}; correct it, or unset it") from error
+        raise UserError(
+            f"JAX refuses a variable: {' '.join(str(error).split())[:200]}; correct it, or unset it"
+        ) from error
     jax.config.update("jax_enable_x64", False)
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
@@ -76,12 +78,17 @@ def _import_keras() -> None:
     if "keras" not in sys.modules:
         hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("KERAS_")}
         try:
-            with tempfile.TemporaryDirectory() as empty, without("sklearn", *(["tensorflow"] if wanted != "tensorflow" else [])):
+            with (
+                tempfile.TemporaryDirectory() as empty,
+                without("sklearn", *(["tensorflow"] if wanted != "tensorflow" else [])),
+            ):
                 os.environ |= {"KERAS_HOME": empty, "KERAS_BACKEND": wanted}
                 import keras
         except (ImportError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise UserError(f"KERAS_BACKEND is {wanted!r} and cannot be used ({reason}); set it to jax, or unset it") from error
+            raise UserError(
+                f"KERAS_BACKEND is {wanted!r} and cannot be used ({reason}); set it to jax, or unset it"
+            ) from error
         finally:
             del os.environ["KERAS_HOME"]
             os.environ |= hidden
@@ -107,7 +114,9 @@ def require_jax() -> None:
     keras = sys.modules.get("keras")
     backend = keras.backend.backend() if keras else os.environ.get("KERAS_BACKEND")
     if backend != "jax":
-        raise UserError(f"Keras runs on {backend} and ctkeras trains on jax: set KERAS_BACKEND=jax before keras is imported")
+        raise UserError(
+            f"Keras runs on {backend} and ctkeras trains on jax: set KERAS_BACKEND=jax before keras is imported"
+        )
 
 
 def _count_compilation(event: str, **_: object) -> None:

@@ -60,7 +60,7 @@ class Stream(io.TextIOWrapper):
 
 
 def install() -> None:
-    """Puts such streams in the place of standard output and error; closed descriptors are opened, lest a file gets their number."""
+    """Puts such streams in the place of standard output and error; no file gets a closed one's number."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -71,7 +71,7 @@ def install() -> None:
         encoding = getattr(before, "encoding", None) or "utf-8"
         if isinstance(before, Stream):
             continue
-        binary = before.detach() if before is not None else open(1 + (name == "stderr"), "wb", closefd=False)
+        binary = before.detach() if before is not None else os.fdopen(1 + (name == "stderr"), "wb", closefd=False)
         stream = Stream(binary, encoding, errors="backslashreplace", line_buffering=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)

@@ -63,7 +63,9 @@ def require_devices() -> None:
 
     try:
         jax.local_devices()
-    except Exception as error:  # RuntimeError, and an AssertionError without a word for a platform whose plugin is missing
+    except (
+        Exception
+    ) as error:  # RuntimeError, and an AssertionError without a word for a platform whose plugin is missing
         names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
         given = " and ".join(f"{name} is {os.environ[name]}" for name in names if os.environ.get(name))
         reason = " ".join(str(error).split()).strip(".")[:160]

@@ -219,7 +219,7 @@ def _end_with_supervisor() -> None:
 def main() -> None:
     """The worker process."""
     _end_with_supervisor()
-    # Ctrl-C, a closed terminal and a scheduler's SIGTERM reach the whole process group; the supervisor decides what happens then.
+    # Ctrl-C, a closed terminal and a scheduler's SIGTERM reach the whole process group; the supervisor decides what happens.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if cores := [int(text) for text in sys.argv[1:]]:

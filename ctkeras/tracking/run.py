@@ -138,7 +138,9 @@ class Tracker:
             yield
         except Exception as error:  # wandb raises its own errors, and those of the system
             if what not in self.reported:
-                console.note(f"Warning: W&B could not record {what} ({settings.reason(error)}); the run itself is not affected.")
+                console.note(
+                    f"Warning: W&B could not record {what} ({settings.reason(error)}); the run itself is not affected."
+                )
             self.reported.add(what)
 
 

@@ -87,7 +87,9 @@ def require_name(kind: str, name: str, given_by: str) -> None:
             f"the W&B {kind} {name!r} holds {odd!r}; a name without {' '.join(FORBIDDEN)} is needed ({given_by}){entity}"
         )
     if len(name) > LONGEST_PROJECT:
-        raise UserError(f"the W&B {kind} has {len(name)} characters; at most {LONGEST_PROJECT} are allowed ({given_by})")
+        raise UserError(
+            f"the W&B {kind} has {len(name)} characters; at most {LONGEST_PROJECT} are allowed ({given_by})"
+        )
 
 
 @contextlib.contextmanager
@@ -104,14 +106,16 @@ def readable() -> Iterator[Any]:
     except UserError:
         raise
     except Exception as error:  # pydantic's ValidationError, wandb's UsageError and AuthenticationError
-        raise UserError(f"W&B's settings: {reason(error)}; see the WANDB_ variables and wandb's settings file") from error
+        raise UserError(
+            f"W&B's settings: {reason(error)}; see the WANDB_ variables and wandb's settings file"
+        ) from error
 
 
 def has_key(*, verify: bool = False) -> bool:
     """Whether wandb has an API key or token, from the environment, its settings or netrc. Never prompts.
 
     Args:
-        verify: ask the server whether it knows the key; a server that cannot be reached is no answer.
+        verify: ask the server whether it knows the key; a server that cannot be reached has not refused it.
 
     Raises:
         UserError: the key is malformed, or the server refuses it.
@@ -170,7 +174,7 @@ def _usual(kind: str, folder: str) -> Path:
 
 
 def patiently(action: Callable[[], Any], what: str) -> Any:
-    """The result of an action at W&B's server, repeated while the server or the way to it fails, as wandb does for a run's rows.
+    """The result of an action at W&B's server, repeated while the server or the way to it fails, as wandb repeats its own.
 
     Args:
         action: what to do.

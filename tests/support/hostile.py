@@ -17,7 +17,12 @@ def keras_file(path, *, config=None, weights=None, metadata=b'{"keras_version": 
     """Writes a model.keras of given parts."""
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in (("metadata.json", metadata), ("config.json", config), ("model.weights.h5", weights), *more):
+        for name, content in (
+            ("metadata.json", metadata),
+            ("config.json", config),
+            ("model.weights.h5", weights),
+            *more,
+        ):
             if content is not None:
                 archive.writestr(name, content)
 
@@ -113,7 +118,10 @@ def _million(path, count=1_000_000):
 def _zeros(path, name, size, **options):
     """A zip with so many zeros under a name."""
     keras_file(path, config=model(*PLAIN), **options)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(name, "w", force_zip64=True) as out:
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(name, "w", force_zip64=True) as out,
+    ):
         for _ in range(size >> 20):
             out.write(bytes(1 << 20))
 
@@ -125,9 +133,13 @@ DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 # 20 kinds of models, each a function that writes it.
 MODELS = {
     "lambda": lambda p: keras_file(p, config=model(LAMBDA, *PLAIN), weights=h5(_weights)),
-    "system": lambda p: keras_file(p, config=model(layer("system", {"command": f"touch {RAN}"}, "os"), *PLAIN), weights=h5()),
+    "system": lambda p: keras_file(
+        p, config=model(layer("system", {"command": f"touch {RAN}"}, "os"), *PLAIN), weights=h5()
+    ),
     "custom": lambda p: keras_file(p, config=model(layer("Own", {}, "own.module", "own>Own"), *PLAIN), weights=h5()),
-    "torch module": lambda p: keras_file(p, config=model(("TorchModuleWrapper", {"module": "x"}), *PLAIN), weights=h5()),
+    "torch module": lambda p: keras_file(
+        p, config=model(("TorchModuleWrapper", {"module": "x"}), *PLAIN), weights=h5()
+    ),
     "saved model": lambda p: keras_file(p, config=model(("TFSMLayer", {"filepath": "/etc"}), *PLAIN), weights=h5()),
     "vocabulary": lambda p: keras_file(
         p, config=model(("StringLookup", {"vocabulary": "/etc/passwd"}), *PLAIN), weights=h5()
@@ -137,7 +149,9 @@ MODELS = {
     ),
     "deep": lambda p: keras_file(p, config=DEEP, weights=h5()),
     "wide": lambda p: keras_file(p, config="[" + "1," * 3_000_000 + "1]", weights=h5()),
-    "huge layer": lambda p: keras_file(p, config=model(PLAIN[0], ("Dense", {"units": 10**7}), PLAIN[1]), weights=h5(_weights)),
+    "huge layer": lambda p: keras_file(
+        p, config=model(PLAIN[0], ("Dense", {"units": 10**7}), PLAIN[1]), weights=h5(_weights)
+    ),
     "huge input": lambda p: keras_file(
         p, config=model(*PLAIN, shape=(None, 100_000, 100_000, 3)), weights=h5(_weights)
     ),

@@ -9,7 +9,7 @@ import pytest
 from ctkeras.errors import UserError
 from ctkeras.runs import predictions
 from ctkeras.tracking import run as run_module
-from ctkeras.tracking import sweeps
+from ctkeras.tracking import settings, sweeps
 from ctkeras.tracking.run import Tracker, lacking
 from ctkeras.tracking.run import start_run as run_start
 
@@ -149,7 +149,7 @@ def test_without_credentials_a_run_is_offline_and_says_so(wandb, tmp_path, monke
     assert wandb["mode"] is None  # wandb's settings decide
 
 
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.parametrize("mode", ["offline", "Offline", "dryrun"])
 def test_wandbs_own_mode_is_left_to_it(wandb, tmp_path, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_DIR", "/elsewhere")
@@ -210,6 +210,8 @@ def test_all_runs_are_read_the_best_first_and_few_histories(monkeypatch):
 
 
 def test_what_is_lacking_for_the_server_is_named(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(settings, "prepare", lambda: None)
     monkeypatch.setattr(run_module, "is_offline", lambda: True)
     assert "WANDB_MODE" in lacking()
     monkeypatch.setattr(run_module, "is_offline", lambda: False)
