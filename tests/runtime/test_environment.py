@@ -90,7 +90,12 @@ def test_a_flag_that_would_abort_the_process_is_named(monkeypatch, flags, words)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("JAX_PLATFORMS", "cuda"), ("JAX_PLATFORM_NAME", "gpu"), ("JAX_PLATFORMS", "nonsense")]
+    ("name", "value"),
+    [
+        ("JAX_PLATFORMS", "cuda"),
+        pytest.param("JAX_PLATFORM_NAME", "gpu", marks=pytest.mark.slow),
+        pytest.param("JAX_PLATFORMS", "nonsense", marks=pytest.mark.slow),
+    ],
 )
 def test_a_platform_that_jax_lacks_is_one_line(name, value):
     code = "from ctkeras.runtime import process\nprocess.configure()"
@@ -110,22 +115,24 @@ CONFIGURATIONS = [
 ]
 
 
-@pytest.mark.parametrize("backend", ["jax", ""])
-def test_keras_is_the_same_whatever_its_file_says(tmp_path, backend):
-    """One process per backend; all files one after another, since Keras reads its file at import."""
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        (CONFIGURATIONS[1], ""),
+        *(pytest.param(text, "jax", marks=pytest.mark.slow) for text in CONFIGURATIONS),
+    ],
+)
+def test_keras_is_the_same_whatever_its_file_says(tmp_path, text, backend):
     code = (
         "import json, ctkeras; from ctkeras.runtime import process; process.configure(); import keras\n"
         "c = keras.config; print(json.dumps([c.backend(), c.floatx(), c.image_data_format(), c.epsilon(), "
         "c.dtype_policy().name]))"
     )
-    for text in CONFIGURATIONS:
-        (tmp_path / "keras.json").write_text(text)
-        env = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": backend, "KERAS_MAX_EPOCHS": "x"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True
-        )
-        assert json.loads(done.stdout) == ["jax", "float32", "channels_last", 1e-7, "float32"]
-        assert (tmp_path / "keras.json").read_text() == text
+    (tmp_path / "keras.json").write_text(text)
+    env = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": backend, "KERAS_MAX_EPOCHS": "x"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == ["jax", "float32", "channels_last", 1e-7, "float32"]
+    assert (tmp_path / "keras.json").read_text() == text
 
 
 def test_keras_on_another_backend_is_refused(monkeypatch):
