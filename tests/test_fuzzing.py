@@ -21,13 +21,12 @@ from ctkeras.sweep import check, file
 
 GIGABYTE = 2**20  # in the unit of ru_maxrss
 NOISY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
-WORDS = st.sampled_from(
-    [
-        *"method metric parameters command name goal min max values value distribution run_cap early_terminate type".split(),
-        *"min_iter q mu sigma grid random bayes val_acc maximize lr batch_size model_name resnet18 uniform".split(),
-        *"log_uniform_values ${envvar:X} hyperband s eta max_iter python -m ctkeras train --lr=1 data nested 1e-5 =x".split(),
-    ]
+TEXT = (
+    "method metric parameters command name goal min max values value distribution run_cap early_terminate type min_iter q mu "
+    "sigma grid random bayes val_acc maximize lr batch_size model_name resnet18 uniform log_uniform_values ${envvar:X} s eta "
+    "hyperband max_iter python -m ctkeras train --lr=1 data nested 1e-5 =x"
 )
+WORDS = st.sampled_from(TEXT.split())
 LEAVES = WORDS | st.integers() | st.floats() | st.booleans() | st.none() | st.text(max_size=8)
 TREES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=5), max_leaves=20
