@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def check(path: Path) -> int:
         UserError: it is larger than any model here, holds more than a model or something that is not plain layers.
     """
     listed = archives.members(path, largest=WEIGHTS_BYTES)
-    archives.require_only(listed, path, bounds=BOUNDS)
+    _require_parts(listed, path)
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
@@ -61,6 +61,24 @@ def check(path: Path) -> int:
     except Exception as error:  # zipfile, json, zlib and h5py raise different classes
         raise UserError(f"{path} cannot be opened as a Keras model ({' '.join(str(error).split())[:200]})") from error
     return values
+
+
+def _require_parts(listed: Sequence[zipfile.ZipInfo], path: Path) -> None:
+    """Refuses a zip that holds anything but a model's three files, or one of them twice or beyond its bound."""
+    names, wrong = [member.filename for member in listed], ""
+    for name in names:
+        if name not in BOUNDS or names.count(name) > 1:
+            wrong = f"it holds {name!r}{' twice' if name in BOUNDS else ''}"
+    for name, most in BOUNDS.items():
+        size = next((member.file_size for member in listed if member.filename == name), None)
+        if size is None:
+            wrong = f"it lacks {name}"
+        elif size > most:
+            wrong = f"{name} has {size >> 20} MB, more than {most >> 20}"
+    if wrong:
+        raise UserError(
+            f"{path} cannot be opened as a Keras model ({wrong}; it needs {', '.join(BOUNDS)} and nothing else)"
+        )
 
 
 def _check_config(config: Any, path: Path) -> None:

@@ -3,7 +3,6 @@
 import stat
 import struct
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from ctkeras.errors import UserError
@@ -87,28 +86,3 @@ def read(archive: zipfile.ZipFile, name: str) -> bytes:
     if problem := problem_of(member, largest=member.file_size):
         raise zipfile.BadZipFile(f"it {problem}")
     return archive.read(member)
-
-
-def require_only(listed: Sequence[zipfile.ZipInfo], path: Path, *, bounds: dict[str, int]) -> None:
-    """Checks that a zip holds certain files, each once and within its bound, and nothing else.
-
-    Args:
-        listed: its members.
-        path: the zip.
-        bounds: the largest bytes of each file.
-
-    Raises:
-        UserError: one is missing, there twice or too large, or there is another one.
-    """
-    names = [member.filename for member in listed]
-    for name in names:
-        if name not in bounds or names.count(name) > 1:
-            raise UserError(
-                f"{path} holds {name!r}{' twice' if name in bounds else ''}; it must hold {', '.join(bounds)} only"
-            )
-    for name, most in bounds.items():
-        size = next((member.file_size for member in listed if member.filename == name), None)
-        if size is None:
-            raise UserError(f"{path} lacks {name}; it must hold {', '.join(bounds)}")
-        if size > most:
-            raise UserError(f"{name} in {path} has {size >> 20} MB; at most {most >> 20} are read")
