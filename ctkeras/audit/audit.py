@@ -6,10 +6,9 @@ Near-duplicates are defined in near.py; a near group is a set of images connecte
 slices that are or may be of one patient, are defined in groups.py.
 """
 
+import contextlib
 import dataclasses
 import itertools
-import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +22,12 @@ from ctkeras.data import decoded, layout
 from ctkeras.data.decoded import Look
 from ctkeras.data.sources import Source
 from ctkeras.errors import UserError
-from ctkeras.runtime import console
-from ctkeras.runtime.files import atomic, bound, cache_dir, lock
+from ctkeras.runtime import console, stored
+from ctkeras.runtime.files import bound, cache_dir, touch
 
 VERSION = "3"  # of the stored audit; raise it when what counts as the same image, or as one group, changes
 LEAKS = (("test", "train"), ("valid", "train"), ("test", "valid"))  # (from, to), in the order they are reported
+TRAINING = "training.json"  # the file of what training may know
 CACHE_BYTES = 2**30  # bytes; the audit of 1,000 images takes 1.4 MB, its page 2 MB
 
 
@@ -203,15 +203,20 @@ def check(source: Source, *, group_pattern: str = "") -> Audit:
         UserError: the pattern does not match every file.
     """
     place = folder(source)
-    if not _is_stored(place):
-        with lock(place.with_name(f"{place.name}.lock")):
-            if not _is_stored(place):
-                audited = examine(source)
-                if audited.unreadable:
-                    return audited.regrouped(group_pattern)
-                _store(place, audited)
+
+    def make() -> None:
+        audited = examine(source)
+        if audited.unreadable:
+            raise _Unreadable(audited)
+        _store(place, audited)
         bound(place.parent, CACHE_BYTES, keep=place)
-    return load(source, group_pattern=group_pattern)
+
+    try:
+        audited = stored.reuse(lambda: _read_stored(place), make, lock=place.with_name(f"{place.name}.lock"))
+    except _Unreadable as unreadable:
+        return unreadable.audited.regrouped(group_pattern)
+    touch(place)
+    return audited.regrouped(group_pattern)
 
 
 def load(source: Source, *, group_pattern: str = "") -> Audit:
@@ -224,12 +229,7 @@ def load(source: Source, *, group_pattern: str = "") -> Audit:
     Raises:
         UserError: an image cannot be read, or the pattern does not match every file.
     """
-    place = _stored(source)
-    table = json.loads((place / "audit.json").read_text(encoding="utf-8"))
-    rows = tuple(Image(*row) for row in table["images"])
-    pairs = tuple((first, second, agreement) for first, second, agreement in table["pairs"])
-    arrays = (np.load(place / f"{name}.npy", mmap_mode="r") for name in ("thumbnails", "facts"))
-    return Audit(rows, {}, pairs, *arrays).regrouped(group_pattern)
+    return _complete(check(source)).regrouped(group_pattern)
 
 
 def training_list(source: Source) -> dict[str, Any]:
@@ -238,39 +238,52 @@ def training_list(source: Source) -> dict[str, Any]:
     Raises:
         UserError: an image cannot be read.
     """
-    listed: dict[str, Any] = json.loads((_stored(source) / "training.json").read_text(encoding="utf-8"))
-    return listed
+    place = folder(source)
+    with contextlib.suppress(
+        FileNotFoundError, stored.Damaged
+    ):  # then the audit is read, or made, and its list with it
+        listed: dict[str, Any] = stored.read_json(place / TRAINING)
+        touch(place)
+        return listed
+    return for_training(_complete(check(source)))
 
 
 def folder(source: Source) -> Path:
     """Returns the cache folder of a data set's audit."""
-    return cache_dir("audit") / f"{source.key}-{VERSION}"
+    return cache_dir("audit") / f"{source.key}-{VERSION}-f{stored.FORMAT}"
 
 
-def _stored(source: Source) -> Path:
-    """Returns the folder of a stored audit, which is made first if needed."""
-    place = folder(source)
-    if not _is_stored(place) and (unreadable := check(source).unreadable):
+class _Unreadable(Exception):
+    """The audit that was made has unreadable images, and is therefore not stored."""
+
+    def __init__(self, audited: Audit) -> None:
+        self.audited = audited
+
+
+def _complete(audited: Audit) -> Audit:
+    """An audit without unreadable images, or an error that names the first."""
+    if unreadable := audited.unreadable:
         others = f" ({len(unreadable)} such images: data check lists them)" if len(unreadable) > 1 else ""
         raise UserError(next(iter(unreadable.values())) + others)
-    os.utime(place)
-    return place
+    return audited
 
 
-def _is_stored(place: Path) -> bool:
-    """Whether a folder holds a complete audit: training.json is written last."""
-    return (place / "training.json").exists()
+def _read_stored(place: Path) -> Audit:
+    """An audit from the cache. Training's list is verified too, so that it is made again together with the audit."""
+    stored.read_json(place / TRAINING)
+    table = stored.read_json(place / "audit.json")
+    rows = tuple(Image(*row) for row in table["images"])
+    pairs = tuple((first, second, agreement) for first, second, agreement in table["pairs"])
+    return Audit(rows, {}, pairs, *(stored.read_array(place / f"{name}.npy") for name in ("thumbnails", "facts")))
 
 
 def _store(place: Path, audited: Audit) -> None:
     """Writes an audit. Training's list is a separate file that names no test image; training opens no other."""
     for name, array in (("thumbnails", audited.thumbnails), ("facts", audited.facts)):
-        with atomic(place / f"{name}.npy") as path, open(path, "wb") as file:
-            np.save(file, array)
+        stored.write_array(place / f"{name}.npy", array)
     table = {"images": [dataclasses.astuple(image) for image in audited.images], "pairs": audited.pairs}
-    for name, content in (("audit", table), ("training", for_training(audited))):
-        with atomic(place / f"{name}.json") as path:
-            path.write_text(json.dumps(content), encoding="utf-8")
+    stored.write_json(place / "audit.json", table)
+    stored.write_json(place / TRAINING, for_training(audited))  # last: if it exists, all do
 
 
 def for_training(audited: Audit) -> dict[str, Any]:

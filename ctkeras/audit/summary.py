@@ -1,7 +1,6 @@
 """An audit as JSON for programs and as text for people."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ctkeras.data import sources
 from ctkeras.data.layout import SPLITS
 from ctkeras.data.sources import Source
 from ctkeras.runtime import console
-from ctkeras.runtime.files import atomic
+from ctkeras.runtime import stored as cache
 
 VERSION = "1"  # of the stored summary; raise it when what it holds changes
 SHOWN = 5  # lines per list on the terminal; --json and the page show all
@@ -56,10 +55,12 @@ def stored(source: Source, *, group_pattern: str = "") -> tuple[Audit, dict[str,
     if audited.unreadable:  # such an audit is not stored
         return audited, summary(audited)
     path = place(source, f"summary-{VERSION}.json", group_pattern=group_pattern)
-    if not path.exists():
-        with console.waiting("Comparing the splits"), atomic(path) as partial:
-            partial.write_text(json.dumps(summary(audited)), encoding="utf-8")
-    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+
+    def make() -> None:
+        with console.waiting("Comparing the splits"):
+            cache.write_json(path, summary(audited))
+
+    table: dict[str, Any] = cache.reuse(lambda: cache.read_json(path), make, lock=path.with_suffix(".lock"))
     return audited, table
 
 

@@ -67,12 +67,16 @@ def check(spec: str | None, as_json: bool, html: str | None, group_pattern: str)
     from ctkeras.audit.summary import lines, place, stored
     from ctkeras.data import sources
     from ctkeras.report import audit_page
+    from ctkeras.runtime import stored as stored_files
 
     source = sources.open_source(data_set(spec))
     audited, summary = stored(source, group_pattern=group_pattern)
     path = Path(html) if html else place(source, f"check-{audit_page.VERSION}.html", group_pattern=group_pattern)
-    if html or audited.unreadable or not path.exists():
+    if html or audited.unreadable:
         audit_page.write(source, audited, summary, path)
+    elif not stored_files.is_whole(path):
+        audit_page.write(source, audited, summary, path)
+        stored_files.vouch(path)
     if as_json:
         click.echo(json.dumps({**summary, "page": str(path)}))
     else:

@@ -5,12 +5,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from ctkeras import __version__
 from ctkeras.cli import data_files  # noqa: F401 - adds its verbs to data
 from ctkeras.cli.data import data
+from ctkeras.cli.export import export, verify
 from ctkeras.cli.labels import labels
 from ctkeras.cli.learning import learning
 from ctkeras.cli.report import app, report
@@ -79,10 +81,23 @@ def _explain(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         click.echo("Interrupted.", err=True)
         return 130
+    if isinstance(error, OSError) and (text := _refused(error)):
+        click.echo(f"Error: {text}", err=True)
+        return 2
     failure = type(error).__name__ == "TrainingFailed"
     text = str(error) if failure else f"{type(error).__name__}: {error}. Run it with --debug to see where."
     click.echo(streams.shown(f"Error: {' '.join(text.split())}"), err=True)
     return 1
+
+
+def _refused(error: OSError) -> str:
+    """The message of a disk that is full, or a folder that cannot be written to; '' for another error."""
+    from ctkeras.runtime import files
+
+    full = error.errno in files.FULL
+    if not full and (error.errno not in files.REFUSED or not error.filename):
+        return ""
+    return str(files.cannot_write(Path(os.fsdecode(error.filename or os.getcwd())), int(error.errno or 0)))
 
 
 @click.group(epilog="Add --debug to any command to see the traceback of an error.")
@@ -92,8 +107,14 @@ def cli() -> None:
 
 
 @cli.command()
-def doctor() -> int:
+@click.option("--repair", is_flag=True, help="verify every file of the cache, and move damaged ones to quarantine")
+def doctor(repair: bool) -> int:
     """Show versions, devices, caches and settings, and what is wrong with them; exit code 2 if a run would fail."""
+    if repair:
+        from ctkeras.runtime import caches
+
+        click.echo(caches.repair())
+        return 0
     from ctkeras.doctor import WRONG, report
 
     wrong = 0
@@ -105,5 +126,20 @@ def doctor() -> int:
 
 sweep.add_command(sweep_slurm)
 study.verbs["slurm"] = study_slurm
-for verb in (data, train, evaluate, compare, labels, learning, predict, explain, study, sweep, report, app):
+for verb in (
+    data,
+    train,
+    evaluate,
+    compare,
+    labels,
+    learning,
+    predict,
+    explain,
+    export,
+    verify,
+    study,
+    sweep,
+    report,
+    app,
+):
     cli.add_command(verb)

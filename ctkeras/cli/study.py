@@ -56,11 +56,7 @@ class WithVerbs(click.Command):
     "--refit", is_flag=True, help="in folds: train the winner's configuration on everything as the final model"
 )
 @click.option(
-    "--fine_tune",
-    type=click.Choice(["auto", "yes", "no"]),
-    default="auto",
-    show_default=True,
-    help="in folds: phase 3 also fine-tunes the best configuration; auto: of at most 1,000 images",
+    "--fine_tune", is_flag=True, help="in folds: phase 3 also fine-tunes the best configuration, which takes far longer"
 )
 @click.option(
     "--engine",
@@ -79,7 +75,7 @@ def study(
     file: Path | None,
     wide: bool,
     refit: bool,
-    fine_tune: str,
+    fine_tune: bool,
     engine: str,
     entity: str,
     workers: int,

@@ -16,6 +16,8 @@ from ctkeras.errors import UserError
 if TYPE_CHECKING:
     from ctkeras.training.train import RunResult
 
+MAY_MOVE = ("data", "weights_dir")  # what --resume takes besides the run folder
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @config_options
@@ -34,10 +36,13 @@ def train(config_file: str | None, resume: str | None, extra: tuple[str, ...], *
         _train_for_sweep(values)
         return
     _refuse(extra)
-    if resume and values:
-        raise UserError(f"--resume uses the configuration of the run; leave out {', '.join(values)}")
     if resume:
-        _resume(Path(resume))
+        if others := [name for name in values if name not in MAY_MOVE]:
+            raise UserError(
+                f"--resume uses the configuration of the run; leave out {', '.join(others)} (only "
+                f"{' and '.join(MAY_MOVE)} may be given, for what has moved)"
+            )
+        _resume(Path(resume), values)
         return
     config = RunConfig.from_mapping(values)
     tell_idle(values)
@@ -70,10 +75,15 @@ def _refuse(extra: tuple[str, ...]) -> None:
             check_name(name[2:])
 
 
-def _resume(folder: Path) -> None:
-    """Resumes a run, or prints its result if it has finished."""
+def _resume(folder: Path, moved: dict[str, Any]) -> None:
+    """Resumes a run, or prints its result if it has finished.
+
+    Args:
+        folder: the run folder.
+        moved: where its data or weights are now, if not where the run found them.
+    """
     from ctkeras.runs.folder import FINISHED, read_config, read_metrics
-    from ctkeras.training import stopping
+    from ctkeras.training import moving, stopping
     from ctkeras.training.train import RunResult, train
 
     config = read_config(folder)
@@ -83,6 +93,7 @@ def _resume(folder: Path) -> None:
             click.echo(f"{folder} has finished ({metrics['stopped_by']}); there is nothing to resume.", err=True)
             _print_result(RunResult(folder, metrics))
             return
+    config = moving.follow(config, folder, moved)
     stop = stopping.Stop()
     with stopping.on_signals(stop):
         _print_result(train(config, resume=folder, stop=stop, leave=functools.partial(_leave, folder)))

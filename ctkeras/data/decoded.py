@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +16,8 @@ from ctkeras.data.images import thumbnail as images_thumbnail
 from ctkeras.data.layout import Entry
 from ctkeras.data.sources import Source
 from ctkeras.errors import UserError
-from ctkeras.runtime import console
-from ctkeras.runtime.files import atomic, bound, cache_dir, lock
+from ctkeras.runtime import console, files, stored
+from ctkeras.runtime.files import bound, cache_dir
 
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
@@ -77,23 +75,28 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
         UserError: an image cannot be read, or the disk is full.
     """
     folder = split_folder(source, image_size, preparation)
-    if not (folder / f"{split}.json").exists():
-        with lock(folder.with_suffix(".lock"), waiting=f"Waiting for another process that decodes {split}"):
-            if not (folder / f"{split}.json").exists():
-                _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
+
+    def make() -> None:
+        _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         bound(folder.parent, CACHE_BYTES, keep=folder)
-    table = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-    pixels = np.load(folder / f"{split}.npy", mmap_mode="r")
-    thumbnails = np.load(folder / f"{split}-thumbnails.npy", mmap_mode="r")
-    os.utime(folder)
-    names = tuple(table["class_names"])
-    labels, patients = np.array(table["labels"], np.int32), tuple(table.get("patients", ()))
-    return Split(pixels, labels, tuple(table["files"]), names, thumbnails, patients)
+
+    waiting = f"Waiting for another process that decodes {split}"
+    found = stored.reuse(lambda: _read(folder, split), make, lock=folder.with_suffix(".lock"), waiting=waiting)
+    files.touch(folder)
+    return found
+
+
+def _read(folder: Path, split: str) -> Split:
+    """A split from the cache."""
+    table = stored.read_json(folder / f"{split}.json")
+    pixels, thumbnails = (stored.read_array(folder / f"{split}{kind}.npy") for kind in ("", "-thumbnails"))
+    names, patients = tuple(table["class_names"]), tuple(table["patients"])
+    return Split(pixels, np.array(table["labels"], np.int32), tuple(table["files"]), names, thumbnails, patients)
 
 
 def _decode(source: Source, split: str, *, image_size: int, preparation: Preparation, folder: Path) -> None:
     """Writes a split's arrays, and its looks if they are not cached, so that the audit does not decode it again."""
-    wanted = not (looks_folder(source) / f"{split}.json").exists()
+    wanted = _read_looks(source, split) is None
 
     def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, np.ndarray, Look | None]:
         entry, content = item
@@ -121,8 +124,9 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         "patients": [entry.patient for entry, *_ in rows],
         "class_names": source.class_names,
     }
-    _write(folder, f"{split}-thumbnails", np.stack([small for _, _, small, _ in rows]))
-    _write(folder, split, np.stack([pixels for _, pixels, _, _ in rows]), table)
+    stored.write_array(folder / f"{split}-thumbnails.npy", np.stack([small for _, _, small, _ in rows]))
+    stored.write_array(folder / f"{split}.npy", np.stack([pixels for _, pixels, _, _ in rows]))
+    stored.write_json(folder / f"{split}.json", table)  # last: if it exists, all do
     if wanted:
         _write_looks(source, split, looks)
 
@@ -136,24 +140,36 @@ def looks(source: Source, split: str) -> Iterator[Look | tuple[str, UserError]]:
         source: what open_source returned.
         split: train, valid or test.
     """
-    folder = looks_folder(source)
-    if (folder / f"{split}.json").exists():
-        arrays = [np.load(folder / f"{split}{kind}.npy") for kind in _LOOK_ARRAYS]
-        rows = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
-        for (file, class_name, patient, pixels, header), *own in zip(rows, *arrays, strict=True):
-            small, described, thumbnail = own
-            yield Look(file, class_name, patient, pixels, Header(*header), small, described, thumbnail)
+    if (cached := _read_looks(source, split)) is not None:
+        yield from cached
     else:
         yield from threads.in_threads(_describe, sources.contents(source, split))
+
+
+def _read_looks(source: Source, split: str) -> list[Look] | None:
+    """A split's looks from the cache; None if they are not there, and after a damaged file has moved to quarantine."""
+    folder = looks_folder(source)
+    try:
+        rows = stored.read_json(folder / f"{split}.json")
+        arrays = [stored.read_array(folder / f"{split}{kind}.npy") for kind in _LOOK_ARRAYS]
+    except FileNotFoundError:
+        return None
+    except stored.Damaged as damaged:
+        stored.quarantine(damaged)
+        return None
+    return [
+        Look(file, class_name, patient, pixels, Header(*header), *own)
+        for (file, class_name, patient, pixels, header), *own in zip(rows, *arrays, strict=True)
+    ]
 
 
 def _write_looks(source: Source, split: str, looks: list[Look]) -> None:
     """Writes a split's looks, so that the audit does not decode the split again."""
     folder = looks_folder(source)
-    small, described, thumbnails = (np.stack(column) for column in zip(*(look[-3:] for look in looks), strict=True))
-    for kind, array in zip(_LOOK_ARRAYS[:-1], (small, described), strict=True):
-        _write(folder, f"{split}{kind}", array)
-    _write(folder, split, thumbnails, [look[:-3] for look in looks])
+    columns = zip(*(look[-3:] for look in looks), strict=True)
+    for kind, column in zip(_LOOK_ARRAYS, columns, strict=True):
+        stored.write_array(folder / f"{split}{kind}.npy", np.stack(column))
+    stored.write_json(folder / f"{split}.json", [look[:-3] for look in looks])  # last: if it exists, all do
     bound(folder.parent, LOOKS_BYTES, keep=folder)
 
 
@@ -178,25 +194,9 @@ def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:
     """Returns the cache folder of a data set's decoded splits in one form."""
     form = [part.replace("/", "_") for part in preparation]  # a window may be WIDTH/LEVEL
-    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION])
+    return cache_dir("decoded") / "-".join([source.key, str(image_size), *form, crop.VERSION, f"f{stored.FORMAT}"])
 
 
 def looks_folder(source: Source) -> Path:
     """Returns the cache folder of a data set's looks."""
-    return cache_dir("looks") / f"{source.key}-{LOOKS_VERSION}"
-
-
-def _write(folder: Path, name: str, array: np.ndarray, table: object = None) -> None:
-    """Writes an array and its table, if it has one; the table is written last, so if it exists, both are complete.
-
-    Raises:
-        UserError: the disk is full, for example.
-    """
-    try:
-        with atomic(folder / f"{name}.npy") as path, open(path, "wb") as file:
-            np.save(file, array)
-        if table is not None:
-            with atomic(folder / f"{name}.json") as path:
-                path.write_text(json.dumps(table), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return cache_dir("looks") / f"{source.key}-{LOOKS_VERSION}-f{stored.FORMAT}"

@@ -83,7 +83,7 @@ def _check(recipe: Recipe, spec: str) -> None:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Returns what a set's bytes depend on: its recipe and the version of what is drawn, in at most 20 characters."""
+    """Returns what a set's bytes depend on: its recipe and the version of what is drawn."""
     if not recipe.patients:
         return f"phantom-{recipe.images}-{phantom.VERSION}"
     leaking = "l" if recipe.leaking else "p"

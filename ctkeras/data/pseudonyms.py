@@ -2,13 +2,13 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from ctkeras.errors import UserError
-from ctkeras.runtime.files import cache_dir, lock
+from ctkeras.runtime import stored
+from ctkeras.runtime.files import atomic, cache_dir, lock
 
 _BYTES = 32  # of the salt
 
@@ -32,15 +32,36 @@ def pseudonyms(patients: Sequence[str]) -> list[str]:
 
 
 def _salt() -> bytes:
-    """Returns this machine's random key, created on first use and readable only by its owner."""
-    path = Path(cache_dir("patients")) / "salt"
+    """Returns this machine's random key, created on first use and readable only by its owner.
+
+    It cannot be made again, so there are two copies, each with a checksum; a damaged one is replaced by the other.
+    """
+    places = [Path(cache_dir("patients")) / name for name in ("salt", "salt.copy")]
     try:
-        with lock(path.with_suffix(".lock")):
-            if not path.exists():
-                partial = path.with_suffix(f".{os.getpid()}")
-                with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                    file.write(secrets.token_bytes(_BYTES))
-                os.replace(partial, path)
-            return path.read_bytes()
+        with lock(places[0].with_suffix(".lock")):
+            contents = [_content(path) for path in places]
+            salt = next((content for content in contents if content), b"") or secrets.token_bytes(_BYTES)
+            for path, content in zip(places, contents, strict=True):
+                if content is None:
+                    with atomic(path) as partial:
+                        partial.touch(0o600)
+                        partial.write_bytes(stored.sealed(salt))
+            return salt
     except OSError as error:
-        raise UserError(f"cannot use {path}, which keeps patients' pseudonyms: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot use {places[0]}, which keeps patients' pseudonyms: {reason}") from error
+
+
+def _content(path: Path) -> bytes | None:
+    """The key in a file, with a checksum or, from versions before there was one, without; None if there is none."""
+    try:
+        whole = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    if len(whole) == _BYTES and path.suffix == "":
+        return whole
+    try:
+        return stored.unsealed(whole)
+    except ValueError as error:
+        stored.quarantine(stored.Damaged(path, str(error)))
+        return None

@@ -41,8 +41,8 @@ class Source:
 
     @property
     def key(self) -> str:
-        """The name of the data set's entries in the cache; long enough for a generated set's whole fingerprint."""
-        return self.fingerprint[:20]
+        """The name of the data set's entries in the cache: the whole fingerprint, so that no two sets share them."""
+        return self.fingerprint
 
 
 def open_source(spec: str) -> Source:

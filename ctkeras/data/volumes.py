@@ -1,7 +1,6 @@
 """DICOM and NIfTI files among a data set's images: one entry per axial slice, under names that identify nobody."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +10,8 @@ from ctkeras.data import dicom, nifti, threads
 from ctkeras.data.layout import Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
-from ctkeras.runtime import console
-from ctkeras.runtime.files import atomic, cache_dir
+from ctkeras.runtime import console, stored
+from ctkeras.runtime.files import cache_dir
 
 _VERSION = "1"  # raise it when what is listed changes
 
@@ -100,12 +99,14 @@ def _report(rows: list[_Listed], path: str) -> None:
 def _listed(entries: tuple[Entry, ...], read: Callable[[Entry], bytes], path: str) -> list[_Listed]:
     """Each file's row, from the cache if the same files were listed before."""
     names = "\n".join(f"{entry.file}\t{entry.size}\t{entry.crc}" for entry in entries)
-    key = hashlib.sha256(f"{_VERSION}\n{pseudonyms(['x'])}\n{names}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{_VERSION} {stored.FORMAT}\n{pseudonyms(['x'])}\n{names}".encode()).hexdigest()
     cached = cache_dir("listings") / f"{key}.json"
     try:
-        return [_Listed(*row) for row in json.loads(cached.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        return [_Listed(*row) for row in stored.read_json(cached)]
+    except FileNotFoundError:
         pass
+    except stored.Damaged as damaged:
+        stored.quarantine(damaged)
     rows, bar = [], console.Bar("reading headers", len(entries))
     for row in threads.in_threads(lambda item: _row(*item), ((entry, read(entry)) for entry in entries)):
         rows.append(row)
@@ -114,11 +115,7 @@ def _listed(entries: tuple[Entry, ...], read: Callable[[Entry], bytes], path: st
     patients = pseudonyms([row.patient or row.series for row in rows])
     series = pseudonyms([row.series for row in rows])
     rows = [row._replace(patient=p, series=s) for row, p, s in zip(rows, patients, series, strict=True)]
-    try:
-        with atomic(cached) as partial:
-            partial.write_text(json.dumps(rows), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {cached.parent}: {error.strerror or error}") from error
+    stored.write_json(cached, rows)
     return rows
 
 

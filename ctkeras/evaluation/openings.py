@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_json, write_json
 from ctkeras.runtime import console
+from ctkeras.runtime import stored as files
 from ctkeras.runtime.files import cache_dir, lock
 
+CHECKSUM = "xxh3_128"  # of the openings, in the shared logs
 OPENED = "test_opened.json"  # in the run folder, for its models; in the folder of runs, for all of them
 
 
@@ -89,9 +92,23 @@ def _appended(path: Path, opening: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     try:
         with lock(path.with_name(f".{path.stem}.lock")):
-            earlier = read(path)
-            write_json(path, {"openings": [*earlier, dict(opening)]})
+            earlier = _read_shared(path)
+            every = [*earlier, dict(opening)]
+            write_json(path, {"openings": every, CHECKSUM: files.checksum(every)})
     except OSError as error:
         console.note(f"Note: this opening cannot be recorded in {path} ({error.strerror}).")
         return []
     return [each for each in earlier if each["data_fingerprint"] == opening["data_fingerprint"]]
+
+
+def _read_shared(path: Path) -> list[dict[str, Any]]:
+    """The openings in a shared log; a damaged log moves to quarantine, so that it keeps nobody from evaluating."""
+    try:
+        values = read_json(path) if path.exists() else {}
+        openings = list(values.get("openings", []))
+        if CHECKSUM in values and values[CHECKSUM] != files.checksum(openings):
+            raise UserError("wrong checksum")
+    except UserError as error:
+        files.quarantine(files.Damaged(path, str(error)))
+        return []
+    return [each for each in openings if isinstance(each, dict) and {"model_sha256", "data_fingerprint"} <= each.keys()]

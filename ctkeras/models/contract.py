@@ -1,5 +1,6 @@
 """contract.json: what an exported model takes and returns, how its images are prepared, and what it is not for."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 from ctkeras.data import crop, windows
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
+from ctkeras.models import older
 from ctkeras.runtime import files
+from ctkeras.runtime.versions import version
 
 INTENDED_USE = (
     "Research on the classification of chest-CT slices. Not a medical device; not for diagnosis, triage or treatment."
@@ -34,10 +37,17 @@ def write(folder: Path, *, model_name: str, size: int, class_names: Sequence[str
         "preparation": {**preparation._asdict(), "resize": "antialiased bilinear", "version": crop.VERSION},
         "output": "one probability per class, in the order of class_names",
         "class_names": list(class_names),
+        "model_sha256": digest(folder / "model.keras"),
+        "keras": {"written_by": version("keras"), "oldest_opened": older.OLDEST},
         "intended_use": INTENDED_USE,
     }
     with files.atomic(folder / "contract.json") as partial:
         partial.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256 in hexadecimal; '' if it is missing."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def class_names(path: Path, classes: int) -> list[str]:

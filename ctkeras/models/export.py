@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctkeras.data.crop import Preparation
-from ctkeras.models import contract, fast
-from ctkeras.runtime import files, process
+from ctkeras.models import contract, fast, older
+from ctkeras.runtime import files, process, stored
 from ctkeras.runtime.versions import version
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def export(
         with process.without("tensorflow"):
             exported = core_model(trained, len(class_names), kind)
             exported.save(partial)
+            older.rewrite(partial)
             reloaded = keras.saving.load_model(partial, compile=False, safe_mode=True)
         _prove(trained, exported, reloaded)
     size = trained.input.shape[1]
@@ -106,20 +107,25 @@ def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Mod
         raise RuntimeError(
             f"the exported file gives probabilities that differ by {difference:.2g} after reloading; nothing was exported"
         )
-    with files.atomic(_proof_of(trained)) as partial:
-        partial.write_text(f"{difference:.3g}\n", encoding="utf-8")
+    stored.write_json(_proof_of(trained), float(difference))
 
 
 def is_proved(trained: "keras.Model") -> bool:
     """Whether this graph, with these versions, is known to give the same answers after saving and reloading."""
-    return _proof_of(trained).exists()
+    try:
+        return bool(stored.read_json(_proof_of(trained)) <= TOLERANCE)
+    except FileNotFoundError:
+        return False
+    except stored.Damaged as damaged:
+        stored.quarantine(damaged)
+        return False
 
 
 def _proof_of(trained: "keras.Model") -> Path:
     """The file that exists if the graph is proved."""
     versions = (version(package) for package in ("ctkeras", "keras", "jaxlib", "h5py"))
     key = repr((trained.to_json(), *versions))
-    return files.cache_dir("proved") / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return files.cache_dir("proved") / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 
 def _answers(model: "keras.Model", batch: np.ndarray) -> np.ndarray:

@@ -92,12 +92,23 @@ def _download_timm(repository: str) -> Path:
     from ctkeras.runtime import console
 
     files = ("config.json", "model.safetensors")
-    cached = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
-    if not all(isinstance(path, str) for path in cached):
+    found = [huggingface_hub.try_to_load_from_cache(repository, file) for file in files]
+    whole = [isinstance(path, str) and _is_intact(Path(path)) for path in found]
+    if not all(whole):
         _reach(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
         console.note(f"Downloading ImageNet weights from {repository} …")
-        cached = [huggingface_hub.hf_hub_download(repository, file) for file in files]
-    return Path(str(cached[0])).parent
+        # A file that is there but damaged is downloaded again; one that is missing needs no force.
+        found = [
+            huggingface_hub.hf_hub_download(repository, file, force_download=isinstance(path, str) and not intact)
+            for file, path, intact in zip(files, found, whole, strict=True)
+        ]
+    return Path(str(found[0])).parent
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether a file of the hub's cache is what was downloaded: a large one is stored under its SHA-256."""
+    blob = path.resolve()
+    return len(blob.name) != 64 or hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
 def _reach(address: str) -> None:

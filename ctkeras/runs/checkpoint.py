@@ -21,11 +21,11 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes checkpoint.npz atomically."""
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, durable: bool = True) -> None:
+    """Writes checkpoint.npz atomically; `durable` as for files.atomic."""
     named = {f"{key}/{i}": array for key, arrays in checkpoint.arrays.items() for i, array in enumerate(arrays)}
     facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
-    with atomic(folder / CHECKPOINT) as partial, open(partial, "wb") as file:
+    with atomic(folder / CHECKPOINT, durable=durable) as partial, open(partial, "wb") as file:
         np.savez(file, allow_pickle=False, **named, facts=facts)
 
 

@@ -16,7 +16,7 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.runtime import cells
 from ctkeras.runtime.console import note
-from ctkeras.runtime.files import atomic
+from ctkeras.runtime.files import FULL, atomic, cannot_write
 
 FORMAT = 1  # of run folders, in config.json and metrics.json; 0 is that of folders from before it was written down
 FINISHED = ("solved", "max_epochs", "early_stopping", "hyperband")  # a run stopped by anything else can be resumed
@@ -58,6 +58,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in FULL:
+            raise cannot_write(folder, int(error.errno or 0)) from error
         raise UserError(f"cannot create run folder {folder} ({error.strerror}); pass another --output_dir") from error
     require_known_format(folder)
 
@@ -197,9 +199,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, durable: bool = True) -> None:
     """Writes rows as CSV, atomically; text that a spreadsheet would take for a formula is quoted (cells.py)."""
-    with atomic(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with atomic(path, durable=durable) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({name: cells.quoted(value) for name, value in row.items()} for row in rows)

@@ -12,7 +12,7 @@ from ctkeras.runs.folder import read_csv, write_csv
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Writes history.csv: one row per epoch, the columns of EPOCH_METRICS."""
-    write_csv(folder / "history.csv", EPOCH_METRICS, history)
+    write_csv(folder / "history.csv", EPOCH_METRICS, history, durable=False)  # the checkpoint has it too
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

@@ -10,9 +10,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runtime import home
 
 WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the limit of file sizes
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+LEAST_FREE = 2**20  # bytes; with less, an error without a reason is that of a full disk
 WAIT_SECONDS = 2.0  # for a lock, before a line says so
 
 
@@ -37,17 +41,86 @@ def writable(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields a temporary path in the same folder and renames it to `path` on success; on failure `path` is unchanged.
+
+    Args:
+        path: of the file.
+        durable: wait until the file and the folder's entry are on the disk, so that a power cut leaves the old file or the
+            new one. It takes 10 ms, too long for what is written several times per second.
+
+    Raises:
+        CannotWrite: the disk is full, or the folder cannot be written to.
+    """
     # The machine is part of the name because processes on two machines may have the same number.
     unique = f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     partial = path.with_name(f".{path.stem}.{unique}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        if durable:
+            flush(partial)
         os.replace(partial, path)
+        if durable:
+            with contextlib.suppress(OSError):  # some network file systems cannot flush a folder
+                flush(path.parent)
+    except UserError:
+        raise
+    except Exception as error:
+        if (number := refusal(error, path)) is not None:
+            raise cannot_write(path, number) from error
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refusal(error: BaseException, path: Path) -> int | None:
+    """Why the system refuses to write, as in errno; None if an error is of another kind.
+
+    Args:
+        error: what was raised; libraries raise errors of their own when a disk is full.
+        path: the file to be written.
+    """
+    number = getattr(error, "errno", None)
+    if number in FULL or number in REFUSED:
+        return number
+    return errno.ENOSPC if full_disk(path.parent) else None
+
+
+def full_disk(*folders: Path) -> Path | None:
+    """The first of some folders, which need not exist, whose disk has no space left; None if all have."""
+    for folder in folders:
+        existing = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(existing).free < LEAST_FREE:
+                return folder
+    return None
+
+
+def cannot_write(path: Path, number: int) -> CannotWrite:
+    """The error that names a file, why it cannot be written, and what to change.
+
+    Args:
+        path: the file.
+        number: the reason, as in errno.
+    """
+    inside = path.is_relative_to(cache_dir())
+    option = "set CTKERAS_CACHE_DIR to another folder" if inside else "name another folder with --output_dir"
+    advice = f"free some space there, or {option}" if number in FULL else option
+    reason = os.strerror(number)
+    error = CannotWrite(f"cannot write {path}: {reason}; {advice}")
+    error.errno, error.strerror, error.filename = number, reason, str(path)
+    return error
 
 
 @contextlib.contextmanager
@@ -60,12 +133,21 @@ def lock(path: Path, *, waiting: str = "") -> Iterator[None]:
     Args:
         path: of the lock file.
         waiting: a line to print if another process holds the lock.
+
+    Raises:
+        CannotWrite: the lock file cannot be created.
     """
     import fcntl
 
     from ctkeras.runtime import lease, mounts
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if (number := refusal(error, path)) is None:
+            raise
+        raise cannot_write(path, number) from error
     with contextlib.ExitStack() as stack, _announced(waiting) as acquired:
         if not mounts.shared(path.parent):
             file = stack.enter_context(open(path, "w"))
@@ -113,6 +195,12 @@ def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:
         if entry != keep:
             shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
             total -= size
+
+
+def touch(path: Path) -> None:
+    """Marks an entry of the cache as used now, because `bound` deletes first what was used longest ago."""
+    with contextlib.suppress(OSError):  # a cache that others prepared may be readable only
+        os.utime(path)
 
 
 def folder_bytes(path: Path) -> int:

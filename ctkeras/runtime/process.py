@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import home
+from ctkeras.runtime import home, programs
 from ctkeras.runtime.files import cache_dir
 from ctkeras.runtime.xla import require_devices, require_known_flags, with_cpu_flags
 
@@ -44,8 +44,9 @@ def configure() -> None:
         compile_counts["listening"] = 1
         jax.monitoring.register_event_listener(_count_compilation)
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir("jax")))
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir(programs.PART)))
         jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
+        programs.seal()
     # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -4,25 +4,29 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+import time
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import files, lease, mounts
-from ctkeras.search import heartbeat, journal
+from ctkeras.runtime import console, files, lease, mounts
+from ctkeras.search import damage, heartbeat, journal
 
 FILE = "study.db"  # in output_dir, by default
-BUSY_SECONDS = 120  # how long a writer of SQLite waits for the others, each of which takes milliseconds
+PAUSE_SECONDS = 5.0  # between two attempts to reach a database
+OUTAGE_SECONDS = 300.0  # how long to wait for a database that cannot be reached; a server restarts in less
 CONNECT_SECONDS = 10  # to reach a PostgreSQL server
 PASSWORD_KEYS = ("password", "passwd", "pwd", "sslpassword")
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)([^\s]*)(@)")
 _PASSWORD_KEY = re.compile(rf"([?&](?:{'|'.join(PASSWORD_KEYS)})=)([^&\s]*)", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +138,36 @@ def open_storage(url: sqlalchemy.URL, *, create: bool = True) -> Storage:
         _check_file(file, create=create)
     options = _sqlite_options(file) if file else _postgres_options()
     text = "sqlite:///" if file else url.render_as_string(hide_password=False)
-    with faults(url), _table_lock(url, options, file) if create else contextlib.nullcontext():
-        backend = optuna.storages.RDBStorage(
-            text.replace("{", "{{").replace("}", "}}"), options, skip_table_creation=not create
-        )
+
+    def opened() -> optuna.storages.RDBStorage:
+        with _table_lock(url, options, file) if create else contextlib.nullcontext():
+            return optuna.storages.RDBStorage(
+                text.replace("{", "{{").replace("}", "}}"), options, skip_table_creation=not create
+            )
+
+    with faults(url):
+        backend = _patiently(opened, url)
     return Storage(url, shown(url), optuna.storages.get_storage(backend), backend.engine, file)
+
+
+def _patiently(opened: Callable[[], T], url: sqlalchemy.URL) -> T:
+    """Repeats what opens a storage while its server drops the connection, as one does that restarts.
+
+    A server that cannot be reached at all, or refuses the user, is an error at once: the address may be wrong.
+    """
+    begun = time.monotonic()
+    reported = False
+    while True:
+        try:
+            return opened()
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError) as error:
+            if not (reported or damage.dropped(error)) or time.monotonic() - begun > OUTAGE_SECONDS:
+                raise
+            if not reported:
+                reason = scrubbed(" ".join(str(error.__cause__ or error).split())[:160], url)
+                console.note(f"The storage {shown(url)} dropped the connection ({reason}); trying again …")
+            reported = True
+            time.sleep(PAUSE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -156,7 +185,8 @@ def faults(url: sqlalchemy.URL) -> Iterator[None]:
         AssertionError,
     ) as error:
         text = " ".join(str(error.__cause__ or error).split()).partition("(Background on")[0]
-        problem = f"cannot use the storage {shown(url)}: {scrubbed(text, url)[:300].strip()}"
+        advice = f"; {damage.hopeless(error)}" if damage.hopeless(error) else ""
+        problem = f"cannot use the storage {shown(url)}: {scrubbed(text, url)[:300].strip()}{advice}"
     else:
         return
     raise UserError(problem) from None
@@ -196,6 +226,7 @@ def _check_file(file: Path, *, create: bool) -> None:
             with open(file, "rb") as stream:
                 if stream.read(15) != b"SQLite format 3":
                     raise UserError(f"{file} is not a SQLite file; pass another --storage")
+            damage.check_inside(file)
     except OSError as error:
         raise UserError(f"cannot use {file}: {error.strerror or error}") from error
 
@@ -209,7 +240,7 @@ def _sqlite_options(file: Path) -> dict[str, Any]:
     import sqlite3
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(file, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(file, timeout=damage.BUSY_SECONDS, check_same_thread=False)
         if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             connection.execute("PRAGMA synchronous=NORMAL")  # only a power cut loses commits then, and it damages none
         return connection

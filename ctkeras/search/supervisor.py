@@ -3,13 +3,18 @@
 Written by hand because no library resumes a trial from its checkpoint after its worker was killed.
 """
 
+import contextlib
+import errno
 import signal
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ctkeras.errors import UserError
+from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runs.folder import FINISHED
+from ctkeras.runtime import files
 from ctkeras.search import progress, status
 from ctkeras.search.job import Job
 from ctkeras.search.pool import Pool, Worker
@@ -40,6 +45,7 @@ class Supervisor:
         self.jobs: list[Job | None] = [None] * len(pool.workers)
         self.looked = self.beaten = 0.0
         self.failed_here = 0
+        self.halted = ""  # why nothing can be written, once a trial has found that
 
     def run(self) -> None:
         """Runs until all trials have ended, or a stop is requested."""
@@ -55,6 +61,8 @@ class Supervisor:
             self._listen(1.0)
             self._look_after()
         self._stop_workers()
+        if self.halted:
+            raise CannotWrite(f"{self.halted}. The trials wait: run the same command to resume")
 
     def _greet(self) -> None:
         search, ended = self.trials.search, self.progress.ended
@@ -175,12 +183,23 @@ class Supervisor:
                     self._ended(job)
             else:
                 self.trials.give_back(job)
+        elif "halted" in message:
+            self.jobs[place] = None
+            self._halt(job, message["halted"])
+            if message.get("spoilt"):
+                self.pool.drop(place)
         elif "failed" in message:
             self.jobs[place] = None
             if self.trials.fail(job, message["failed"]):
                 self._ended(job)
             if message.get("spoilt"):
                 self.pool.drop(place)
+
+    def _halt(self, job: Job, reason: str) -> None:
+        """Ends the search because nothing can be written: a trial that fails only for that is run again next time."""
+        self.halted = self.halted or reason
+        self.stop.ask("nothing can be written")
+        self._release(job)
 
     def _ended(self, job: Job) -> None:
         """Reports a trial that has ended."""
@@ -225,6 +244,9 @@ class Supervisor:
         """Runs a trial once more if its worker died; the second time it has failed."""
         if not self.trials.beat(job):
             return  # another process has taken it over
+        if full := files.full_disk(job.folder, files.cache_dir("jax"), Path(tempfile.gettempdir())):
+            self._halt(job, str(files.cannot_write(full, errno.ENOSPC)))
+            return
         if self.trials.crashed(job, reason):
             self.progress.say(f"trial {job.number}: {reason}; running it once more, from its last checkpoint")
             job.resumed = False
@@ -260,4 +282,9 @@ class Supervisor:
         job = self.jobs[place]
         self._replace(place)
         if job is not None:
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
+        """Gives a trial back; if that cannot be written either, it is taken over when this process has ended."""
+        with contextlib.suppress(*([UserError] if self.halted else [])):
             self.trials.give_back(job)

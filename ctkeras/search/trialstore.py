@@ -20,15 +20,15 @@ from ctkeras.runs.history import read_history
 from ctkeras.runs.result import Result
 from ctkeras.runtime import console
 from ctkeras.runtime.place import place
-from ctkeras.search import sampling, storage
+from ctkeras.search import damage, sampling, storage
 from ctkeras.search.heartbeat import Owner, Watch
 from ctkeras.search.job import Job
 from ctkeras.search.plan import Search
 from ctkeras.sweep import file, hyperband
 
 TRIES = 2  # a trial whose worker dies is run once more
-PAUSE_SECONDS = 5.0  # between two attempts to reach a database
-OUTAGE_SECONDS = 300.0  # how long to wait for a database that cannot be reached; a server restarts in less
+PAUSE_SECONDS = storage.PAUSE_SECONDS
+OUTAGE_SECONDS = storage.OUTAGE_SECONDS
 
 
 def _patient(method: Callable) -> Callable:
@@ -42,7 +42,9 @@ def _patient(method: Callable) -> Callable:
                 result = method(self, *args, **options)
             except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError, OSError) as error:
                 elsewhere = isinstance(error, OSError) and not self.storage.sparing  # a run folder's, not the storage's
-                if elsewhere or time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
+                if isinstance(error, UserError):  # a file of a run folder that cannot be written
+                    raise
+                if elsewhere or damage.hopeless(error) or time.monotonic() - begun > OUTAGE_SECONDS or self.hurry():
                     with storage.faults(self.storage.url):
                         raise
                 if not reported:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import psutil
 
 from ctkeras.config import RunConfig
-from ctkeras.errors import UserError
+from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, read_metrics
 from ctkeras.runtime import files, process, streams
@@ -179,6 +179,9 @@ class _Service:
                 )
             self.log = None
             self.say(done=_plain(result.metrics), memory=resident_bytes())
+        except CannotWrite as error:
+            self.log = None
+            self.say(halted=str(error))
         except (UserError, TrainingFailed) as error:
             self.log = None
             self.say(failed=str(error))
@@ -186,6 +189,9 @@ class _Service:
             import traceback
 
             self.log = None  # it is closed
+            if (number := files.refusal(error, folder / LOG)) in files.FULL:
+                self.say(halted=str(files.cannot_write(folder, number)), spoilt=True)
+                return
             with contextlib.suppress(OSError), open(folder / LOG, "a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
             self.say(failed=f"{type(error).__name__}: {error}", spoilt=True)

@@ -6,34 +6,10 @@ from typing import Any
 from ctkeras.config import RunConfig
 from ctkeras.sweep.file import CANDIDATE
 
-# The best of eight settings that were compared in grouped folds of the public set (benchmarks/RESULTS.md, fine-tuning): from
-# stage 3 it is 7 points ahead of the frozen network. The last epoch is taken, because the best of ten on the images that
-# judge it would be partly luck.
+# The best of eight settings that were compared in grouped folds of the public set (benchmarks/RESULTS.md, fine-tuning). The
+# last epoch is taken, because the best of ten on the images that judge it would be partly luck.
 SETTINGS: dict[str, Any] = {"unfreeze_from": "stage3", "optimizer": "adamw", "max_epochs": 10, "best": "last"}
-# Of train and valid, on CPU. Five seeds of 685 images took ... minutes with MobileNetV2.
-LARGEST = 1000
-WORDS = ("auto", "yes", "no")
 HOW = "fine-tuned from stage 3 for 10 epochs"
-
-
-def why_not(config: RunConfig, images: int, *, wanted: str, refit: bool) -> str:
-    """Why phase 3 has no fine-tuned finalist; '' if it has one.
-
-    Args:
-        config: of the best configuration so far.
-        images: of train and valid together.
-        wanted: one of WORDS; auto: with ImageNet weights, where it takes minutes.
-        refit: whether the winner is to be trained on everything.
-    """
-    if refit:
-        return "--refit trains solved heads only"
-    if wanted == "no":
-        return "--fine_tune is no"
-    if wanted == "auto" and not config.pretrained:
-        return "random weights are not worth starting from"
-    if wanted == "auto" and images > LARGEST:
-        return f"on {images:,} images it may take hours; --fine_tune yes adds one"
-    return ""
 
 
 def with_finalist(sweep: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:

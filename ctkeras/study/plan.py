@@ -33,7 +33,7 @@ class Study:
     storage: str  # address of the trials, without the password
     solved: bool = False  # of solved heads, validated in folds
     refit: bool = False  # the model is the winner's configuration, trained on everything
-    fine_tune: str = "auto"  # one of finetuned.WORDS: whether phase 3 has a fine-tuned finalist
+    fine_tune: bool = False  # phase 3 also fine-tunes the best configuration
 
 
 def plan(
@@ -49,7 +49,7 @@ def plan(
     storage: str = "",
     solved: bool = False,
     refit: bool = False,
-    fine_tune: str = "auto",
+    fine_tune: bool = False,
 ) -> Study:
     """Plans a study from the sweep of phase 1 and the options.
 
@@ -65,19 +65,19 @@ def plan(
         storage: address of the trials, without the password; '' for study.db in output_dir.
         solved: the heads are solved and validated in folds, and phase 2 searches what matters for them.
         refit: the model is the winner's configuration, trained on everything.
-        fine_tune: auto, yes or no: whether phase 3 of solved heads has a fine-tuned finalist.
+        fine_tune: phase 3 of solved heads also fine-tunes the best configuration.
 
     Raises:
         UserError: a value out of range.
     """
-    if fine_tune == "yes" and not solved:
+    if fine_tune and not solved:
         raise UserError(
-            "--fine_tune yes needs a study whose runs are validated in folds; remove it, or what rules folds out"
+            "--fine_tune needs a study whose runs are validated in folds; remove it, or what rules folds out"
         )
     if refit and not solved:
         raise UserError("--refit needs a study whose runs are validated in folds; remove it, or what rules folds out")
-    if fine_tune == "yes" and refit:
-        raise UserError("--refit trains solved heads only; remove it, or --fine_tune yes")
+    if fine_tune and refit:
+        raise UserError("--refit trains solved heads only; remove it, or --fine_tune")
     for name in options:
         check_name(name)
     if "seed" in options:
@@ -103,7 +103,7 @@ def plan(
     return Study(name, first, content, dict(options), (one, two, three), wide, seed, output_dir, command, where, **kind)
 
 
-def _name(first: Search, trials: Sequence[int], *, wide: bool, fine_tune: str) -> str:
+def _name(first: Search, trials: Sequence[int], *, wide: bool, fine_tune: bool) -> str:
     """The study's name, made from all that its results depend on."""
-    facts: list[Any] = [first.name, tuple(trials), wide, *([fine_tune] if fine_tune != "auto" else [])]
+    facts: list[Any] = [first.name, tuple(trials), wide, *(["fine_tune"] if fine_tune else [])]
     return f"study-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}"

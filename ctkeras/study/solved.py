@@ -148,14 +148,6 @@ def finalists(
     return [one.best for one in different.values()], words
 
 
-def images(folder: Path) -> int:
-    """The number of distinct images that a run was validated on in folds; 0 if its folder does not say."""
-    try:
-        return int(read_metrics(folder).get("train_images") or 0)
-    except UserError:
-        return 0
-
-
 def in_folds(one: Contender, folder: Path) -> InFolds | None:
     """A configuration's numbers in folds, from its run folders; None if it was validated on the given split.
 

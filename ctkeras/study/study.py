@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ctkeras.config import PLACES, RunConfig
+from ctkeras.config import PLACES
 from ctkeras.evaluation import comparison
 from ctkeras.runs.folder import write_json
 from ctkeras.runs.result import Result, best_first
@@ -14,7 +14,7 @@ from ctkeras.study import engines, finetuned, solved
 from ctkeras.study.ending import Outcome, ended, to_dict
 from ctkeras.study.engines import Phase
 from ctkeras.study.plan import Study
-from ctkeras.sweep.file import fix, plain, searched
+from ctkeras.sweep.file import fix, searched
 from ctkeras.sweep.phases import next_phase
 
 LAST_STEPS = 2  # the evaluation on test and the report, each of which takes about as long as a trial of a solved head
@@ -63,16 +63,12 @@ def _continue(
         runs = [run for one in done for run in one.results]
         chosen = solved.finalists(content, runs, folder, comparison.audit_of(study.options))
         sweep, reasons = _next(study, content, runs, phase, chosen=chosen)
-        best = chosen[0][0]
-        config = RunConfig.from_mapping(plain(best.config))
-        why = finetuned.why_not(config, solved.images(folder / best.name), wanted=study.fine_tune, refit=study.refit)
-        if not why:
+        if study.fine_tune:
             return finetuned.with_finalist(sweep, _fixed(study)), [
                 *reasons,
                 f"  and the first of these, {finetuned.HOW}",
             ]
-        console.note(f"Phase 3 compares frozen backbones only: {why}.")
-        return sweep, [*reasons, f"  none is fine-tuned: {why}"]
+        return sweep, reasons
     return _next(study, content, _to_choose_from(content, done), phase)
 
 

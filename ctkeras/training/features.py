@@ -5,9 +5,10 @@ A view does not depend on a trial's seed, batch size or learning rate.
 """
 
 import dataclasses
+import functools
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from ctkeras.data import batches
 from ctkeras.data.batches import Batch, Recipe
 from ctkeras.data.decoded import Split
-from ctkeras.runtime import console, files
+from ctkeras.runtime import console, files, stored
 from ctkeras.runtime.versions import version
 from ctkeras.training.programs import Programs
 
@@ -51,19 +52,19 @@ def load(
             programs.parts.prefix.name,
             str(programs.parts.prefix.output_shape),
         )  # by the shape, head_stages differ
-        facts = (*prefix, weights, pixels, split.images.shape, view, seen, precision, *versions)
-        path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.npy"
-        if not path.exists():
-            text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"
-            wait = f"Waiting for another process that computes {name} features"
-            with console.waiting(text), files.lock(path.with_suffix(".lock"), waiting=wait):
-                if not path.exists():
-                    features = _compute(programs, split, view=view, augmentation=seen)
-                    with files.atomic(path) as partial, open(partial, "wb") as file:
-                        np.save(file, features)
+        facts = (*prefix, weights, pixels, split.images.shape, view, seen, precision, *versions, stored.FORMAT)
+        path = folder / f"{hashlib.sha256(repr(facts).encode()).hexdigest()}.npy"
+        text = f"Computing {name} features, view {view + 1} of {views}, {len(split.files)} images"
+
+        def make(path: Path = path, text: str = text, view: int = view, seen: float = seen) -> None:
+            with console.waiting(text):
+                stored.write_array(path, _compute(programs, split, view=view, augmentation=seen))
             files.bound(folder, CACHE_BYTES, keep=path)
-        loaded.append(np.load(path, mmap_mode="r"))
-        os.utime(path)  # the cache deletes first what was used longest ago
+
+        read = functools.partial(stored.read_array, path)
+        waiting = f"Waiting for another process that computes {name} features"
+        loaded.append(stored.reuse(read, make, lock=path.with_suffix(".lock"), waiting=waiting))
+        files.touch(path)
     return loaded
 
 

@@ -18,6 +18,7 @@ from ctkeras.training.programs import Programs, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
 
+WORTH_FLUSHING = 0.5  # seconds of an epoch; of shorter ones, a power cut may lose the run
 STORED = ("trainable", "non_trainable", "optimizer")  # of each member's state, in a checkpoint
 
 
@@ -95,7 +96,9 @@ def save(run: Loop, folder: Path) -> None:
         for number, member in enumerate(run.members)
         for name in STORED
     }
-    save_checkpoint(folder, Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts))
+    durable = run.progress.history[-1]["epoch_seconds"] >= WORTH_FLUSHING
+    checkpoint = Checkpoint({**arrays, "best": run.best, "best_logits": [run.best_logits]}, facts)
+    save_checkpoint(folder, checkpoint, durable=durable)
 
 
 def export_best(run: Loop, folder: Path) -> None:

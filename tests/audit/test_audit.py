@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -246,7 +245,7 @@ def test_no_label_of_another_split_says_what_training_leaves_out(tmp_path):
     for name in "ab":
         source = write_set(tmp_path / name, clean_set() | {f"test/{name}/same.png": 0, f"valid/{name}/same.png": 4})
         audit.load(source)
-        lists.append(json.loads((audit.folder(source) / "training.json").read_text()))
+        lists.append(audit.training_list(source))
     in_test = [each.pop("in_test") for each in lists]  # for folds, of the test split's pixels, never of its labels
     assert in_test == [["train/a/0.png"], ["train/a/0.png"]]
     numbers = [
@@ -266,7 +265,7 @@ def test_training_needs_no_more_than_its_own_list(tmp_path):
         path.unlink()
     assert cleaning.clean(train, source, leaks="drop")[1].train_images_dropped == 1
     assert cleaning.grouped(train, source).groups.shape == (len(train.files),)
-    names = json.loads((audit.folder(source) / "training.json").read_text())
+    names = audit.training_list(source)
     assert set(names["group"]) == set(names["near"]) > set(train.files)
     assert not any(file.startswith("test/") for files in names.values() for file in files)
 

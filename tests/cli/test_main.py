@@ -100,15 +100,15 @@ def test_a_finished_run_is_not_resumed(capsys, tmp_path, monkeypatch):
     from ctkeras.runs import folder
     from ctkeras.training import train as training
 
-    folder.write_json(tmp_path / "config.json", RunConfig().to_dict())
+    folder.write_json(tmp_path / "config.json", RunConfig.from_mapping({"data": "phantom:48"}).to_dict())
     folder.write_json(tmp_path / "metrics.json", DONE | {"stopped_by": sorted(folder.FINISHED)[0]})
     resumed = []
     monkeypatch.setattr(training, "train", lambda *_, resume, **__: resumed.append(resume) or RunResult(tmp_path, DONE))
-    train._resume(Path(tmp_path))
+    train._resume(Path(tmp_path), {})
     assert "has finished" in capsys.readouterr().err
     assert resumed == []
     folder.write_json(tmp_path / "metrics.json", DONE | {"stopped_by": "sigterm"})
-    train._resume(Path(tmp_path))
+    train._resume(Path(tmp_path), {})
     assert resumed == [tmp_path]
 
 

@@ -154,10 +154,10 @@ def test_the_cache_is_bounded_and_what_is_used_stays(source, own_cache, monkeypa
             decoded.split_folder(source, size, crop.WHOLE), (size, size)
         )  # seconds; clocks are too coarse to tell them apart
     decoded.load_split(source, "valid", 16, crop.WHOLE)  # used last
-    one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*")))
+    one = files.folder_bytes(next((own_cache / "decoded").glob("*-18-*/")))
     monkeypatch.setattr(decoded, "CACHE_BYTES", int(2.5 * one))
     decoded.load_split(source, "valid", 15, crop.WHOLE)
-    assert {path.name.split("-")[-6] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
+    assert {path.name.split("-")[-7] for path in (own_cache / "decoded").glob("*/")} == {"15", "16"}
 
 
 def test_two_that_decode_at_once_get_the_same(source, opened):
@@ -254,7 +254,7 @@ def test_a_full_disk_is_told(source, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(UserError, match="No space left on device"):
         decoded.load_split(source, "train", SIZE, crop.WHOLE)
 

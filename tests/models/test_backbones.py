@@ -1,5 +1,6 @@
 """The backbones: the library's own features from any form of the weights, each image normalised once and rightly."""
 
+import hashlib
 import time
 import warnings
 
@@ -344,3 +345,14 @@ def test_timms_networks_have_their_depth_and_width(name, count):
     convolutions = [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
     assert len(convolutions) == count  # those of torchvision, with the three of the shortcuts
     assert network.output.shape == (None, 1, 1, 512)
+
+
+def test_downloaded_weights_are_compared_with_their_checksum(tmp_path):
+    content = b"weights"
+    blob = tmp_path / hashlib.sha256(content).hexdigest()
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    for found, intact in ((content, True), (b"weightz", False)):
+        blob.write_bytes(found)
+        assert weights._is_intact(tmp_path / "model.safetensors") is intact
+    (tmp_path / "config.json").write_text("{}")
+    assert weights._is_intact(tmp_path / "config.json")

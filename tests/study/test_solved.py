@@ -188,24 +188,6 @@ def test_a_study_begun_before_there_were_folds_is_resumed(command_line):
     assert command_line.calls.study.name == old.name
 
 
-@pytest.mark.parametrize(
-    ("wanted", "images", "pretrained", "refit", "word"),
-    [
-        ("auto", 685, True, False, ""),
-        ("auto", 1001, True, False, "hours"),
-        ("yes", 20_000, True, False, ""),
-        ("no", 685, True, False, "is no"),
-        ("auto", 685, False, False, "random weights"),
-        ("yes", 685, False, False, ""),
-        ("auto", 685, True, True, "--refit"),
-    ],
-)
-def test_when_phase_3_also_fine_tunes(wanted, images, pretrained, refit, word):
-    why = finetuned.why_not(RunConfig(pretrained=pretrained), images, wanted=wanted, refit=refit)
-    assert word in why
-    assert bool(why) == bool(word)
-
-
 def test_the_fine_tuned_finalist_is_the_best_configuration_from_stage_3():
     planned = plan(phases.SOLVED1, {**DATA, "gray": "stretch"}, models=["mobilenet_v2"], solved=True)
     runs = [_result(acc=0.8, fit="pad", weight_decay=0.3), _result(acc=0.7)]
@@ -223,16 +205,16 @@ def test_the_fine_tuned_finalist_is_the_best_configuration_from_stage_3():
 
 def test_fine_tuning_is_refused_where_it_has_no_effect():
     with pytest.raises(UserError, match="folds"):
-        plan(phases.PHASE1, DATA, fine_tune="yes")
+        plan(phases.PHASE1, DATA, fine_tune=True)
     with pytest.raises(UserError, match="refit"):
-        plan(phases.SOLVED1, DATA, solved=True, refit=True, fine_tune="yes")
-    assert plan(phases.SOLVED1, DATA, solved=True).name != plan(phases.SOLVED1, DATA, solved=True, fine_tune="no").name
+        plan(phases.SOLVED1, DATA, solved=True, refit=True, fine_tune=True)
+    assert plan(phases.SOLVED1, DATA, solved=True).name != plan(phases.SOLVED1, DATA, solved=True, fine_tune=True).name
 
 
 @pytest.mark.slow
 def test_a_study_with_a_fine_tuned_finalist(tmp_path):
     command = sweeps.Command(tmp_path, WANDB_MODE="disabled")
-    more = ["--models=mobilenet_v2", "--trials=2,2,4", "--fine_tune=yes"]
+    more = ["--models=mobilenet_v2", "--trials=2,2,4", "--fine_tune"]
     command("study", *more, *(f"--{name}={value}" for name, value in DATA.items()))
     (folder,) = tmp_path.glob("runs/study-*")
     facts = json.loads((folder / "study.json").read_text())
