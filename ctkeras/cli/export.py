@@ -7,22 +7,47 @@ import click
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
-@click.option("--to", "kind", required=True, type=click.Choice(["onnx", "litert", "savedmodel"]), help="the format")
+@click.option("--to", "kind", type=click.Choice(["onnx", "litert", "savedmodel"]), help="another format than Keras'")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="folder to write to  [default: the model's]")
-def export(run_folder: Path, kind: str, out: Path | None) -> None:
-    """Convert a run's model for another runtime, and compare its answers with the model's on ten images.
+@click.option("--weights_dir", default="", help="ImageNet weights, if they are no longer where the run found them")
+def export(run_folder: Path, kind: str | None, out: Path | None, weights_dir: str) -> None:
+    """Write a run's model, or convert it for another runtime, and print its path.
 
-    onnx writes model.onnx, litert model.tflite, savedmodel the folder saved_model; contract.json is beside each.
+    A search keeps only the trained weights of most trials; this writes the model.keras of one. With --to its answers to ten
+    images are compared: onnx writes model.onnx, litert model.tflite, savedmodel the folder saved_model; contract.json is
+    beside each.
     """
-    from ctkeras.models import convert
+    from ctkeras.errors import UserError
     from ctkeras.runs import folder
 
-    model = _model(run_folder)
+    if out is not None and kind is None:
+        raise UserError("--out is for other formats; add --to onnx, litert or savedmodel")
+    model = run_folder if run_folder.is_file() else _written(run_folder, weights_dir)
+    if kind is None:
+        click.echo(str(model))
+        return
+    from ctkeras.models import convert
+
     place = out or model.parent
     folder.require_folder(place, "--out")
-    path, difference = convert.convert(model, kind, place)
+    path, difference = convert.convert(_model(model), kind, place)
     click.echo(f"probabilities of {convert.IMAGES} images differ by {difference:.1g} at most", err=True)
     click.echo(str(path))
+
+
+def _written(run_folder: Path, weights_dir: str) -> Path:
+    """A run's model.keras, which is written from its trained weights if it is not there yet."""
+    from ctkeras.runs.folder import read_config
+    from ctkeras.runtime import process
+
+    model = run_folder / "model.keras"
+    if model.is_file():
+        return model
+    read_config(run_folder)  # a folder that is not a run's is refused before Keras is imported
+    process.configure()
+    from ctkeras.training import kept
+
+    return kept.export(run_folder, weights_dir=weights_dir)
 
 
 @click.command()

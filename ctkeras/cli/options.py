@@ -63,6 +63,17 @@ def engine_options(command: Callable) -> Callable:
     return command
 
 
+def export_option(command: Callable) -> Callable:
+    """Adds the choice of the trials whose models are written."""
+    return click.option(
+        "--export",
+        type=click.Choice(["best", "all"]),
+        default="best",
+        show_default=True,
+        help="which trials' models to write; of the others, `ctkeras export RUN` writes them later",
+    )(command)
+
+
 def address_of(storage: str, output_dir: str) -> Any:
     """Returns the storage's address, after checking that the folder of a file exists or can be created.
 

@@ -12,6 +12,7 @@ from ctkeras.cli.options import (
     address_of,
     config_options,
     engine_options,
+    export_option,
     load_sound,
     read_config,
     require_login,
@@ -66,6 +67,7 @@ class WithVerbs(click.Command):
     help="the engine that runs the phases",
 )
 @click.option("--entity", default="", help="with --engine wandb: team or user (default: yours)")
+@export_option
 @engine_options
 @config_options
 def study(
@@ -78,6 +80,7 @@ def study(
     fine_tune: bool,
     engine: str,
     entity: str,
+    export: str,
     workers: int,
     storage: str,
     search_seed: int,
@@ -119,7 +122,7 @@ def study(
     planned = _planned(options, request, engine=engine, file=file, own=own)
     options = planned.options
     tell_idle(options, planned.content)
-    pool = Pool(workers, patience=patience)
+    pool = Pool(workers, patience=patience, export_all=export == "all")
     run: engines.Engine
     if engine == "wandb":
         run = functools.partial(engines.wandb, project=str(options.get("project") or ""), entity=entity)

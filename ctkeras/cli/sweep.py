@@ -11,6 +11,7 @@ from ctkeras.cli.options import (
     address_of,
     config_options,
     engine_options,
+    export_option,
     load_sound,
     read_config,
     require_login,
@@ -85,11 +86,13 @@ def create(file: Path, project: str, entity: str) -> None:
     default=None,
     help="maximum number of trials; required for random and bayes if the file has no run_cap",
 )
+@export_option
 @engine_options
 @config_options
 def run(
     file: Path,
     count: int | None,
+    export: str,
     workers: int,
     storage: str,
     search_seed: int,
@@ -109,7 +112,7 @@ def run(
     planned = plan.plan(content, options, title=file.stem, seed=search_seed)
     tell_idle(options, planned.content)
     url = address_of(storage, planned.places.get("output_dir", "runs"))
-    pool = Pool(workers, patience=patience)
+    pool = Pool(workers, patience=patience, export_all=export == "all")
     try:
         outcome = local.run(planned, url=url, pool=pool)
     finally:

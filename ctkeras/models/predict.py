@@ -15,6 +15,7 @@ from ctkeras.data.images import as_rgb, read_rgb
 from ctkeras.data.listing import image_files
 from ctkeras.errors import UserError
 from ctkeras.models import contract, fast, safety
+from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import class_names as folder_class_names
 from ctkeras.runs.folder import read_json
 from ctkeras.runtime import console, process
@@ -123,6 +124,8 @@ def open_model(path: Path) -> Opened:
     import keras
 
     path = path / "model.keras" if os.path.isdir(path) else path
+    if not os.path.isfile(path) and path.with_name(TRAINED).exists():
+        raise UserError(f"{path} has not been exported yet; write it with: python -m ctkeras export {path.parent}")
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist; name a run folder, or the model.keras that training wrote to one")
     if not zipfile.is_zipfile(path):

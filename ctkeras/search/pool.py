@@ -120,7 +120,8 @@ class Worker:
 class Pool:
     """A fixed number of places for workers; each is started when it is first needed, and reused by later trials."""
 
-    def __init__(self, count: int, *, patience: float) -> None:
+    def __init__(self, count: int, *, patience: float, export_all: bool = False) -> None:
+        self.export_all = export_all  # every trial writes its model; otherwise only the best one of a search
         self.environments, self.patience = environments(count), patience
         self.workers: list[Worker | None] = [None] * count
 

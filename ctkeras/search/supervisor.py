@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ctkeras.errors import CannotWrite, UserError
+from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import FINISHED
 from ctkeras.runtime import files
 from ctkeras.search import progress, status
@@ -51,12 +52,14 @@ class Supervisor:
         """Runs until all trials have ended, or a stop is requested."""
         self.progress.update(self.trials.all())
         if self.progress.ended >= self.trials.search.total:
+            self._export_best()
             return
         self._greet()
         self._prepare()
         while not self.stop.reason:
             self._hand_out()
             if not any(self.jobs) and self._all_ended():
+                self._export_best()
                 return
             self._listen(1.0)
             self._look_after()
@@ -121,7 +124,13 @@ class Supervisor:
         if job.resumed:
             self.progress.say(f"resuming trial {job.number}, which was started earlier")
         self.progress.running[job.number] = "starting"
-        request = {"run_id": job.run_id, "config": job.config, "group": search.group, "job_type": search.job_type}
+        request: dict[str, Any] = {
+            "run_id": job.run_id,
+            "config": job.config,
+            "group": search.group,
+            "job_type": search.job_type,
+        }
+        request["export"] = self.pool.export_all
         self.pool.get(place).send(trial={**request, "asks": self.trials.asks(job)})
 
     def _all_ended(self) -> bool:
@@ -131,6 +140,28 @@ class Supervisor:
         if left > 0:
             self.progress.say(f"waiting for trials that other processes run, at most {left}", once=True)
         return left <= 0
+
+    def _export_best(self) -> None:
+        """Lets a worker export the best trial's model, if its trained weights are on this machine and nobody has yet.
+
+        A failure is reported, but does not fail the search: `ctkeras export` can be called once its cause is removed.
+        """
+        folder = Path(self.progress.best.user_attrs["folder"]) if self.progress.best is not None else None
+        if folder is None or not (folder / TRAINED).exists() or (folder / "model.keras").exists():
+            return
+        self.progress.say(f"exporting the best trial, {folder.name}")
+        worker, reason = self.pool.get(0), ""
+        worker.send(export=str(folder))
+        while not self.stop.reason:
+            self.pool.wait(1.0)
+            for message in worker.messages():
+                if message.get("exported") == "":
+                    return
+                reason = message.get("exported", reason)
+            if reason := reason or worker.death() or worker.hang():
+                self.pool.drop(0)
+                self.progress.say(f"it was not exported ({reason}); later: python -m ctkeras export {folder}")
+                return
 
     def _listen(self, seconds: float) -> None:
         """Waits for messages and handles them."""

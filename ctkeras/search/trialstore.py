@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
-from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.checkpoint import CHECKPOINT, TRAINED
 from ctkeras.runs.folder import FINISHED, read_metrics
 from ctkeras.runs.history import read_history
 from ctkeras.runs.result import Result
@@ -143,7 +143,12 @@ class Trials:
         except UserError as error:
             job.config, job.failure = {"output_dir": "", **given}, str(error)
         else:
-            for name in (CHECKPOINT, "metrics.json"):  # left by a study that was deleted: this is a new run
+            for name in (
+                CHECKPOINT,
+                TRAINED,
+                "model.keras",
+                "metrics.json",
+            ):  # left by a study that was deleted: this is a new run
                 (job.folder / name).unlink(missing_ok=True)
         facts: dict[str, Any] = {
             "config": job.config,

@@ -1,8 +1,8 @@
 """The worker: a process that runs one trial after another, `python -m ctkeras.search.worker`, started by the pool (pool.py).
 
-It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `go_on` and `stop`; the
-worker answers with `ready`, `refused`, `note`, `epochs`, `done` and `failed`. It ends when its supervisor does, even if that
-is killed: this is why it is written by hand.
+It exchanges JSON with its supervisor, one object per line. The supervisor sends `prepare`, `trial`, `export`, `go_on` and
+`stop`; the worker answers with `ready`, `refused`, `note`, `epochs`, `done`, `failed` and `exported`. It ends when its
+supervisor does, even if that is killed: this is why it is written by hand.
 """
 
 import contextlib
@@ -107,6 +107,8 @@ class _Service:
                 self._begin(self._trial, message["trial"])
             elif "prepare" in message:
                 self._begin(self._prepare, message["prepare"])
+            elif "export" in message:
+                self._begin(self._export, message["export"])
             elif "go_on" in message:
                 self.answers.put(message["go_on"])
             elif "stop" in message and self.stop is not None:
@@ -145,6 +147,19 @@ class _Service:
         else:
             self.say(ready=True)
 
+    def _export(self, folder: str) -> None:
+        """Exports the model of a trial from its trained weights, and says '' or why that failed."""
+        process.configure()
+        from ctkeras.training import kept
+
+        try:
+            with _alone(Path(folder)):
+                kept.export(Path(folder))
+        except Exception as error:  # a full disk or other weights: the trial itself has ended properly
+            self.say(exported=f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        else:
+            self.say(exported="")
+
     def _trial(self, request: dict[str, Any]) -> None:
         """Runs one trial and says how it ended."""
         process.configure()
@@ -176,6 +191,7 @@ class _Service:
                     before=follow,
                     after_epoch=lambda row: follow([row]),
                     leave=leave,
+                    export=request["export"],
                 )
             self.log = None
             self.say(done=_plain(result.metrics), memory=resident_bytes())
@@ -246,6 +262,7 @@ def run_local(
     before: Callable[[Sequence[dict[str, Any]]], None],
     after_epoch: Callable[[dict[str, Any]], None],
     leave: Callable[[], None],
+    export: bool,
 ) -> RunResult:
     """Trains one trial of the local engine, from the checkpoint if its folder has one.
 
@@ -258,6 +275,7 @@ def run_local(
         before: called with the epochs of earlier processes, after the run was resumed and before its next epoch.
         after_epoch: see training.train.
         leave: see training.train.
+        export: write the model even if it is not uploaded to W&B.
 
     Raises:
         UserError: a value is invalid, or the data cannot be used.
@@ -270,7 +288,8 @@ def run_local(
         config.to_dict(), run_id=run_id, folder=folder, resume=resumed, group=group, job_type=job_type
     )
     tracker = _Followed(begun, before)
-    return train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch)
+    export = export or (config.log_model and tracker.online)  # W&B keeps the model of each run
+    return train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch, export=export)
 
 
 def _drop_offline(folder: Path, run_id: str) -> None:

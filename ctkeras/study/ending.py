@@ -8,6 +8,7 @@ from typing import Any
 from ctkeras.config import PLACES, RunConfig
 from ctkeras.evaluation import comparison, evaluate
 from ctkeras.evaluation.comparison import Comparison
+from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import FINISHED, read_json
 from ctkeras.runs.result import Result
 from ctkeras.runtime import console
@@ -64,9 +65,12 @@ def _final_run(folder: Path, best: Result, study: Study, *, refit: bool) -> Path
     final = folder / (f"{best.name}-refit" if refit else best.name)
     if (final / "model.keras").exists() and (final / "contract.json").exists():
         return final
+    from ctkeras.training import kept
     from ctkeras.training.train import train
 
     places = {name: study.options[name] for name in PLACES if name in study.options}
+    if (final / TRAINED).exists():
+        return kept.export(final, weights_dir=str(places.get("weights_dir", ""))).parent
     more = {"fold": "refit"} if refit else {}
     config = RunConfig.from_mapping({**plain(best.config), **places, "output_dir": str(folder), **more})
     if refit:

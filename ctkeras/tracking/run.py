@@ -41,6 +41,11 @@ class Tracker:
         # Number of rows that the server has; None if it is unknown.
         self.logged = int(run.starting_step) if run.resumed else None
 
+    @property
+    def online(self) -> bool:
+        """Whether the run is recorded at a server, not only in files or nowhere."""
+        return not (self.run.disabled or self.run.offline)
+
     def catch_up(self, history: Sequence[dict[str, Any]]) -> None:
         """Logs the epochs of a resumed run that the server lacks: a killed process may not have sent its last rows."""
         if self.logged is None:

@@ -29,8 +29,9 @@ VERSIONED = ("keras", "jax", "keras-hub", "keras-cv", "tensorflow-datasets", "nu
 class Ending:
     """Ends a run once: from the training thread, or from the watcher's when a stop cannot wait for a step to end."""
 
-    def __init__(self, folder: Path, tracker: Tracker | None, stop: Stop) -> None:
+    def __init__(self, folder: Path, tracker: Tracker | None, stop: Stop, *, exports: bool = True) -> None:
         self.folder, self.tracker, self.stop = folder, tracker, stop
+        self.exports = exports  # the model; otherwise only the trained weights, from which it can be exported later
         self.run: Loop | None = None
         self.metrics: dict[str, Any] | None = None
         self.lock = threading.RLock()  # held while the run's best epoch changes and while it is exported
@@ -59,7 +60,7 @@ class Ending:
             if self.metrics is None:
                 if self.run is not None:
                     self.run.progress.seconds = self.seconds()
-                    metrics = _finish(self.run, self.folder, stopped_by, self.spent)
+                    metrics = _finish(self.run, self.folder, stopped_by, self.spent, exports=self.exports)
                 else:
                     metrics = {"stopped_by": stopped_by, "val_acc": None, "best_epoch": 0, "epochs": 0}
                     write_metrics(self.folder, metrics)
@@ -87,11 +88,11 @@ class Ending:
                 self.metrics = {}
 
 
-def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float]) -> dict[str, Any]:
-    """Exports the best epoch's model, writes predictions.csv and metrics.json; a finished run's checkpoint is deleted."""
+def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float], *, exports: bool) -> dict[str, Any]:
+    """Exports the model or keeps its weights, and writes the other files; a finished run's checkpoint is deleted."""
     begun = time.perf_counter()
     if run.progress.best_epoch:
-        _export(run, folder)
+        _export(run, folder, exports=exports)
     metrics = {
         **_numbers(run, stopped_by),
         **run.facts,
@@ -110,15 +111,18 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float])
     return metrics
 
 
-def _export(run: "Loop", folder: Path) -> None:
-    """Writes the best epoch's model and its answers on validation."""
-    from ctkeras.training.run import export_best
+def _export(run: "Loop", folder: Path, *, exports: bool) -> None:
+    """Writes the best epoch's model, or the weights that it can be exported from, and its answers on validation."""
+    from ctkeras.training.run import export_best, keep
 
     solved = run.config.optimizer == "lbfgs"
     word = "last" if run.config.best == "last" else "best"
     what = "the model" if solved else f"epoch {run.progress.best_epoch}, the {word},"
-    with console.waiting(f"Exporting {what} and checking the file"):
-        export_best(run, folder)
+    if exports:
+        with console.waiting(f"Exporting {what} and checking the file"):
+            export_best(run, folder)
+    else:
+        keep(run, folder)
     valid, probabilities = run.data.valid, softmax(run.best_logits)
     split = "valid" if run.data.folds is None else FOLDS
     rows = prediction_rows(valid.files, valid.labels, probabilities, class_names=valid.class_names, split=split)
@@ -168,6 +172,6 @@ def _show(run: "Loop", tracker: Tracker, folder: Path) -> None:
     worst = [np.array(valid.images[i]) for i in worst_errors(valid.labels, probabilities)[:WORST_SHOWN]]
     worst = [image if image.ndim == 2 else image[..., 0] for image in worst]  # of three windows, lung
     tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst, folder=folder)
-    if run.config.log_model:
+    if run.config.log_model and (folder / "model.keras").exists():
         metadata = {"model_name": run.config.model_name, "val_acc": run.progress.best_acc}
         tracker.log_model(folder, name=f"{run.config.model_name}-{folder.name}", metadata=metadata)

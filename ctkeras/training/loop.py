@@ -169,7 +169,7 @@ def not_finite(run: Loop, row: dict[str, Any]) -> str:
 
 def _prove_early(run: Loop, ending: "Ending") -> None:
     """Exports once, after the first epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
-    if not export.is_proved(trained_model(run)):
+    if ending.exports and not export.is_proved(trained_model(run.config, run.built, run.best)):
         with console.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
             export_best(run, ending.folder)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from ctkeras.config import RunConfig
 from ctkeras.cpu import layers
 from ctkeras.models import classifier, export, join
 from ctkeras.runs import places
-from ctkeras.runs.checkpoint import Checkpoint, save_checkpoint
+from ctkeras.runs.checkpoint import TRAINED, Checkpoint, save_checkpoint
 from ctkeras.runs.history import write_history
-from ctkeras.training.inputs import Data, Feed, preparation_of
-from ctkeras.training.programs import Programs, phase_programs
+from ctkeras.training.inputs import Data, Feed, members_of, preparation_of
+from ctkeras.training.programs import Programs, frozen_fingerprint, phase_programs
 from ctkeras.training.schedule import Plateau
 from ctkeras.training.steps import State
 
@@ -79,7 +80,7 @@ def improve(run: Loop, row: dict[str, Any]) -> bool:
         run.best = []
         for member in run.members:
             run.programs.store(member.state)
-            run.best += [np.array(weight.value) for weight in changing_weights(run)]
+            run.best += [np.array(weight.value) for weight in changing_weights(run.config, run.built)]
         run.best_logits = run.logits
     progress.plateau = progress.plateau.after(row["val_loss"])
     progress.history.append(row)
@@ -101,34 +102,79 @@ def save(run: Loop, folder: Path) -> None:
     save_checkpoint(folder, checkpoint, durable=durable)
 
 
+def heads_of(config: RunConfig, data: Data) -> int:
+    """The number of heads that are solved together in one graph; 1 for a run that trains in epochs."""
+    return len(members_of(data)) if config.optimizer == "lbfgs" else 1
+
+
+def keep(run: Loop, folder: Path) -> None:
+    """Writes the best epoch's trained weights to trained.npz, from which kept.export makes the model.
+
+    An older model of the run, which has other weights now, is deleted.
+    """
+    facts = {
+        "class_names": list(run.data.train.class_names),
+        "heads": heads_of(run.config, run.data),
+        "frozen": frozen_of(run.config, run.built),
+    }
+    save_checkpoint(folder, Checkpoint({"best": run.best}, facts), name=TRAINED)
+    for name in ("model.keras", "contract.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def frozen_of(config: RunConfig, built: classifier.Classifier) -> str:
+    """The fingerprint of the weights that a run does not train; '' if it trains all."""
+    return frozen_fingerprint(phase_programs(built, config, config.cut))
+
+
 def export_best(run: Loop, folder: Path) -> None:
     """Writes the best epoch's model into the run folder; the state in training does not change."""
+    export_trained(run.config, run.built, run.best, folder, class_names=run.data.train.class_names)
+
+
+def export_trained(
+    config: RunConfig,
+    built: classifier.Classifier,
+    best: Sequence[np.ndarray],
+    folder: Path,
+    *,
+    class_names: Sequence[str],
+) -> None:
+    """Writes model.keras and contract.json from the weights that a run has trained.
+
+    Args:
+        config: of the run.
+        built: its model; the weights that were not trained are those that the run started with.
+        best: the values of changing_weights, of one member after the other.
+        folder: the run folder.
+        class_names: C names in label order.
+    """
     export.export(
-        trained_model(run),
+        trained_model(config, built, best),
         folder,
-        class_names=run.data.train.class_names,
-        model_name=run.config.model_name,
-        preparation=preparation_of(run.config),
+        class_names=class_names,
+        model_name=config.model_name,
+        preparation=preparation_of(config),
         kind=layers.core,
     )
 
 
-def trained_model(run: Loop) -> Any:
+def trained_model(config: RunConfig, built: classifier.Classifier, best: Sequence[np.ndarray]) -> Any:
     """The keras.Model with the best epoch's weights; of members trained side by side, one model with all of them."""
-    weights = changing_weights(run)
-    parts = [run.best[start : start + len(weights)] for start in range(0, len(run.best), len(weights))]
+    weights = changing_weights(config, built)
+    parts = [best[start : start + len(weights)] for start in range(0, len(best), len(weights))]
     if len(parts) > 1:
         paths = [weight.path for weight in weights]
         values = [dict(zip(paths, part, strict=True)) for part in parts]
-        return join.joined(run.built.model, run.built.frozen_layers(run.config.cut), values)
+        return join.joined(built.model, built.frozen_layers(config.cut), values)
     for weight, value in zip(weights, parts[0], strict=True):
         weight.assign(value)
-    return run.built.model
+    return built.model
 
 
-def changing_weights(run: Loop) -> list[Any]:
+def changing_weights(config: RunConfig, built: classifier.Classifier) -> list[Any]:
     """The Keras weights that the whole run may change."""
-    return phase_programs(run.built, run.config, run.config.cut).parts.suffix.weights
+    return phase_programs(built, config, config.cut).parts.suffix.weights
 
 
 def cut_at(config: RunConfig, epoch: int) -> str:

@@ -16,7 +16,7 @@ from ctkeras.runtime import console, process
 from ctkeras.tracking import settings
 from ctkeras.tracking.run import Tracker, start_run
 from ctkeras.training.ending import Ending
-from ctkeras.training.inputs import Data, load_data, members_of
+from ctkeras.training.inputs import Data, load_data
 from ctkeras.training.stopping import Stop, watch
 
 HIGH_LR = 0.01  # the sweep's upper end; above it fine-tuning forgets what ImageNet taught
@@ -44,6 +44,7 @@ def train(
     tracker: Tracker | None = None,
     leave: Callable[[], None] | None = None,
     after_epoch: Callable[[dict[str, Any]], None] | None = None,
+    export: bool = True,
 ) -> RunResult:
     """Trains one classifier and writes its run folder.
 
@@ -56,6 +57,7 @@ def train(
         tracker: a W&B run started before; this function ends it.
         leave: called after a run was ended while its step still computed; to exit the process, for example.
         after_epoch: called with each epoch's row once it is on disk; a search asks `stop` there when a run is losing.
+        export: write model.keras; otherwise only the trained weights, from which `ctkeras export` makes it.
 
     Raises:
         UserError: something the user can correct, before anything slow.
@@ -71,7 +73,7 @@ def train(
         (1, True)
     """
     folder = resume or Path(config.output_dir) / (run_id or new_id(config.model_name))
-    ending = Ending(folder, tracker, stop or Stop())
+    ending = Ending(folder, tracker, stop or Stop(), exports=export)
     watch(ending.stop, lambda: ending.finish_for(leave))
     try:
         return _train(config, data, ending, after_epoch)
@@ -96,6 +98,7 @@ def _train(
     process.require_jax()
     from ctkeras.models.weights import find_weights
     from ctkeras.training import loop, solve, start
+    from ctkeras.training.run import heads_of
 
     ending.passed("imports")
     weights = find_weights(config.model_name, config.weights_dir) if config.pretrained else None
@@ -104,9 +107,10 @@ def _train(
         ending.passed("data")
     _warn(config)
     assert data is not None  # for the type checker: it was given, or there is a source
-    members = len(members_of(data)) if config.optimizer == "lbfgs" else 1  # heads of one graph, solved together
     classes = len(data.train.class_names)
-    built = start.build(config, classes=classes, weights=weights, members=members)  # refuses a file of other weights
+    built = start.build(
+        config, classes=classes, weights=weights, members=heads_of(config, data)
+    )  # refuses a file of other weights
     ending.passed("model")
     folder = ending.folder
     make_folder(folder)

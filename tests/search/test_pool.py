@@ -210,7 +210,8 @@ def told(number, folder, *, epochs=3, asks=(), **values):
 
     fixed = {**sweeps.CONSTANT, "optimizer": "adamw", "max_epochs": epochs, "output_dir": str(folder)}
     config = RunConfig.from_mapping(fixed | values)
-    return {"run_id": f"trial-{number}", "config": config.to_dict(), "group": "g", "job_type": "j", "asks": list(asks)}
+    request = {"run_id": f"trial-{number}", "config": config.to_dict(), "group": "g", "job_type": "j"}
+    return request | {"asks": list(asks), "export": False}
 
 
 def test_one_process_serves_many_trials_whatever_becomes_of_them(worker, tmp_path):
@@ -224,7 +225,12 @@ def test_one_process_serves_many_trials_whatever_becomes_of_them(worker, tmp_pat
         worker.send(go_on=answer)
     done = said(worker, "done")["done"]
     assert (done["stopped_by"], done["epochs"]) == ("hyperband", 4)
+    assert not (tmp_path / "trial-1" / "model.keras").exists()
+    worker.send(export=str(tmp_path / "trial-1"))
+    assert said(worker, "exported")["exported"] == ""
     assert (tmp_path / "trial-1" / "model.keras").exists()
+    worker.send(export=str(tmp_path / "nowhere"))
+    assert "config.json" in said(worker, "exported")["exported"]
     worker.send(trial=told(2, tmp_path, data="phantom:5"))
     assert "phantom:5" in said(worker, "failed")["failed"]
     worker.send(trial=told(3, tmp_path, lr=1e30, optimizer="sgd"))

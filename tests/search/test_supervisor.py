@@ -1,5 +1,6 @@
 """The supervisor with workers that are pretended: what it hands out, records, retries, stops, and says."""
 
+import pathlib
 import signal
 import types
 
@@ -8,6 +9,7 @@ import sweeps
 
 from ctkeras.errors import UserError
 from ctkeras.runs import folder
+from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.search import heartbeat, supervisor
 from ctkeras.search.supervisor import Supervisor
 from ctkeras.training.stopping import Stop
@@ -41,6 +43,7 @@ class PretendedWorker:
 class PretendedPool:
     def __init__(self, behave, *, count=1):
         self.behave, self.workers, self.all = behave, [None] * count, []
+        self.export_all = False
         self.meanwhile = lambda: None  # happens while the supervisor waits
 
     def get(self, place):
@@ -71,6 +74,18 @@ def works(worker, message):
     return trained(message["trial"]) if "trial" in message else []
 
 
+def keeps(worker, message):
+    """Each trial keeps its trained weights, and a model is exported on request."""
+    if "export" in message:
+        pathlib.Path(message["export"], "model.keras").touch()
+        return [{"exported": ""}]
+    if "trial" in message:
+        folder = pathlib.Path(message["trial"]["config"]["output_dir"], message["trial"]["run_id"])
+        folder.mkdir(exist_ok=True)
+        (folder / TRAINED).touch()
+    return works(worker, message)
+
+
 @pytest.fixture
 def supervise(tmp_path, monkeypatch):
     """A supervisor over a new storage, with what is given."""
@@ -88,6 +103,27 @@ def supervise(tmp_path, monkeypatch):
 
 def states(trials):
     return [trial.state.name for trial in trials.all()]
+
+
+def test_of_a_search_the_best_trials_model_is_exported(supervise, tmp_path):
+    made, trials, _ = supervise(keeps)
+    made.run()
+    best = max(trials.all(), key=lambda trial: trial.value)
+    assert [path.parent.name for path in tmp_path.glob("*/model.keras")] == [best.user_attrs["run"]]
+    (tmp_path / best.user_attrs["run"] / "model.keras").unlink()  # as if it had been killed before
+    supervise(keeps)[0].run()
+    assert (tmp_path / best.user_attrs["run"] / "model.keras").exists()
+
+
+def test_a_failed_export_does_not_fail_the_search(supervise, capsys):
+    def full(worker, message):
+        return [{"exported": "OSError: disk full"}] if "export" in message else keeps(worker, message)
+
+    made, trials, _ = supervise(full)
+    made.run()
+    assert states(trials) == ["COMPLETE"] * 3
+    assert "disk full" in (told := capsys.readouterr().err)
+    assert "python -m ctkeras export " in told
 
 
 def test_every_trial_is_handed_out_once_and_recorded(supervise, capsys):

@@ -37,13 +37,20 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         programs=Programs(),
         members=[types.SimpleNamespace(state=types.SimpleNamespace(totals=totals))],
         weight=weight,
+        built=None,
         best=[],
         best_logits=None,
         logits=None,
     )
     saved = []
     end = types.SimpleNamespace(
-        stop=stopping.Stop(), lock=threading.RLock(), metrics=None, seconds=lambda: 7.5, folder=tmp_path, saved=saved
+        exports=True,
+        stop=stopping.Stop(),
+        lock=threading.RLock(),
+        metrics=None,
+        seconds=lambda: 7.5,
+        folder=tmp_path,
+        saved=saved,
     )
 
     def epoch(run, stop):
@@ -58,7 +65,7 @@ def scripted(monkeypatch, tmp_path, rows, **values):
         return names | dict.fromkeys(("train_acc", "train_loss", "lr", "epoch_seconds"), 0.5)
 
     monkeypatch.setattr(loop, "train_epoch", epoch)
-    monkeypatch.setattr(run_module, "changing_weights", lambda run: [weight])
+    monkeypatch.setattr(run_module, "changing_weights", lambda config, built: [weight])
     monkeypatch.setattr(loop, "save", lambda run, folder: saved.append((run.progress.epoch, run.progress.seconds)))
     monkeypatch.setattr(loop, "_prove_early", lambda run, end: saved.append("proved"))
     return run, end
