@@ -92,9 +92,7 @@ class Supervisor:
                 return
             self.pool.drop(0)
             if last:
-                raise UserError(
-                    f"data and weights cannot be prepared, {PREPARED_AGAIN + 1} workers failed at it: {reason}"
-                )
+                raise UserError(f"data cannot be prepared, {PREPARED_AGAIN + 1} workers failed at it: {reason}")
             self.progress.say(f"preparing data and weights: {reason}; trying once more")
 
     def _hand_out(self) -> None:
