@@ -10,7 +10,8 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")  # keras reads it once, at its first import
+if not os.environ.get("KERAS_BACKEND"):  # set but empty leaves the choice to keras.json
+    os.environ["KERAS_BACKEND"] = "jax"  # keras reads it once, at its first import
 
 __version__ = "0.1.0"
 __all__ = ["RunConfig", "UserError", "audit", "evaluate", "load", "train"]

@@ -5,8 +5,8 @@ import pytest
 
 from ctkeras import __version__, doctor
 from ctkeras.cpu import onednn
-from ctkeras.runtime import files, versions, xla
-from ctkeras.tracking import run
+from ctkeras.runtime import files, process, versions, xla
+from ctkeras.tracking import run, settings
 
 
 @pytest.fixture
@@ -57,12 +57,28 @@ def test_data_that_is_missing_is_named(monkeypatch):
     monkeypatch.delenv("CTKERAS_DATA", raising=False)
     assert doctor._data() == "CTKERAS_DATA is not set"
     monkeypatch.setenv("CTKERAS_DATA", "nowhere")
-    assert doctor._data().startswith("CTKERAS_DATA: nowhere")
+    assert doctor._tried(doctor._data).startswith("wrong: CTKERAS_DATA: nowhere")
 
 
 def test_how_a_run_would_be_tracked(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(settings, "prepare", lambda: None)
     monkeypatch.setenv("WANDB_BASE_URL", "https://w.example")
     for credentials, start in ((True, "logged in; https://w.example"), (False, "no credentials: runs are recorded")):
         monkeypatch.setattr(run, "has_credentials", lambda known=credentials: known)
         assert doctor._wandb().startswith(start)
+
+
+def test_whatever_is_wrong_is_a_line_and_the_others_follow(monkeypatch, tmp_path):
+    """Each part is broken at once; the last line is still there, and each says what to do."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WANDB_MODE", "weird")
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "file" / "below"))
+    monkeypatch.setenv("CTKERAS_DATA", "nowhere")
+    monkeypatch.setattr(xla, "require_devices", lambda: 1 / 0)
+    monkeypatch.setattr(process, "require_devices", lambda: 1 / 0)
+    monkeypatch.setattr(doctor, "LEAST_FREE", 1 << 60)
+    wrong = {name: state for name, state in doctor.report() if state.startswith(doctor.WRONG)}
+    assert {"jax devices", "cache data", "disk of here", "data", "W&B"} <= set(wrong)
+    assert "WANDB_MODE must be online, offline or disabled" in wrong["W&B"]
+    assert "set CTKERAS_CACHE_DIR" in wrong["cache data"]

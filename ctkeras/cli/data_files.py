@@ -29,6 +29,7 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
     import numpy as np
 
     from ctkeras.data import division, layout, sources, splitting
+    from ctkeras.runtime import cells
     from ctkeras.runtime.files import atomic
 
     root, entries, span = sources.listed(data_set(spec, columns))
@@ -46,7 +47,8 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
             place = os.path.relpath(sources.location(root, entry), out.absolute().parent).replace("\\", "/")
             # A pseudonym: the group's number, never what the data calls the patient.
             row = [place, entry.class_name, f"group-{group + 1}", splitting.SPLITS[part]]
-            writer.writerow([*row, *([entry.slice if entry.slice >= 0 else ""] if by_slice else [])])
+            row += [str(entry.slice) if entry.slice >= 0 else ""] if by_slice else []
+            writer.writerow(map(cells.quoted, row))
     kind = "patients" if by_patient else "groups of similar images"
     click.echo(f"{len(entries)} images of {groups.max() + 1} {kind} divided, seed {seed}: {out}")
     for line in splitting.missing(labels, groups, parts, names):
@@ -54,10 +56,10 @@ def split(spec: str | None, columns: str, out: Path, fractions: str, seed: int, 
     if report:
         for label, name in enumerate(names):
             own = [(labels == label) & (parts == i) for i in range(3)]
-            cells = [
+            counts = [
                 f"{s} {o.sum()} ({len(set(groups[o]))} groups)" for s, o in zip(splitting.SPLITS, own, strict=True)
             ]
-            click.echo(f"  {name}: {', '.join(cells)}")
+            click.echo(f"  {name}: {', '.join(counts)}")
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

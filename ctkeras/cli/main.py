@@ -1,6 +1,7 @@
 """The command line: each verb parses its arguments, calls one function and prints. Heavy imports are inside the verbs."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ctkeras.cli.study import study
 from ctkeras.cli.sweep import sweep
 from ctkeras.cli.train import train
 from ctkeras.errors import UserError
+from ctkeras.runtime import streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,10 +55,12 @@ def run() -> None:
     lock is unwound through C++ code that forbids it. By then all files are written and W&B has finished.
     """
     code = 1
+    streams.install()
     try:
         main()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 0
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended
     if "wandb" in sys.modules:
         from ctkeras.tracking.run import teardown
 
@@ -72,7 +76,7 @@ def _explain(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.ClickException | UserError):
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"Error: {' '.join(text.split())}", err=True)
+        click.echo(streams.shown(f"Error: {' '.join(text.split())}"), err=True)
         return 2
     if isinstance(error, KeyboardInterrupt | click.Abort):
         click.echo("Interrupted.", err=True)
@@ -82,7 +86,7 @@ def _explain(error: BaseException) -> int:
         return 2
     failure = type(error).__name__ == "TrainingFailed"
     text = str(error) if failure else f"{type(error).__name__}: {error}. Run it with --debug to see where."
-    click.echo(f"Error: {' '.join(text.split())}", err=True)
+    click.echo(streams.shown(f"Error: {' '.join(text.split())}"), err=True)
     return 1
 
 
@@ -104,17 +108,20 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--repair", is_flag=True, help="verify every file of the cache, and move damaged ones to quarantine")
-def doctor(repair: bool) -> None:
-    """Show versions, devices, caches and settings."""
+def doctor(repair: bool) -> int:
+    """Show versions, devices, caches and settings, and what is wrong with them; exit code 2 if a run would fail."""
     if repair:
         from ctkeras.runtime import caches
 
         click.echo(caches.repair())
-        return
-    from ctkeras.doctor import report
+        return 0
+    from ctkeras.doctor import WRONG, report
 
+    wrong = 0
     for name, value in report():
         click.echo(f"{name:<22} {value}")
+        wrong += value.startswith(WRONG)
+    return 2 if wrong else 0
 
 
 sweep.add_command(sweep_slurm)

@@ -126,7 +126,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 
     if outcome.stopped_by:
         click.echo(f"Stopped by {outcome.stopped_by}; the same command resumes the search.", err=True)
-        return 130 if outcome.stopped_by == "sigint" else 143
+        return {"sigint": 130, "sighup": 129}.get(outcome.stopped_by, 143)
     ended, failed = len(outcome.trials), sum(trial.value is None for trial in outcome.trials)
     saved = status.epochs_saved(outcome.trials)
     parts = [f"{planned.name} has finished: {ended} trials"]

@@ -124,7 +124,7 @@ def _say_how_to_resume(folder: Path) -> None:
 def _print_result(result: "RunResult") -> None:
     """Prints the result in two lines; the second is only the path of the model."""
     metrics = result.metrics
-    if metrics["stopped_by"] in ("sigint", "sigterm"):
+    if metrics["stopped_by"] in ("sigint", "sigterm", "sighup"):
         _say_how_to_resume(result.folder)
     if not metrics.get("best_epoch") or metrics.get("val_acc") is None:
         click.echo(

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from ctkeras.errors import UserError
+from ctkeras.runtime import archives
 
 _UTF8 = 0x800  # bit 11 of a member's flags: its name is UTF-8 (APPNOTE.TXT 6.3.9, 4.4.4)
 _ENCRYPTED = 1
@@ -19,9 +20,10 @@ class Archive:
         """Opens a zip and reads its directory.
 
         Raises:
-            UserError: it is not a zip, or a member's name points outside or occurs twice.
+            UserError: it is not a zip, its directory is too large, or a member's name points outside or occurs twice.
         """
         self.path = path
+        archives.require_bounded(path)
         try:
             self._file = zipfile.ZipFile(path)
             members = self._file.infolist()
@@ -45,8 +47,11 @@ class Archive:
 
         Raises:
             KeyError: there is no such member.
+            BadZipFile: it cannot be read safely.
         """
         member = self.members[name]
+        if problem := archives.problem_of(member, largest=member.file_size):
+            raise zipfile.BadZipFile(f"it {problem}")
         if size < 0:
             return self._file.read(member)
         with self._file.open(member) as file:

@@ -14,6 +14,7 @@ from ctkeras.data.layout import Entry
 from ctkeras.data.pseudonyms import pseudonyms
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
+from ctkeras.runtime.cells import unquoted
 
 COLUMNS = ("file", "label", "patient", "split", "slice", "window")
 NO_ROW = "that no row of the table names"
@@ -82,7 +83,7 @@ def read_rows(path: Path, columns: dict[str, str]) -> list[Row]:
     rows = []
     for number, cells in enumerate(table[1:], 2):
         if any(cells):
-            own = {name: cells[i] if i < len(cells) else "" for name, i in place.items()}
+            own = {name: unquoted(cells[i]) if i < len(cells) else "" for name, i in place.items()}
             own.setdefault("file", own.get("patient", ""))
             rows.append(Row(number, **{**own, "file": own["file"].replace("\\", "/")}))
     if not rows:

@@ -14,7 +14,7 @@ from ctkeras.data.crop import Preparation, prepare
 from ctkeras.data.images import as_rgb, read_rgb
 from ctkeras.data.listing import image_files
 from ctkeras.errors import UserError
-from ctkeras.models import contract, fast
+from ctkeras.models import contract, fast, safety
 from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import class_names as folder_class_names
 from ctkeras.runs.folder import read_json
@@ -132,8 +132,9 @@ def open_model(path: Path) -> Opened:
         raise UserError(
             f"{path} is not a Keras model; name a run folder, or the model.keras that training wrote to one"
         )
+    values = safety.check(path)
     try:
-        with process.without("tensorflow"):
+        with process.without("tensorflow"), safety.bounded(values):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         inputs, outputs = model.input.shape, model.output.shape
     except Exception as error:  # zipfile, h5py, json and Keras raise different classes

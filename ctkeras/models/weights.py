@@ -74,7 +74,10 @@ def _download(name: str) -> Path:
     if not cached.exists():
         _reach(row.source)
         console.note(f"Downloading ImageNet weights for {name} …")
-    return Path(keras.utils.get_file(row.upstream_name, row.source, cache_subdir="models", file_hash=row.md5 or None))
+    hashed, home = row.md5 or None, _keras_home()
+    return Path(
+        keras.utils.get_file(row.upstream_name, row.source, cache_subdir="models", file_hash=hashed, cache_dir=home)
+    )
 
 
 def _keras_home() -> str:

@@ -111,7 +111,7 @@ def from_wandb(sweep: str, config: Mapping[str, Any], rows: Sequence[Mapping[str
                 raise UserError(f"its state at W&B is {row['state']}")
             metrics = _metrics(row["metrics"])
             # W&B doesn't say who stopped a run; in a sweep with hyperband it was hyperband, unless a person did.
-            if "early_terminate" in config and metrics.get("stopped_by") in ("sweep", "sigterm"):
+            if "early_terminate" in config and metrics.get("stopped_by") in ("sweep", "sigterm", "sighup"):
                 metrics["stopped_by"] = "hyperband"
             runs.append(Run(row["name"], None, _config(row["config"]), metrics, by_epoch(row["history"])))
         except UserError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from ctkeras import __version__
 from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
+from ctkeras.runtime import cells
 from ctkeras.runtime.console import note
 from ctkeras.runtime.files import FULL, atomic, cannot_write
 
@@ -199,11 +200,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, durable: bool = True) -> None:
-    """Writes rows as CSV, atomically."""
+    """Writes rows as CSV, atomically; text that a spreadsheet would take for a formula is quoted (cells.py)."""
     with atomic(path, durable=durable) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cells.quoted(value) for name, value in row.items()} for row in rows)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -216,6 +217,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return []
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file, strict=True))
+            rows = list(csv.DictReader(file, strict=True))
+        return [{name: cells.unquoted(value) for name, value in row.items()} for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({error}); move it away") from error

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ctkeras.runtime import streams
+
 
 class Bar:
     """A progress bar with the time left, for one epoch; drawn only on a terminal (a log gets one line per epoch)."""
@@ -32,7 +34,7 @@ class Bar:
 
 def note(text: str) -> None:
     """Prints a line of progress to standard error, so that standard output holds only results."""
-    print(text, file=sys.stderr, flush=True)
+    print(streams.shown(text), file=sys.stderr, flush=True)
 
 
 def value_text(value: Any) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ctkeras.errors import CannotWrite, UserError
+from ctkeras.runtime import home
 
 WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the limit of file sizes
@@ -27,8 +28,16 @@ def cache_dir(part: str = "") -> Path:
     """
     if root := os.environ.get("CTKERAS_CACHE_DIR"):
         return Path(root).expanduser().absolute() / part
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or usual) / "ctkeras" / part
+    usual = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or usual) / "ctkeras"
+    return (folder if writable(folder) else home.instead_of(folder)) / part
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written into a folder that exists, or that can be created."""
+    place = Path(os.path.abspath(folder))
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path) or path == path.parent)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 
-from ctkeras.runtime import programs
+from ctkeras.errors import UserError
+from ctkeras.runtime import home, programs
 from ctkeras.runtime.files import cache_dir
-from ctkeras.runtime.xla import with_cpu_flags
+from ctkeras.runtime.xla import require_devices, require_known_flags, with_cpu_flags
 
 COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
 # Counts of this process so far: train_programs_compiled, and cache_hits and cache_misses of JAX's compile cache.
@@ -17,18 +19,24 @@ compile_counts: collections.Counter[str] = collections.Counter()
 
 
 def configure() -> None:
-    """Prepares the process for JAX: sets XLA flags, silences TensorFlow and enables the compile cache.
+    """Prepares the process for JAX: sets XLA flags, silences TensorFlow, enables the compile cache, and imports Keras.
 
     Call it before jax is imported. CTKERAS_XLA_FLAGS=off leaves XLA_FLAGS unchanged.
+
+    Raises:
+        UserError: JAX has no device of the kind that JAX_PLATFORMS names, XLA does not know a flag, Keras was imported on
+            another backend, or no cache folder can be written.
     """
+    home.temporary_files()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if "jax" not in sys.modules and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off":
+        require_known_flags(os.environ.get("XLA_FLAGS", ""))
         os.environ["XLA_FLAGS"] = with_cpu_flags(os.environ.get("XLA_FLAGS", ""))
+    _import_jax()
+    require_devices()
+    _import_keras()
     import jax
-
-    with without("sklearn", "tensorflow"):
-        import keras  # noqa: F401
 
     # On CPU, run each program in the thread that calls it: cpu/memory.py reuses memory of that thread only.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -42,6 +50,74 @@ def configure() -> None:
     # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _import_jax() -> None:
+    """Imports JAX, with the types that all numbers here were measured in.
+
+    Raises:
+        UserError: one of its variables has a value that it does not take.
+    """
+    try:
+        import jax
+    except ValueError as error:
+        raise UserError(
+            f"JAX refuses a variable: {' '.join(str(error).split())[:200]}; correct it, or unset it"
+        ) from error
+    jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+
+
+def _import_keras() -> None:
+    """Imports Keras with its defaults, whatever a user's keras.json or another library has set: a run's numbers depend on them.
+
+    Raises:
+        UserError: KERAS_BACKEND names a backend that cannot be imported, or Keras was imported on another one.
+    """
+    wanted = os.environ.get("KERAS_BACKEND") or "jax"
+    if "keras" not in sys.modules:
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("KERAS_")}
+        try:
+            with (
+                tempfile.TemporaryDirectory() as empty,
+                without("sklearn", *(["tensorflow"] if wanted != "tensorflow" else [])),
+            ):
+                os.environ |= {"KERAS_HOME": empty, "KERAS_BACKEND": wanted}
+                import keras
+        except (ImportError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(
+                f"KERAS_BACKEND is {wanted!r} and cannot be used ({reason}); set it to jax, or unset it"
+            ) from error
+        finally:
+            del os.environ["KERAS_HOME"]
+            os.environ |= hidden
+    import keras
+
+    if keras.backend.backend() != wanted:
+        raise UserError(
+            f"Keras was imported on {keras.backend.backend()} before ctkeras, which needs it on {wanted}: import ctkeras "
+            f"first, or set KERAS_BACKEND={wanted}"
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_epsilon(1e-7)  # Keras' own default, as all here
+    keras.config.set_image_data_format("channels_last")
+
+
+def require_jax() -> None:
+    """Checks that Keras runs on JAX: ctkeras trains only there, while the exported model runs on any backend.
+
+    Raises:
+        UserError: it runs on another backend.
+    """
+    keras = sys.modules.get("keras")
+    backend = keras.backend.backend() if keras else os.environ.get("KERAS_BACKEND")
+    if backend != "jax":
+        raise UserError(
+            f"Keras runs on {backend} and ctkeras trains on jax: set KERAS_BACKEND=jax before keras is imported"
+        )
 
 
 def _count_compilation(event: str, **_: object) -> None:

@@ -3,6 +3,9 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
+import subprocess
+import sys
 
 from ctkeras.errors import UserError
 from ctkeras.runtime.versions import version
@@ -22,6 +25,55 @@ def with_cpu_flags(flags: str) -> str:
         return flags
     missing = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in flags]
     return " ".join([flags, *missing]).strip()
+
+
+def require_known_flags(flags: str) -> None:
+    """Checks the user's XLA flags in a process of their own, because XLA aborts the process at a flag it does not know.
+
+    Args:
+        flags: the content of XLA_FLAGS.
+
+    Raises:
+        UserError: XLA does not know one of them.
+    """
+    own = {flag.partition("=")[0] for flag in CPU_FLAGS}
+    given = [flag for flag in flags.split() if flag.partition("=")[0] not in own]
+    if not given or os.environ.get("CTKERAS_CHECKED_FLAGS") == " ".join(given):
+        return
+    command = [sys.executable, "-c", "import jax; jax.local_devices()"]
+    environment = os.environ | {"XLA_FLAGS": " ".join(given), "JAX_PLATFORMS": "cpu"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return
+    if done.returncode and "XLA_FLAGS" in done.stderr:
+        unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", done.stderr)
+        what = f"XLA does not know {unknown[1].strip()[:200]}" if unknown else "XLA cannot read it"
+        raise UserError(f"XLA_FLAGS is {flags!r}: {what}; correct it, or unset XLA_FLAGS")
+    os.environ["CTKERAS_CHECKED_FLAGS"] = " ".join(given)  # for the processes that this one starts
+
+
+def require_devices() -> None:
+    """Lets JAX find its devices.
+
+    Raises:
+        UserError: it finds none of the kind that its variables name.
+    """
+    import jax
+
+    try:
+        jax.local_devices()
+    except (
+        Exception
+    ) as error:  # RuntimeError, and an AssertionError without a word for a platform whose plugin is missing
+        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES")
+        given = " and ".join(f"{name} is {os.environ[name]}" for name in names if os.environ.get(name))
+        reason = " ".join(str(error).split()).strip(".")[:160]
+        what = f" ({reason})" if reason else ""
+        cuda = " or install ctkeras[cuda12]" if re.search("cuda|gpu", given) else ""
+        if given:
+            raise UserError(f"{given}, and JAX finds no such device{what}; unset it{cuda}") from error
+        raise UserError(f"JAX finds no device{what}; JAX_PLATFORMS=cpu uses the CPU") from error
 
 
 def cpu_kernels() -> bool:

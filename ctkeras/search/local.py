@@ -13,7 +13,7 @@ from ctkeras.search.plan import Search, shared
 from ctkeras.search.pool import Pool
 from ctkeras.search.supervisor import Supervisor
 from ctkeras.search.trialstore import Trials
-from ctkeras.training.stopping import Stop
+from ctkeras.training.stopping import Stop, heeded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,14 @@ def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Ou
 
 @contextlib.contextmanager
 def _on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM request a stop; a second SIGINT ends everything at once."""
+    """SIGINT, SIGTERM and SIGHUP request a stop; a second SIGINT ends everything at once."""
 
     def receive(number: int, _frame: Any) -> None:
         if stop.reason and number == signal.SIGINT:
             raise _AtOnce
         stop.ask(signal.Signals(number).name.lower())
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, receive) for number in heeded()}
     try:
         yield
     finally:

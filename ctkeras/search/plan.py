@@ -13,6 +13,7 @@ from ctkeras.errors import UserError
 from ctkeras.runs import folder
 from ctkeras.search import sampling, space
 from ctkeras.sweep import check, file
+from ctkeras.tracking import settings
 
 MOST_FORMS = 8  # of images, prepared before the first trial; any other when a trial first needs it
 
@@ -73,6 +74,7 @@ def plan(
             results, or all trials would be the same.
     """
     places = {name: parse_value(name, value) for name, value in options.items() if name in config.PLACES}
+    settings.prepare(places.get("project", ""), local=True)
     check.require_sound(file.SweepFile("the sweep", dict(content), {}), engine="local")
     content = file.with_flags(content)
     sweep = file.fix(content, {name: value for name, value in options.items() if name not in places})

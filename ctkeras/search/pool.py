@@ -50,7 +50,7 @@ class Worker:
 
     def send(self, **message: Any) -> None:
         """Sends a message; does nothing if the worker has died."""
-        if "trial" in message:
+        if "trial" in message or "prepare" in message:
             self.slowest, self.heard = 0.0, self.clock()
         with contextlib.suppress(OSError):
             assert self.process.stdin is not None

@@ -25,6 +25,7 @@ from ctkeras.training.stopping import Stop
 LOOK_SECONDS = 5.0  # between two looks for trials that other processes have abandoned
 STOP_SECONDS = 60.0  # for workers to end their trials properly; a run takes up to 20
 KILLED_TOGETHER_SECONDS = 1.0  # a worker that was killed this shortly before its supervisor has not crashed
+PREPARED_AGAIN = 2  # times that another worker prepares data and weights; nothing of it is lost with a worker
 HOPELESS = 5  # if this many trials have failed and none has succeeded, the others would fail too
 
 
@@ -76,10 +77,10 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Lets a worker prepare what all trials share, so that no trial fails because something is missing."""
-        for last in (False, True):  # once more if the worker dies
+        for last in (False,) * PREPARED_AGAIN + (True,):
             worker = self.pool.get(0)
             worker.send(prepare=self.shared)
-            while not self.stop.reason and not worker.death():
+            while not self.stop.reason and not (reason := worker.death() or worker.hang()):
                 self.pool.wait(1.0)
                 for message in worker.messages():
                     if "refused" in message:
@@ -89,9 +90,10 @@ class Supervisor:
                     self._hear_note(0, message)
             if self.stop.reason:
                 return
-            if last:
-                raise UserError(f"a worker cannot be started: {worker.death()}")
             self.pool.drop(0)
+            if last:
+                raise UserError(f"data cannot be prepared, {PREPARED_AGAIN + 1} workers failed at it: {reason}")
+            self.progress.say(f"preparing data and weights: {reason}; trying once more")
 
     def _hand_out(self) -> None:
         """Gives each idle worker a trial, as long as there are trials."""

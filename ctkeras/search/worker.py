@@ -26,7 +26,7 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, read_metrics
-from ctkeras.runtime import files, process
+from ctkeras.runtime import files, process, streams
 from ctkeras.tracking import run
 from ctkeras.training.stopping import Stop
 from ctkeras.training.train import RunResult, train
@@ -93,6 +93,7 @@ class _Service:
 
     def note(self, line: str) -> None:
         """Writes a line to the run's log and sends it to the supervisor."""
+        line = streams.shown(line)
         if self.log is not None:
             self.log.write(line + "\n")
             self.log.flush()
@@ -241,8 +242,8 @@ def _end_with_supervisor() -> None:
 def main() -> None:
     """The worker process."""
     _end_with_supervisor()
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the supervisor decides what happens then.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, a closed terminal and a scheduler's SIGTERM reach the whole process group; the supervisor decides what happens.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     if cores := [int(text) for text in sys.argv[1:]]:
         os.sched_setaffinity(0, cores)

@@ -142,7 +142,7 @@ def wandb(task: Task, *, project: str, entity: str) -> Phase | None:
     if not results:
         raise UserError(f"no run of phase {task.number} succeeded; see the sweep {known[key]}")
     recorded = [_metrics(task.folder / result.name) for result in results]
-    stopped = [metrics for metrics in recorded if metrics.get("stopped_by") in ("sigterm", "sweep")]
+    stopped = [metrics for metrics in recorded if metrics.get("stopped_by") in ("sigterm", "sighup", "sweep")]
     saved = sum(
         int(result.config.get("max_epochs", 0)) - int(metrics["epochs"])
         for result, metrics in zip(results, recorded, strict=True)

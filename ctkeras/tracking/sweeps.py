@@ -9,6 +9,7 @@ from typing import Any
 from ctkeras.config import EPOCH_METRICS
 from ctkeras.errors import UserError
 from ctkeras.runs.result import Result
+from ctkeras.tracking import settings
 from ctkeras.tracking.run import DEFAULT_PROJECT
 
 
@@ -66,9 +67,9 @@ def _sweep(path: str) -> Any:
     if path.count("/") != 2:
         raise UserError(f"a sweep must be given as ENTITY/PROJECT/SWEEP_ID; got {path}")
     try:
-        return wandb.Api().sweep(path)
+        return settings.patiently(lambda: wandb.Api().sweep(path), f"reading the sweep {path}")
     except Exception as error:  # wandb raises ValueError, CommError and requests' errors alike
-        raise UserError(f"cannot read the sweep {path}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"cannot read the sweep {path}: {settings.reason(error)}") from error
 
 
 def download_model(path: str, run_name: str, folder: Path) -> Path:

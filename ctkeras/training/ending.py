@@ -188,7 +188,7 @@ def _show(run: "Loop", tracker: Tracker, folder: Path) -> None:
     valid, probabilities = run.data.valid, answers(run)
     worst = [np.array(valid.images[i]) for i in worst_errors(valid.labels, probabilities)[:WORST_SHOWN]]
     worst = [image if image.ndim == 2 else image[..., 0] for image in worst]  # of three windows, lung
-    tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst)
+    tracker.log_validation(valid.labels, probabilities, valid.class_names, worst=worst, folder=folder)
     if run.config.log_model and (folder / "model.keras").exists():
         metadata = {"model_name": run.config.model_name, "val_acc": run.progress.best_acc}
         tracker.log_model(folder, name=f"{run.config.model_name}-{folder.name}", metadata=metadata)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ctkeras.runtime import console
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last when the terminal is closed
 GRACE = 4.0  # seconds for the training thread to finish a step; ending takes up to 10 more, and W&B kills after 30
 
 
@@ -41,12 +41,18 @@ class Stop:
         return not self.done.is_set()
 
 
+def heeded() -> list[signal.Signals]:
+    """The signals that ask to stop; without SIGHUP under nohup, which ignores it so that a command outlives its terminal."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if not (ignored and number == signal.SIGHUP)]
+
+
 @contextlib.contextmanager
 def on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask to stop, at once, even while the main thread computes. Call it from the main thread."""
+    """SIGINT, SIGTERM and SIGHUP ask to stop, at once, even while the main thread computes. Call it from the main thread."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded()}
     earlier_fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def listen() -> None:

@@ -13,6 +13,7 @@ from ctkeras.runs import places
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, new_id, write_config
 from ctkeras.runtime import console, process
+from ctkeras.tracking import settings
 from ctkeras.tracking.run import Tracker, start_run
 from ctkeras.training.ending import Ending
 from ctkeras.training.inputs import Data, load_data
@@ -94,7 +95,10 @@ def _train(
         sources.announce(source)
     if (place := Path(config.output_dir)).exists() and not place.is_dir():
         raise UserError(f"output_dir {place} is a file; name a folder, in which run folders are created")
+    if ending.tracker is None:
+        settings.prepare(config.project)  # a mode or a key that W&B refuses, before anything slow
     process.configure()
+    process.require_jax()
     from ctkeras.models.weights import find_weights
     from ctkeras.training import loop, solve, start
     from ctkeras.training.run import heads_of

@@ -374,7 +374,7 @@ MISTAKES = {
     "predict by half a model": (predicted("half.keras"), "half.keras is not a Keras model"),
     "predict by a flipped byte": (predicted("flipped.keras"), "flipped.keras cannot be opened as a Keras model"),
     "predict by another zip": (predicted("zip.keras"), "zip.keras cannot be opened as a Keras model"),
-    "predict by code": (predicted("lambda.keras"), "lambda.keras cannot be opened as a Keras model"),
+    "predict by code": (predicted("lambda.keras"), "lambda.keras holds Lambda, which runs code"),
     "predict by a model of gray": (predicted("gray.keras"), "square RGB images"),
     "predict by a model of oblongs": (predicted("oblong.keras"), "square RGB images"),
     "predict by a model of any size": (predicted("any_size.keras"), "square RGB images"),

@@ -164,21 +164,23 @@ def test_what_cannot_be_readied_ends_the_search_before_its_first_trial(supervise
     assert trials.all() == []
 
 
-def test_a_worker_that_dies_while_it_readies_is_replaced_once(supervise):
-    def dies(worker, message, times):
+@pytest.mark.parametrize("how", ["dead", "hung"])
+def test_a_worker_that_dies_or_hangs_while_it_prepares_is_replaced_twice(supervise, capsys, how):
+    def fails(worker, message, times):
         if "prepare" in message and len(pool.all) <= times:
-            worker.dead = "the worker was killed"
+            setattr(worker, how, "the worker was lost")
             return []
         return works(worker, message)
 
-    made, trials, pool = supervise(lambda worker, message: dies(worker, message, 1))
+    made, trials, pool = supervise(lambda worker, message: fails(worker, message, 2))
     made.run()
     assert states(trials) == ["COMPLETE"] * 3
-    assert len(pool.all) == 2
+    assert len(pool.all) == 3
+    assert "preparing data and weights: the worker was lost; trying once more" in capsys.readouterr().err
     made, trials, pool = supervise(
-        lambda worker, message: dies(worker, message, 2), content=sweeps.sweep(run_cap=5, **PLAIN)
+        lambda worker, message: fails(worker, message, 3), content=sweeps.sweep(run_cap=5, **PLAIN)
     )
-    with pytest.raises(UserError, match="a worker cannot be started: the worker was killed"):
+    with pytest.raises(UserError, match="3 workers failed at it: the worker was lost"):
         made.run()
 
 

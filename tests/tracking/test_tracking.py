@@ -9,7 +9,7 @@ import pytest
 from ctkeras.errors import UserError
 from ctkeras.runs import predictions
 from ctkeras.tracking import run as run_module
-from ctkeras.tracking import sweeps
+from ctkeras.tracking import settings, sweeps
 from ctkeras.tracking.run import Tracker, lacking
 from ctkeras.tracking.run import start_run as run_start
 
@@ -78,7 +78,7 @@ def test_worst_errors_are_the_wrong_ones_the_most_confident_first():
     assert predictions.worst_errors(labels, probabilities).tolist() == [1, 0, 3]
 
 
-def test_the_summary_of_validation_has_precision_and_recall_per_class(monkeypatch):
+def test_the_summary_of_validation_has_precision_and_recall_per_class(monkeypatch, tmp_path):
     import wandb
 
     monkeypatch.setattr(wandb, "Table", lambda columns, data: (columns, data))
@@ -86,7 +86,7 @@ def test_the_summary_of_validation_has_precision_and_recall_per_class(monkeypatc
     tracker = Tracker(Run())
     labels = np.array([0, 0, 0, 1])
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    tracker.log_validation(labels, probabilities, ["a", "b"], worst=[np.zeros((2, 2), np.uint8)])
+    tracker.log_validation(labels, probabilities, ["a", "b"], worst=[np.zeros((2, 2), np.uint8)], folder=tmp_path)
     per_class = tracker.run.summary["valid_per_class"]
     assert per_class[0] == ["class", "images", "precision", "recall"]
     assert per_class[1] == [["a", 3, 1.0, pytest.approx(2 / 3)], ["b", 1, 0.5, 1.0]]
@@ -97,7 +97,7 @@ def test_the_summary_of_validation_has_precision_and_recall_per_class(monkeypatc
 def test_a_disabled_run_gets_no_artifact_and_no_table(tmp_path):
     tracker = Tracker(Run(disabled=True))
     tracker.log_model(tmp_path / "nowhere", name="m", metadata={})
-    tracker.log_validation(np.array([0]), np.array([[1.0]]), ["a"], worst=[])
+    tracker.log_validation(np.array([0]), np.array([[1.0]]), ["a"], worst=[], folder=tmp_path)
     assert (tracker.run.artifacts, tracker.run.summary) == ([], {})
 
 
@@ -149,7 +149,7 @@ def test_without_credentials_a_run_is_offline_and_says_so(wandb, tmp_path, monke
     assert wandb["mode"] is None  # wandb's settings decide
 
 
-@pytest.mark.parametrize("mode", ["offline", "disabled"])
+@pytest.mark.parametrize("mode", ["offline", "Offline", "dryrun"])
 def test_wandbs_own_mode_is_left_to_it(wandb, tmp_path, monkeypatch, mode):
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_DIR", "/elsewhere")
@@ -210,6 +210,8 @@ def test_all_runs_are_read_the_best_first_and_few_histories(monkeypatch):
 
 
 def test_what_is_lacking_for_the_server_is_named(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(settings, "prepare", lambda: None)
     monkeypatch.setattr(run_module, "is_offline", lambda: True)
     assert "WANDB_MODE" in lacking()
     monkeypatch.setattr(run_module, "is_offline", lambda: False)
