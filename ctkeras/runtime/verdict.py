@@ -120,6 +120,7 @@ def _failure(choice: Verdict) -> str | None:
         TRYING: f"{flags} {choice.kernels}",
         "XLA_FLAGS": "",  # the user's may change the number of devices, without which oneDNN is not used
         "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what this process compiles is what is checked
         "CTKERAS_CPU_KERNELS": choice.kernels,
         "CTKERAS_XLA_FLAGS": "on",
     }
