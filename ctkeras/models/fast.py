@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
 
 Program = Callable[[np.ndarray], np.ndarray]  # from images float32 [B, S, S, 3] to answers float32 [B, C]
-# Numbers of images that have a program of their own. A program takes some seconds to compile, more than the images that are added.
+# Numbers of images that have a program of their own. Compiling one takes some seconds, more than the images that are added.
 SIZES = (1, 4, 8, 32)
 
 
