@@ -41,6 +41,7 @@ def test_quick_compares_inference_only_and_prints_medians(run, monkeypatch, caps
     assert len(asked) == 8 and ("infer", "resnet34", "32", "224") in asked
 
 
+@pytest.mark.slow
 def test_our_side_answers_with_seconds():
     command = [sys.executable, str(FOLDER / "ours.py"), "infer", "mobilenet_v2", "1", "32"]
     done = subprocess.run(command, input="1\n", capture_output=True, text=True, check=True)

@@ -104,7 +104,7 @@ def _remembered(path: Path) -> Verdict:
 
 def check() -> Verdict:
     """Tries each choice in a process of its own, from the fastest; returns the first that computes what XLA does."""
-    reasons = []
+    reasons: list[str] = []
     with console.waiting(f"Checking the fast CPU layers with jaxlib {installed()[0]}, once"):
         for choice in CHOICES:
             if (reason := _failure(choice)) is None:
