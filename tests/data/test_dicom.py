@@ -1,16 +1,20 @@
 """DICOM and NIfTI: right values, right groups, nothing left out silently, nobody named in anything written."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
+from image_sets import write_images
 from pydicom.data import get_testdata_file
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from scan_files import as_bytes, hounsfield, scan
 
+from ctkeras.cli.main import cli
 from ctkeras.data import decoded, dicom, images, layout, sources
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
@@ -197,3 +201,33 @@ def test_a_dicomdir_is_read_as_the_files_it_lists_once(tmp_path):
     assert folder.images == index.images > 0 and folder.fingerprint == index.fingerprint
     rows = dicom.directory((origin / "DICOMDIR").read_bytes(), name="x")
     assert len(rows) == len(set(rows)) == 31 and all((origin.joinpath(*parts)).is_file() for parts in rows)
+
+
+def test_images_beside_scans_that_are_all_left_out_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    root = write_images(tmp_path / "set", classes=("a", "b"), counts={"train": 2, "valid": 1, "test": 1}, size=16)
+    scout = scan(hounsfield(1), patient="DOE^JANE", series="1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scout.save_as(root / "train" / "a" / "scout.dcm", enforce_file_format=True)
+    (root / "train" / "doe-jane.txt").write_text("x")
+    source = sources.open_source(str(root))
+    assert source.images == 8
+    assert {(row.reason, row.files) for row in source.left_out} == {("localiser or scout", 1), ("ending in .txt", 1)}
+    assert "doe" not in str(source.left_out)
+
+
+def test_a_scan_damaged_inside_its_pixels_is_named_with_its_place_only_where_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    shutil.copytree(folder[0], root)
+    path = next((root / "train" / "malignant").rglob("*.dcm"))
+    broken = pydicom.dcmread(path)
+    broken.compress(pydicom.uid.RLELossless, encoding_plugin="pydicom")
+    broken.PixelData = broken.PixelData[:40] + b"\xff" * 200 + broken.PixelData[240:]
+    broken.save_as(path)
+    with pytest.raises(UserError, match=r"1 of .* cannot be read: train/malignant/[0-9a-f]{12}\.dcm is a damaged"):
+        decoded.load_split(sources.open_source(str(root)), "train", 24, Preparation())
+    said = {
+        words: CliRunner().invoke(cli, ["data", "check", "--data", str(root), *words]) for words in ((), ("--paths",))
+    }
+    assert path.parent.name not in said[()].output
+    assert f"is {path}\n" in said["--paths",].output
