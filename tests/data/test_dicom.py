@@ -129,37 +129,38 @@ def test_a_damaged_file_is_named_without_its_content(tmp_path):
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.slow  # two commands
+@pytest.mark.slow  # seven commands
 def test_nothing_written_identifies_anyone(folder, tmp_path):
-    """Trains and evaluates as a user does, then looks for every name, id, date and UID in every file."""
+    """Works as a user does, with W&B offline, then looks for every name, id, date and UID in every file and output."""
     root, uids = folder
-    environment = {"CTKERAS_CACHE_DIR": str(tmp_path / "cache"), "WANDB_MODE": "disabled"}
-    words = [
-        "--model_name",
-        "mobilenet_v2",
-        "--pretrained",
-        "false",
-        "--image_size",
-        "32",
-        "--window",
-        "three",
-        "--folds",
-        "0",
-    ]
-    train = [sys.executable, "-m", "ctkeras", "train", "--data", str(root), "--output_dir", "runs", *words]
-    done = subprocess.run(train, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    run = pathlib.Path(done.stdout.splitlines()[-1]).parent
+    wandb = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_CACHE_DIR": str(tmp_path / "wandb-cache")}
+    environment = {"CTKERAS_CACHE_DIR": str(tmp_path / "cache")} | wandb
+    outputs = []
+
+    def ctkeras(*words, allowed=(0,)):
+        command = [sys.executable, "-m", "ctkeras", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
+        assert done.returncode in allowed, done.stderr
+        outputs.append(done.stdout + done.stderr)
+        return done.stdout.splitlines()
+
+    small = ("--model_name", "mobilenet_v2", "--pretrained", "false", "--image_size", "32", "--folds", "0")
+    ctkeras("data", "describe", "--data", str(root))
+    ctkeras("data", "split", "--data", str(root), "--out", "split.csv", "--report")
+    ctkeras("data", "check", "--data", str(root), "--html", "check.html", allowed=(0, 1))
+    ctkeras("train", "--data", "split.csv", "--output_dir", "runs", *small)
+    run = pathlib.Path(
+        ctkeras("train", "--data", str(root), "--output_dir", "runs", "--window", "three", *small)[-1]
+    ).parent
+    ctkeras("evaluate", str(run), "--split", "test")
+    ctkeras("report", "runs")
     assert '"window": "three"' in (tmp_path / run / "contract.json").read_text()
-    check = [sys.executable, "-m", "ctkeras", "data", "check", "--data", str(root)]
-    checked = subprocess.run(check, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
-    assert checked.returncode in (0, 1), checked.stderr
     secrets = [*NAMES, *uids, "JANE", "MRNDOE", "19510203", "20240607"]
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == "predictions.csv" for path in written)
-    texts = [(str(path.relative_to(tmp_path)), path.read_bytes()) for path in written]
-    texts += [("output", (done.stdout + done.stderr + checked.stdout + checked.stderr).encode())]
-    for place, content in texts:
+    written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert NAMES[0].encode() in written.pop("split.csv")  # as documented: it says where the files are
+    for end in ("predictions.csv", ".wandb", "check.html", "report.html"):
+        assert any(place.endswith(end) for place in written), end
+    for place, content in [*written.items(), *(("output", text.encode()) for text in outputs)]:
         for secret in secrets:
             assert secret.encode() not in content and secret not in place, (place, secret)
 
