@@ -82,7 +82,8 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
         try:
             _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         except _Unreadable as first:  # the others are named too, rather than one per attempt
-            reasons = unreadable(source) or {split: str(first)}
+            with console.waiting(f"An image cannot be read; looking through all {source.images:,}"):
+                reasons = unreadable(source) or {split: str(first)}
             raise accounts.refusal(reasons, images=source.images, path=source.path) from first
         bound(folder.parent, CACHE_BYTES, keep=folder)
 
