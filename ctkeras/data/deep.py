@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HU = "HU"
 _HU_BELOW = -100  # values below this are Hounsfield units: no other image has such values
 _FLOAT = "float"
-_FEW = 0.001  # of an image's values, at either end, do not decide its set's scale
+_FEW = 0.001  # of an image's values, the highest, do not decide its set's scale
 _STANDS_OUT = 4.0  # times the largest of the other values, two bits, from which those few are held to be no part of it
 _WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation (tag 262)
 
@@ -27,9 +27,7 @@ class Range(NamedTuple):
     low: float
     high: float
     kind: str  # int or float
-    # All but 1 in 1,000 of its values are at least and at most these; None: as low and high.
-    bottom: float | None = None
-    top: float | None = None
+    top: float | None = None  # which all but 1 in 1,000 of its values do not exceed; None: as high
 
 
 def range_of(array: np.ndarray) -> Range:
@@ -38,30 +36,25 @@ def range_of(array: np.ndarray) -> Range:
     finite = array[np.isfinite(array)] if kind == _FLOAT else array.reshape(-1)
     if not finite.size:
         return Range(0.0, 0.0, kind)
-    few = int(finite.size * _FEW)
-    bottom, top = np.partition(finite, (few, finite.size - 1 - few))[[few, finite.size - 1 - few]]
-    return Range(float(finite.min()), float(finite.max()), kind, float(bottom), float(top))
+    at = finite.size - 1 - int(finite.size * _FEW)
+    return Range(float(finite.min()), float(finite.max()), kind, float(np.partition(finite, at)[at]))
 
 
 def joined(ranges: Iterable[Range]) -> Range:
     """The range of several images, such as the pages of a file."""
-    low, high, kinds, bottom, top = zip(*map(_whole, ranges), strict=True)
-    return Range(min(low), max(high), _FLOAT if _FLOAT in kinds else "int", min(bottom), max(top))
-
-
-def _whole(row: Range) -> Range:
-    """A range whose bottom and top are numbers."""
-    bottom = row.low if row.bottom is None else row.bottom
-    return row._replace(bottom=bottom, top=row.high if row.top is None else row.top)
+    rows = list(ranges)
+    kind = _FLOAT if any(row.kind == _FLOAT for row in rows) else "int"
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    return Range(low, high, kind, max(row.high if row.top is None else row.top for row in rows))
 
 
 def span_of(ranges: Iterable[Range]) -> str:
     """The values that become black and white in every image of a data set: HU, or LOW/HIGH; '' without such images.
 
     Values below -100 are Hounsfield units. Floats up to 1 are shares of white. Otherwise the smallest number of bits from 8
-    that holds all values decides, so that nothing is clipped and at least half of the grays are used. Values that are few
-    in every image (1 in 1,000: a dead pixel, a burned-in mark) do not decide; they become black or white where they would
-    take four times the range of all others.
+    that holds all values decides, so that nothing is clipped and at least half of the grays are used. High values that are
+    few in every image (1 in 1,000: a hot pixel, a burned-in mark) become white where they would take four times the range
+    of all others.
 
     Example:
         >>> span_of([Range(0, 900, "int"), Range(3, 3071, "int")])
@@ -70,12 +63,11 @@ def span_of(ranges: Iterable[Range]) -> str:
     ranges = list(ranges)
     if not ranges:
         return ""
-    low, high, kind, bottom, top = joined(ranges)
-    assert bottom is not None and top is not None
-    if bottom < _HU_BELOW:
+    low, high, kind, top = joined(ranges)
+    if low < _HU_BELOW:
         return HU
-    high = top if high > _STANDS_OUT * max(top, 1.0 if kind == _FLOAT else 255.0) else high
-    low = max(low, float(_HU_BELOW)) if low < _HU_BELOW else low
+    if top is not None and high > _STANDS_OUT * max(top, 1.0 if kind == _FLOAT else 255.0):
+        high = top
     if kind == _FLOAT and high <= 1:
         return _text(0.0 if low >= 0 else min(low, -1.0) if low >= -1 else low, 1.0)
     bits = next((bits for bits in range(8, 17) if high <= 2**bits - 1), 0)
@@ -101,9 +93,8 @@ def sentence(span: str, ranges: Sequence[Range], *, images: int) -> str:
     low, high = limits(span)
     bits = int(high).bit_length()
     kind = f"{bits} bits" if low == 0 and high == 2**bits - 1 and high > 1 else "numbers"
-    least, most = min(row.low for row in ranges), max(row.high for row in ranges)
-    outside = [f"{value:g}" for value, beyond in ((least, least < low), (most, most > high)) if beyond]
-    few = f"; a few pixels beyond, as far as {' and '.join(outside)}, became black or white" if outside else ""
+    most = max(row.high for row in ranges)
+    few = f"; a few pixels above, up to {most:g}, became white" if most > high else ""
     return f"{which} {kind}: {low:g} to {high:g} became 0 to 255{few}"
 
 

@@ -11,7 +11,7 @@ from ctkeras.errors import UserError
 from ctkeras.runtime import console, stored
 from ctkeras.runtime.files import cache_dir
 
-_VERSION = "2"  # raise it when what is recorded changes
+_VERSION = "3"  # raise it when what is recorded changes
 _HEAD = 4096  # bytes from a file's start that say what it is
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xDA)  # markers of a JPEG after which no picture is announced
 IMAGE, SCAN, UNKNOWN = "image", "scan", ""
