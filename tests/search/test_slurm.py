@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
@@ -10,13 +11,19 @@ import subprocess
 import sys
 import time
 
+import click
 import optuna
 import pytest
 import yaml
+from click.core import ParameterSource
 from click.testing import CliRunner
 from sweeps import sweep
 
+from ctkeras import config
 from ctkeras.cli.main import cli
+from ctkeras.cli.slurm import study_slurm, sweep_slurm
+from ctkeras.cli.study import study
+from ctkeras.cli.sweep import agent, run
 from ctkeras.runtime import place
 from ctkeras.search import journal, slurm
 
@@ -112,12 +119,78 @@ def test_the_script_of_wandb_agents(tmp_path, monkeypatch):
     assert "-m ctkeras sweep agent me/ctkeras/abc --count 3" in text
 
 
+def passed_on(text):
+    """The words that a script's tasks give to ctkeras."""
+    (line,) = [line for line in text.splitlines() if line.startswith("srun ")]
+    return shlex.split(line)[4:]  # after: srun python -m ctkeras
+
+
+def example(option, folder):
+    """An option with a value that is not its default."""
+    name = option.opts[0]
+    if option.is_flag:
+        return [name]
+    if isinstance(option.type, click.Choice):
+        return [name, next(value for value in option.type.choices if value != option.default)]
+    special = {"file": folder / "phase1.yaml", "config_file": folder / "config.yaml", "storage": "journal:here.log"}
+    special |= {"trials": "3,2,1", "output_dir": folder / "runs", "data": "phantom:24"}
+    numbers = {"count": 7, "workers": 2, "search_seed": 5, "patience": 31}
+    allowed = config.FIELDS.get(option.name)
+    value = special.get(option.name, numbers.get(option.name, allowed.default if allowed else "0.5"))
+    return [name, str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("verb", "command"), [("sweep", run), ("study", study)])
+def test_every_option_of_the_command_reaches_the_tasks(tmp_path, verb, command, first):
+    (tmp_path / "config.yaml").write_text("lr: 0.001\n")
+    path = sweep_file(tmp_path)
+    shutil.copy(path, tmp_path / "phase1.yaml")
+    options = [one for one in command.params if isinstance(one, click.Option) and one.name != "engine"]
+    words = [word for one in options for word in example(one, tmp_path)]
+    assert {"--export", "--workers", "--lr"} < set(words)
+    if verb == "study":
+        assert {"--refit", "--fine_tune", "--budget", "--wide"} < set(words)
+    file = [path] if verb == "sweep" else []
+    given = [*words, *file] if first else [*file, *words]
+    text = printed(verb, "slurm", "--tasks", "2", *given, "--time", "1:00")
+    *prefix, rest = (["sweep", "run"], given) if verb == "sweep" else (["study"], given)
+    assert passed_on(text) == [*prefix[0], *rest]
+    asked = command.make_context("x", given)
+    assert {one for one in asked.params if asked.get_parameter_source(one) is ParameterSource.DEFAULT} <= {"engine"}
+
+
+@pytest.mark.parametrize(("own", "command"), [(sweep_slurm, run), (sweep_slurm, agent), (study_slurm, study)])
+def test_no_option_of_slurm_hides_one_of_the_command(own, command):
+    names = {name for one in own.params if isinstance(one, click.Option) for name in one.opts}
+    assert not names & {name for one in command.params for name in one.opts}
+
+
+def test_folder_and_storage_may_come_from_elsewhere_than_options(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path}/there\n")
+    text = printed("study", "slurm", "--config", str(tmp_path / "config.yaml"))
+    assert passed_on(text)[-1] == f"journal:{tmp_path}/there/study.log"
+    assert f'#SBATCH --output="{tmp_path}/there/slurm-%A_%a.log"' in text.splitlines()
+    text = printed("sweep", "slurm", sweep_file(tmp_path, output_dir=f"{tmp_path}/mine"))
+    assert passed_on(text)[-1] == f"journal:{tmp_path}/mine/study.log"
+    monkeypatch.setenv("CTKERAS_STORAGE", "journal:/shared/me.log")  # sbatch may be called from another shell
+    assert passed_on(printed("study", "slurm", "--output_dir", str(tmp_path)))[-1] == "journal:/shared/me.log"
+    monkeypatch.setenv("CTKERAS_STORAGE", "postgresql://me:secret@host/db")
+    assert "secret" not in printed("study", "slurm", "--output_dir", str(tmp_path))
+
+
+def test_a_study_through_wandb_is_not_an_array():
+    result = CliRunner().invoke(cli, ["study", "slurm", "--engine", "wandb"], standalone_mode=False)
+    assert "sweep slurm ENTITY/PROJECT/ID --engine wandb" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--batch", "8"], "No such option"),
         (["--storage", "x.db"], "cannot share SQLite"),
-        (["--lr", "a\nb"], "line break"),
+        (["--storage", "journal:a\nb"], "line break"),
+        (["--lr", "fast"], "lr"),
     ],
 )
 def test_what_the_tasks_would_refuse_is_refused_before(tmp_path, words, reason):
