@@ -1,6 +1,9 @@
 """Array scripts, and a real Slurm on this machine: an array of six, two requeues by a signal, the death of a node."""
 
+import collections
 import contextlib
+import csv
+import json
 import os
 import pathlib
 import shlex
@@ -17,13 +20,15 @@ import pytest
 import yaml
 from click.core import ParameterSource
 from click.testing import CliRunner
-from sweeps import sweep
+from sweeps import UNEQUAL, Command, sweep
 
 from ctkeras import config
 from ctkeras.cli.main import cli
 from ctkeras.cli.slurm import study_slurm, sweep_slurm
 from ctkeras.cli.study import study
 from ctkeras.cli.sweep import agent, run
+from ctkeras.runs import places
+from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runtime import place
 from ctkeras.search import journal, slurm
 
@@ -32,6 +37,7 @@ ClusterName=t
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort=16817
 AuthType=auth/munge
+AuthInfo=cred_expire=15
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 ReturnToService=2
@@ -100,8 +106,8 @@ def test_the_script_of_a_sweep_is_sound_bash_and_explains_each_line(tmp_path):
     )
     lines = text.splitlines()
     for wanted in ("--array=0-7", "--signal=TERM@90", "--requeue", "--open-mode=append", "--partition=gpu"):
-        place = lines.index(f"#SBATCH {wanted}")
-        assert lines[place - 1].startswith("# ")
+        number = lines.index(f"#SBATCH {wanted}")
+        assert lines[number - 1].startswith("# ")
     assert "module load cuda/12" in lines
     assert f"sweep run {path} --output_dir '{runs}' --storage 'journal:{runs}/study.log'" in text
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
@@ -317,8 +323,70 @@ def test_an_array_of_six_survives_two_requeues_and_a_dead_node(tmp_path, cluster
     wait(ended, seconds=240)
     trials = storage.get_all_trials(0)
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
-    places = [place for trial in trials for place in trial.user_attrs["places"]]
-    assert {place["host"] for place in places} == {"n1", "n2"}
-    assert {place["slurm_job"] for place in places} == {job}
+    at = [one for trial in trials for one in trial.user_attrs["places"]]
+    assert {one["host"] for one in at} == {"n1", "n2"}
+    assert {one["slurm_job"] for one in at} == {job}
     for task in (0, 3):
         assert "DUE TO JOB REQUEUE" in (runs / f"slurm-{job}_{task}.log").read_text()
+
+
+EPOCHS = 120  # some 20 s of small_cnn
+
+
+def rows_of(folder):
+    """The epochs of a run, without times."""
+    with contextlib.suppress(FileNotFoundError), open(folder / "history.csv", newline="") as file:
+        return [{name: value for name, value in row.items() if name not in UNEQUAL} for row in csv.DictReader(file)]
+    return []
+
+
+def trained_by(runs, task):
+    """The run folders that a task of the array has just trained some epochs of."""
+    folders = [path.parent for path in runs.glob(f"*/{places.FILE}")]
+    last = {folder: (places.read(folder) or [{}])[-1] for folder in folders}
+    own = [folder for folder, entry in last.items() if entry.get("slurm_task") == task and not entry["ended"]]
+    return [folder for folder in own if 5 < len(rows_of(folder)) < EPOCHS // 2]
+
+
+@pytest.mark.slow
+def test_a_training_that_slurm_stops_is_requeued_and_resumed_without_a_difference(tmp_path, cluster):
+    content = sweep(method="random", run_cap=3, model_name="small_cnn", freeze_backbone=False, max_epochs=EPOCHS)
+    content["early_terminate"]["min_iter"] = EPOCHS // 2
+    root = str(pathlib.Path(__file__).parents[2])
+    command = Command(tmp_path, SLURM_CONF=cluster.env["SLURM_CONF"], PYTHONPATH=root, WANDB_MODE="disabled")
+    command.write(content)
+    options = ("--tasks", "2", "--cpus", "2", "--gpus", "0", "--time", "9", "--submit")  # nodes have 3: one task each
+    job = command("sweep", "slurm", "sweep.yaml", *options).stdout.strip()
+    runs = tmp_path / "runs"
+    wait(lambda: trained_by(runs, "0") and trained_by(runs, "1"), seconds=240)
+    cluster("scancel", "--signal=STOP", f"{job}_1")  # or it would resume the trial of the other before that is requeued
+    (folder,) = trained_by(runs, "0")
+    signalled = time.time()
+    cluster("scancel", "--signal=TERM", f"{job}_0")
+    wait(lambda: places.read(folder)[-1]["ended"] == "sigterm", seconds=20)
+    assert signalled < (folder / CHECKPOINT).stat().st_mtime < signalled + 20
+    stopped_after = len(rows_of(folder))
+    wait(lambda: len(places.read(folder)) == 2, seconds=180)
+    cluster("scancel", "--signal=CONT", f"{job}_1")
+    wait(lambda: not cluster("squeue", "-h", "-j", job), seconds=240)
+
+    trials = optuna.storages.JournalStorage(journal.Journal(runs / "study.log")).get_all_trials(0)
+    assert len(trials) == 3
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    lines = [json.loads(line) for line in (runs / "study.log").read_bytes().splitlines()]
+    assert collections.Counter(line["trial_id"] for line in lines if line["op_code"] == 6) == {0: 1, 1: 1, 2: 1}
+    for trial in trials:
+        rows = rows_of(pathlib.Path(tmp_path, trial.user_attrs["folder"]))
+        assert [int(row["epoch"]) for row in rows] == list(range(1, trial.user_attrs["epochs"] + 1))
+    begun = [(one["slurm_task"], one.get("slurm_restarts", "0")) for one in places.read(folder)]
+    assert begun == [("0", "0"), ("0", "1")]
+    assert len(list(runs.glob(f"*/{places.FILE}"))) == 3
+    (one,) = [trial for trial in trials if pathlib.Path(trial.user_attrs["folder"]).name == folder.name]
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(one.user_attrs["config"] | {"output_dir": "alone"}))
+    command("train", "--config", "alone.yaml")
+    (alone,) = (tmp_path / "alone").glob("*/history.csv")
+    assert len(rows_of(folder)) > stopped_after > 0
+    assert rows_of(folder) == rows_of(alone.parent)[: len(rows_of(folder))]
+    page = pathlib.Path(tmp_path, command("report", "runs").stdout.strip().splitlines()[-1]).read_text()
+    assert "1 start after a requeue by Slurm" in page
+    assert "3 runs on 2 nodes (n1, n2)" in page
