@@ -204,6 +204,33 @@ def test_what_the_tasks_would_refuse_is_refused_before(tmp_path, words, reason):
     assert reason in str(getattr(result.exception, "message", result.exception))
 
 
+def sbatch(folder, monkeypatch, lines):
+    """A stand-in for Slurm's sbatch on the path."""
+    path = folder / "bin" / "sbatch"
+    path.parent.mkdir()
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def test_a_script_is_submitted_as_it_would_be_printed(tmp_path, monkeypatch):
+    words = ("sweep", "slurm", sweep_file(tmp_path), "--output_dir", str(tmp_path / "runs"))
+    text = printed(*words)
+    sbatch(tmp_path, monkeypatch, f"cat > {tmp_path}/given.sh; [ -d {tmp_path}/runs ] && echo '123;cluster'")
+    assert printed(*words, "--submit") == "123\n"
+    assert (tmp_path / "given.sh").read_text() == text
+
+
+def test_what_sbatch_refuses_is_one_line(tmp_path, monkeypatch):
+    words = ["study", "slurm", "--partition", "none", "--output_dir", str(tmp_path / "runs"), "--submit"]
+    sbatch(tmp_path, monkeypatch, "echo 'sbatch: error: invalid partition\nspecified: none' >&2; exit 1")
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert str(result.exception) == "sbatch refused the script: sbatch: error: invalid partition specified: none"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = CliRunner().invoke(cli, words, standalone_mode=False)
+    assert str(result.exception).startswith("cannot run sbatch (No such file or directory); print the script without")
+
+
 def test_a_run_records_its_node_and_array_task():
     env = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "2", "SLURMD_NODENAME": "n1"}
     assert place.place(env) == {"host": "n1", "slurm_job": "10", "slurm_task": "2"}
