@@ -207,22 +207,36 @@ def decisions_replayed(folder, search):
     return decisions
 
 
-def test_opening_two_thousand_trials_is_quick(tmp_path):
-    search = planned(tmp_path, sweep(method="random", run_cap=2000))
-    trials = opened(tmp_path, search, url=address(tmp_path))
-    job = trials.claim([])
-    pretend(trials, job)
-    per_trial = [line for line in operations(tmp_path) if line["op_code"] in (4, 6, 7, 8)]
-    with open(tmp_path / "study.log", "ab") as file:
+def two_thousand(folder):
+    """A journal of 2,000 trials, all like the first. Returns the number of lines per trial."""
+    trials = opened(folder, planned(folder, sweep(method="random", run_cap=2000)), url=address(folder))
+    pretend(trials, trials.claim([]))
+    per_trial = [line for line in operations(folder) if line["op_code"] in (4, 6, 7, 8)]
+    with open(folder / "study.log", "ab") as file:
         for one in range(1, 2000):
             for line in per_trial:
                 moved = line | ({"trial_id": one} if "trial_id" in line else {})
                 file.write(json.dumps(moved).encode() + b"\n")
+    return len(per_trial)
+
+
+def test_opening_two_thousand_trials_is_quick(tmp_path):
+    lines = two_thousand(tmp_path)
     begun = time.perf_counter()
     storage.open_storage(storage.address(address(tmp_path), ""))
     seconds = time.perf_counter() - begun
-    print(f"{seconds:.2f} s, {os.path.getsize(tmp_path / 'study.log') / 1e6:.1f} MB, {len(per_trial)} lines per trial")
+    print(f"{seconds:.2f} s, {os.path.getsize(tmp_path / 'study.log') / 1e6:.1f} MB, {lines} lines per trial")
     assert seconds < 2
+
+
+@pytest.mark.slow
+def test_exporting_two_thousand_trials_loses_none(tmp_path):
+    two_thousand(tmp_path)
+    begun = time.perf_counter()
+    storage.export(storage.address(address(tmp_path), ""), tmp_path / "study.db")
+    print(f"exported in {time.perf_counter() - begun:.0f} s, {os.path.getsize(tmp_path / 'study.db') / 1e6:.1f} MB")
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(study.get_trials(deepcopy=False)) == 2000
 
 
 def test_export_copies_all_trials_to_sqlite(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from click.core import ParameterSource
 from click.testing import CliRunner
-from sweeps import UNEQUAL, Command, sweep
+from sweeps import UNEQUAL, Command, opened, planned, pretend, sweep
 
 from ctkeras import config
 from ctkeras.cli.main import cli
@@ -32,6 +32,7 @@ from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runtime import place
 from ctkeras.search import journal, slurm
 
+ROOT = pathlib.Path(__file__).parents[2]
 CONF = """
 ClusterName=t
 SlurmctldHost={host}(127.0.0.1)
@@ -204,6 +205,58 @@ def test_what_the_tasks_would_refuse_is_refused_before(tmp_path, words, reason):
     assert reason in str(getattr(result.exception, "message", result.exception))
 
 
+def page():
+    """The commands of docs/cluster.md, as words after `python -m ctkeras`."""
+    text = (ROOT / "docs/cluster.md").read_text()
+    lines = [
+        line.strip().partition(" > ")[0] for line in text.splitlines() if line.startswith("    python -m ctkeras ")
+    ]
+    return [shlex.split(line)[3:] for line in lines]
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sbatch(tmp_path, monkeypatch, "cat > given.sh; echo 7")
+    (tmp_path / "runs").mkdir()
+    trials = opened(tmp_path / "runs", planned(tmp_path / "runs"), url="journal:runs/study.log")
+    pretend(trials, trials.claim([]))
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))  # Ctrl-C after the first refresh
+    done = []
+    for words in page():
+        if words[:1] == ["study"] and "slurm" not in words:
+            continue  # trains: test_the_study_of_the_page_runs_on_two_nodes
+        words = [word.replace("sweep_yaml", str(ROOT / "sweep_yaml")) for word in words]
+        text = printed(*words)
+        done.append(words[1])
+        if "--submit" in words:
+            assert text == "7\n"
+            text = (tmp_path / "given.sh").read_text()
+        if "slurm" in words:
+            subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+        elif "status" in words:
+            assert "1 of 6 trials ended" in text
+        else:
+            assert (tmp_path / text.strip()).exists()
+    assert sorted(done) == ["export", "slurm", "slurm", "slurm", "status"]
+
+
+@pytest.mark.slow
+def test_the_study_of_the_page_runs_on_two_nodes(tmp_path):
+    (words,) = [words for words in page() if words[0] == "study" and "slurm" not in words]
+    tiny = ["--image_size", "32", "--pretrained", "false", "--models", "mobilenet_v2", "--trials", "2,1,4"]
+    words = [word.replace("chest-ctscan-images.zip", "phantom:24") for word in words] + tiny
+    command = Command(tmp_path, PYTHONPATH=str(ROOT), WANDB_MODE="disabled")
+    both = [command.start(*words, log=f"{node}.log") for node in ("n1", "n2")]
+    pages = [process.communicate(timeout=500)[0].strip().splitlines()[-1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert pages[0] == pages[1]
+    trials = optuna.storages.JournalStorage(journal.Journal(tmp_path / "runs/study.log"))
+    owners = [
+        len(one.user_attrs["places"]) for s in trials.get_all_studies() for one in trials.get_all_trials(s._study_id)
+    ]
+    assert set(owners) == {1}  # no trial was begun twice
+
+
 def sbatch(folder, monkeypatch, lines):
     """A stand-in for Slurm's sbatch on the path."""
     path = folder / "bin" / "sbatch"
@@ -327,8 +380,7 @@ def test_an_array_of_six_survives_two_requeues_and_a_dead_node(tmp_path, cluster
     sweep_file(runs, method="random", run_cap=40)
     (runs / "task.py").write_text(TASK)
     url = f"journal:{runs}/study.log"
-    root = pathlib.Path(__file__).parents[2]
-    env = {"PYTHONPATH": f"{root}:{root / 'tests/support'}"}
+    env = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
     text = slurm.script(["ctkeras"], slurm.Request(tasks=6, gpus=0, cpus=1), name="t", folder=runs, env=env)
     command = f"srun {sys.executable} {runs}/task.py {runs} {url} $SLURM_ARRAY_TASK_ID"
     text = "\n".join(command if line.startswith("srun ") else line for line in text.splitlines())
@@ -379,8 +431,7 @@ def trained_by(runs, task):
 def test_a_training_that_slurm_stops_is_requeued_and_resumed_without_a_difference(tmp_path, cluster):
     content = sweep(method="random", run_cap=3, model_name="small_cnn", freeze_backbone=False, max_epochs=EPOCHS)
     content["early_terminate"]["min_iter"] = EPOCHS // 2
-    root = str(pathlib.Path(__file__).parents[2])
-    command = Command(tmp_path, SLURM_CONF=cluster.env["SLURM_CONF"], PYTHONPATH=root, WANDB_MODE="disabled")
+    command = Command(tmp_path, SLURM_CONF=cluster.env["SLURM_CONF"], PYTHONPATH=str(ROOT), WANDB_MODE="disabled")
     command.write(content)
     options = ("--tasks", "2", "--cpus", "2", "--gpus", "0", "--time", "9", "--submit")  # nodes have 3: one task each
     job = command("sweep", "slurm", "sweep.yaml", *options).stdout.strip()
