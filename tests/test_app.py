@@ -75,7 +75,7 @@ def test_a_files_mode_changes_nothing(answer):
     ("content", "reason"),
     [
         pytest.param(b"<script>alert(1)</script>", "not in an image format", id="text under an image's name"),
-        pytest.param(b"", "not in an image format", id="empty"),
+        pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"%PDF-1.7 ...", "not in an image format", id="a document"),
         pytest.param(png()[:200], "damaged", id="half an image"),
         pytest.param(b"\0" * (app.MAX_BYTES + 1), "at most 20 MB", id="too large"),

@@ -130,7 +130,7 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
         return {"sigint": 130, "sighup": 129}.get(outcome.stopped_by, 143)
     ended, failed = len(outcome.trials), sum(trial.value is None for trial in outcome.trials)
     saved = status.epochs_saved(outcome.trials)
-    parts = [f"{planned.name} has finished: {ended} trials"]
+    parts = [f"{planned.name} has finished: {status.counted(ended, 'trial')}"]
     parts += [f"{failed} of them failed"] if failed else []
     parts += [f"{saved} epochs saved by hyperband"] if saved else []
     click.echo(", ".join(parts))

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
+from ctkeras.errors import UserError
 from ctkeras.search import space
 from ctkeras.sweep import distributions
 
@@ -21,8 +22,16 @@ STARTUP = 5
 
 
 def total_trials(sweep: Mapping[str, Any]) -> int:
-    """The number of trials of a sound sweep: its run_cap; for a grid at most the number of its points."""
+    """The number of trials of a sound sweep: its run_cap; for a grid at most the number of its points.
+
+    Raises:
+        UserError: a search without an end.
+    """
     if sweep["method"] != "grid":
+        if "run_cap" not in sweep:
+            raise UserError(
+                f"{sweep['method']} never ends without run_cap; add it to the file, as in 'run_cap: 45', or --count 45"
+            )
         return int(sweep["run_cap"])
     size = space.grid_size(space.all_searched(sweep))
     return int(min(size, sweep.get("run_cap", size)))

@@ -1,12 +1,13 @@
 """The end of a study: the winner, its model, the model's one evaluation on the test split, and study.json."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ctkeras.config import PLACES, RunConfig
-from ctkeras.evaluation import comparison, evaluate
+from ctkeras.errors import UserError
+from ctkeras.evaluation import comparison, evaluate, labels
 from ctkeras.evaluation.comparison import Comparison
 from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import FINISHED, read_json
@@ -18,6 +19,7 @@ from ctkeras.study.engines import Phase
 from ctkeras.study.plan import Study
 from ctkeras.study.winner import Contender, compare, contenders
 from ctkeras.sweep.file import load, plain
+from ctkeras.training import learning
 from ctkeras.training.stopping import Stop, on_signals
 
 
@@ -49,7 +51,10 @@ def ended(study: Study, done: list[Phase], folder: Path) -> Outcome | None:
     final = _final_run(folder, first.best, study, refit=study.refit and in_folds is not None)
     if final is None:
         return None
-    metrics = _test_once(final, str(study.options.get("data", "")))
+    data = str(study.options.get("data", ""))
+    metrics = _test_once(final, data)
+    if in_folds is not None:
+        _describe(final, data)
     rule = solved.RULE if study.solved else ""
     searches = [load(folder / f"phase{number}.yaml").content for number in (1, 2)]
     edges = at_edges(first.config, searches)
@@ -90,6 +95,22 @@ def _test_once(final: Path, data: str) -> dict[str, Any]:
         console.note("\nEvaluating the final model on the test split, once.")
         evaluate.evaluate(final, "test", data=data or None)
     return read_json(path)
+
+
+def _describe(final: Path, data: str) -> None:
+    """Writes what the report shows beyond the winner's numbers: doubtful labels, and accuracy by number of groups."""
+    measures: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+        (labels.FILE, "Looking for doubtful labels", labels.check),
+        (learning.FILE, "Measuring accuracy by the number of groups", learning.learning_curve),
+    )
+    for name, words, measure in measures:
+        if (final / name).exists():
+            continue
+        try:
+            with console.waiting(words):
+                measure(final, data=data or None)
+        except UserError as error:
+            console.note(f"Not measured: {error}.")
 
 
 def to_dict(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:

@@ -247,8 +247,8 @@ def _of_local(content: dict[str, Any], *, sound: bool) -> Found:
         if isinstance(metric, dict) and key in metric:
             yield ("metric", key), "the local engine does not have it; it has name and goal", True
     if content.get("method") in ("random", "bayes") and "run_cap" not in content:
-        text = "needs run_cap on the local engine, as in 'run_cap: 45', or sweep run --count 45"
-        yield ("method",), f"{content['method']} {text}", True
+        text = "without run_cap needs sweep run --count, as in --count 45, on the local engine"
+        yield ("method",), f"{content['method']} {text}", False
     yield from _of_local_command(content)
     if sound:
         yield from _of_local_search(content)
@@ -270,7 +270,7 @@ def _of_local_command(content: dict[str, Any]) -> Found:
             text = f"--{option.name} is not read by the local engine; give hyperparameters as parameters"
             yield path, text, True
         elif missing := [name for name in names if file.with_variables(f"${{envvar:{name}}}") == name]:
-            yield path, f"the local engine needs the environment variable {missing[0]}, which is not set", True
+            yield path, f"needs the environment variable {missing[0]}, which is not set here", False
         elif names and option.name in FIELDS:
             for _, text, _ in of_value(option.name, file.with_variables(str(option.value)), path):
                 yield path, f"{text}, which the local engine reads from {option.value}", True

@@ -102,14 +102,15 @@ def with_flags(sweep: Mapping[str, Any]) -> dict[str, Any]:
         sweep: its content. `${envvar:NAME}` in an option gives way to that variable, as under W&B's agent.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value out of range, or a variable is not set.
     """
     command, parameters = sweep.get("command"), sweep.get("parameters")
     if not isinstance(command, list) or not isinstance(parameters, Mapping):
         return dict(sweep)
     options = [option for option in options_of(command) if option.name in FIELDS and option.value is not None]
     constants = {
-        option.name: {"value": parse_value(option.name, with_variables(str(option.value)))} for option in options
+        option.name: {"value": parse_value(option.name, _set_variables(option.name, str(option.value)))}
+        for option in options
     }
     moved = {place for option in options for place in option.places}
     rest = [word for place, word in enumerate(command) if place not in moved]
@@ -158,6 +159,19 @@ def train_of(command: Sequence[Any]) -> int | None:
 def with_variables(text: str) -> str:
     """Text with each `${envvar:NAME}` replaced as W&B's agent does: by the variable, or its name where it is not set."""
     return VARIABLE.sub(lambda match: os.environ.get(match[1], match[1]), text)
+
+
+def _set_variables(name: str, text: str) -> str:
+    """An option's value with its variables replaced.
+
+    Raises:
+        UserError: one is not set; W&B's agent would pass its name as the value.
+    """
+    if missing := [variable for variable in VARIABLE.findall(text) if variable not in os.environ]:
+        raise UserError(
+            f"--{name} in the sweep's command needs the environment variable {missing[0]}, which is not set"
+        )
+    return with_variables(text)
 
 
 def _without(parameters: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

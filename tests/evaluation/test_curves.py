@@ -26,7 +26,7 @@ def test_bands_hold_the_curve_and_count_copies_once(make):
     assert ((curve.low <= curve.y + 0.01) & (curve.y <= curve.high + 0.01)).mean() > 0.95
     tripled = make(np.repeat(labels, 3), np.repeat(probabilities, 3, axis=0), 0, groups=np.repeat(np.arange(150), 3))
     for one, other in zip(tripled, curve, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-9)
+        np.testing.assert_allclose(one, other, atol=2e-6)  # resamples are summed in float32
 
 
 def test_roc_is_scikit_learns_without_interpolation():

@@ -23,7 +23,7 @@ def command_line(monkeypatch, tmp_path):
         return calls.outcome
 
     class Pool:
-        def __init__(self, count, *, patience):
+        def __init__(self, count, *, patience, export_all=False):
             calls.pools.append((count, patience))
 
         def end(self):

@@ -22,6 +22,7 @@ BASE = {
     "parameters": "{lr: {values: [0.1, 0.2]}}",
 }
 SOUND, LOCAL, REFUSED = "sound", "refused by the local engine", "refused"
+LACKING = "sound, but sweep run needs what is not in the file"
 
 
 def with_(**keys):
@@ -51,8 +52,8 @@ FILES = {
     "method in capitals": (REFUSED, with_(method="Random")),
     "method a list": (REFUSED, with_(method="[grid]")),
     "no method": (REFUSED, with_(method=None)),
-    "random without cap": (LOCAL, with_(run_cap=None)),
-    "bayes without cap": (LOCAL, with_(method="bayes", run_cap=None)),
+    "random without cap": (LACKING, with_(run_cap=None)),
+    "bayes without cap": (LACKING, with_(method="bayes", run_cap=None)),
     "cap of 0": (REFUSED, with_(run_cap="0")),
     "cap of true": (REFUSED, with_(run_cap="true")),
     "cap of text": (REFUSED, with_(run_cap="'3'")),
@@ -118,7 +119,7 @@ FILES = {
     "arguments without equals": (SOUND, command("${args_no_equals}")),
     "variable": (SOUND, command("--weights_dir=${envvar:CTKERAS_TEST_SET}")),
     "variable as a word": (SOUND, command("--weights_dir", "${envvar:CTKERAS_TEST_SET}", "${args}")),
-    "variable that is not set": (LOCAL, command("--weights_dir=${envvar:CTKERAS_TEST_UNSET}")),
+    "variable that is not set": (LACKING, command("--weights_dir=${envvar:CTKERAS_TEST_UNSET}")),
     "variable out of range": (LOCAL, command("--lr=${envvar:CTKERAS_TEST_SET}")),
     # values
     "constant": (SOUND, parameters("lr: {values: [0.1, 0.2]}, dropout: {value: 0.3, distribution: constant}")),
@@ -286,9 +287,9 @@ def test_the_verdict_on_a_file_is_that_of_building_its_search(tmp_path, name):
         engine: [finding for finding in check.check(loaded, engine=engine) if finding.error]
         for engine in ("local", "wandb", None)
     }
-    assert bool(errors["local"]) == (verdict != SOUND), errors
+    assert bool(errors["local"]) == (verdict in (LOCAL, REFUSED)), errors
     assert bool(errors["wandb"]) == (verdict == REFUSED), errors
-    assert bool(errors[None]) == (verdict != SOUND), errors
+    assert bool(errors[None]) == (verdict in (LOCAL, REFUSED)), errors
     assert all("\n" not in str(finding) for finding in errors[None])
     assert all("the local engine" in finding.text for finding in errors["local"] if finding.engine)
     if verdict == SOUND:
@@ -298,7 +299,7 @@ def test_the_verdict_on_a_file_is_that_of_building_its_search(tmp_path, name):
         build(tmp_path / "sweep.yaml")
 
 
-@pytest.mark.parametrize("name", ["grid", "random without cap", "method in capitals", "metric with target"])
+@pytest.mark.parametrize("name", ["grid", "method in capitals", "metric with target"])
 @pytest.mark.parametrize("engine", ["local", "wandb", "any"])
 def test_the_command_says_whose_verdict_it_is(tmp_path, name, engine, capsys):
     verdict, text = FILES[name]
@@ -314,9 +315,7 @@ def test_the_command_says_whose_verdict_it_is(tmp_path, name, engine, capsys):
         assert "is refused by the local engine (sweep run), and valid for W&B" in shown.err
 
 
-@pytest.mark.parametrize(
-    "name", ["random without cap", "metric with target", "late bands", "another verb", "key twice"]
-)
+@pytest.mark.parametrize("name", ["metric with target", "late bands", "another verb", "key twice"])
 def test_run_refuses_what_check_refuses_with_the_same_words(tmp_path, name, capsys, monkeypatch):
     def built(*_, **__):
         raise UserError("the search was built")
@@ -334,6 +333,23 @@ def test_run_refuses_what_check_refuses_with_the_same_words(tmp_path, name, caps
     assert ("the search was built" in reason) == (checked.value.code == 0) == (verdict == SOUND)
     if verdict != SOUND:
         assert reason.removeprefix("Error: ").split(" (and ")[0] in said
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("bayes without cap", "--count 45"), ("variable that is not set", "variable CTKERAS_TEST_UNSET")]
+)
+def test_run_says_what_a_sound_file_lacks(tmp_path, name, word, capsys):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(FILES[name][1])
+    with pytest.raises(SystemExit) as checked:
+        main.main(["sweep", "check", str(file)])
+    said = capsys.readouterr()
+    assert checked.value.code == 0
+    assert word in said.err
+    with pytest.raises(SystemExit) as ran:
+        main.main(["sweep", "run", str(file), "--data", "phantom:48", "--output_dir", str(tmp_path / "out")])
+    assert ran.value.code == 2
+    assert word in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_count_caps_a_search_without_run_cap(tmp_path):

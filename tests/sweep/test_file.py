@@ -75,7 +75,6 @@ FAULTS = {
     "metric left out": ("metric: {name: val_acc, goal: maximize}\n", "", "metric", 1, "val_acc"),
     "metric on test": ("name: val_acc", "name: test_acc", "metric.name", 2, "test split"),
     "metric never logged": ("name: val_acc", "name: accuracy", "metric.name", 2, "val_acc"),
-    "bayes without cap": ("run_cap: 4\n", "", "method", 1, "run_cap"),
     "cap of text": ("run_cap: 4", "run_cap: four", "run_cap", 3, "whole number"),
     "distribution": ("log_uniform_values", "loguniform", "parameters.lr.distribution", 7, "log_uniform"),
     "exponents": (

@@ -16,7 +16,13 @@ from ctkeras.training.train import train
 TINY = {"data": "phantom:48", "model_name": "mobilenet_v2", "pretrained": False, "image_size": 32, "seed": 3}
 
 
-@pytest.mark.parametrize("values", [{"folds": 2}, {"freeze_backbone": False, "max_epochs": 1, "batch_size": 8}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"folds": 2},
+        pytest.param({"model_name": "small_cnn", "max_epochs": 1, "batch_size": 8}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_exported_later_gives_the_answers_of_one_exported_at_once(tmp_path, values):
     config = ctkeras.RunConfig.from_mapping({**TINY, "output_dir": str(tmp_path), **values})
     at_once = train(config, run_id="at_once").folder

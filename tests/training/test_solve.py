@@ -225,7 +225,7 @@ def test_a_run_in_folds_has_one_row_and_an_out_of_fold_answer_per_image(in_folds
     assert (len(given), np.mean(given)) == (values["given_val_n"], pytest.approx(values["given_val_acc"]))
     contract = json.loads((in_folds.folder / "contract.json").read_text())
     assert contract["preparation"] == {
-        **{"crop": "body", "fit": "stretch", "gray": "as_is", "window": "auto"},
+        **{"crop": "body", "fit": "stretch", "gray": "as_is", "window": "auto", "span": ""},
         **{"resize": "antialiased bilinear", "version": "1"},
     }
 
