@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -240,6 +241,18 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     assert sorted(done) == ["export", "slurm", "slurm", "slurm", "status"]
 
 
+def test_the_ssh_loop_of_the_page_starts_the_study_on_each_host(tmp_path):
+    loop = re.search(r"^    for host in .*?^    done$", (ROOT / "docs/cluster.md").read_text(), re.S | re.M).group()
+    stand_in(tmp_path, "ssh", 'shift; sh -c "$1"')
+    stand_in(tmp_path, "python", 'echo "$@"')
+    env = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-ec", loop], cwd=tmp_path, env=env, check=True)
+    logs = [tmp_path / f"node{number}.log" for number in (1, 2, 3)]
+    wait(lambda: all(log.exists() and log.read_text().endswith("\n") for log in logs), seconds=30)
+    (alone,) = [words for words in page() if words[0] == "study" and "slurm" not in words]
+    assert {log.read_text() for log in logs} == {shlex.join(["-m", "ctkeras", *alone]) + "\n"}
+
+
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_on_two_nodes(tmp_path):
     (words,) = [words for words in page() if words[0] == "study" and "slurm" not in words]
@@ -257,13 +270,18 @@ def test_the_study_of_the_page_runs_on_two_nodes(tmp_path):
     assert set(owners) == {1}  # no trial was begun twice
 
 
-def sbatch(folder, monkeypatch, lines):
-    """A stand-in for Slurm's sbatch on the path."""
-    path = folder / "bin" / "sbatch"
-    path.parent.mkdir()
+def stand_in(folder, name, lines):
+    """A program of a few lines in a folder's bin."""
+    path = folder / "bin" / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\n{lines}\n")
     path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+def sbatch(folder, monkeypatch, lines):
+    """A stand-in for Slurm's sbatch on the path."""
+    stand_in(folder, "sbatch", lines)
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
 
 
 def test_a_script_is_submitted_as_it_would_be_printed(tmp_path, monkeypatch):
