@@ -85,7 +85,10 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compares speed with PyTorch and timm, which get their own environment; prints the tables of benchmarks/RESULTS.md."""
+    """Compares speed with PyTorch and timm, which get their own environment; prints the tables of benchmarks/RESULTS.md.
+
+    `nox -s bench -- quick` compares inference only, in about five minutes; without words it takes half an hour.
+    """
     install(session)
     other = pathlib.Path(session.cache_dir, "bench-pytorch")
     python = str(other / "bin" / "python")

@@ -13,8 +13,9 @@ process.configure()
 
 import jax  # noqa: E402
 
+from ctkeras.cpu import layers  # noqa: E402
 from ctkeras.data import batches, decoded  # noqa: E402
-from ctkeras.models import classifier  # noqa: E402
+from ctkeras.models import classifier, export, fast  # noqa: E402
 from ctkeras.training.programs import programs_at  # noqa: E402
 from ctkeras.training.steps import Hyper  # noqa: E402
 
@@ -43,6 +44,22 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
     return run
 
 
+def infer(name: str, batch: int, size: int):
+    """A function that classifies 32 images by an exported model, as `evaluate` and `predict` do, and returns their number."""
+    with process.without("tensorflow", "tensorflow_text"):
+        built = classifier.build(name, size, classes=CLASSES)
+        classifier.initialise(built, seed=0, dropout=0.0)
+        answer = fast.program(export.core_model(built.model, CLASSES, layers.core))
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype(np.float32)
+
+    def run() -> int:
+        for _ in range(32 // batch):
+            answer(images)
+        return 32 // batch * batch
+
+    return run
+
+
 def feed(batch: int, size: int):
     """A function that reads one epoch of cached, augmented images and returns their number."""
     rng = np.random.default_rng(0)
@@ -61,13 +78,13 @@ def feed(batch: int, size: int):
 
 
 def main() -> None:
-    """Arguments: step NAME BATCH SIZE FROZEN, or input BATCH SIZE."""
+    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, or input BATCH SIZE."""
     kind, *words = sys.argv[1:]
-    run = (
-        step(words[0], int(words[1]), int(words[2]), frozen=words[3] == "frozen")
-        if kind == "step"
-        else feed(*map(int, words))
-    )
+    name, numbers = words[0], [int(word) for word in words[1:3]]
+    if kind == "step":
+        run = step(name, *numbers, frozen=words[3] == "frozen")
+    else:
+        run = infer(name, *numbers) if kind == "infer" else feed(*map(int, words))
     run()  # compiles
     print("ready", flush=True)
     for line in sys.stdin:

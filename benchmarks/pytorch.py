@@ -42,6 +42,20 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
     return run
 
 
+def infer(name: str, batch: int, size: int):
+    """A function that classifies 32 images with PyTorch's default threads and returns their number."""
+    network = timm.create_model(NAMES.get(name, name), num_classes=CLASSES).to(memory_format=torch.channels_last).eval()
+    images = torch.rand(batch, 3, size, size).to(memory_format=torch.channels_last)
+
+    def run() -> int:
+        with torch.inference_mode():
+            for _ in range(32 // batch):
+                torch.softmax(network(images), -1).numpy()
+        return 32 // batch * batch
+
+    return run
+
+
 class Cached(torch.utils.data.Dataset):
     """Decoded images in memory, with ctkeras's augmentations from albumentations: rotation, shift, zoom, contrast."""
 
@@ -76,14 +90,15 @@ def feed(batch: int, size: int):
 
 
 def main() -> None:
-    """Arguments: step NAME BATCH SIZE FROZEN, or input BATCH SIZE."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, or input BATCH SIZE."""
     kind, *words = sys.argv[1:]
-    run = (
-        step(words[0], int(words[1]), int(words[2]), frozen=words[3] == "frozen")
-        if kind == "step"
-        else feed(*map(int, words))
-    )
+    if kind != "infer":
+        torch.set_num_threads(os.cpu_count() or 1)
+    name, numbers = words[0], [int(word) for word in words[1:3]]
+    if kind == "step":
+        run = step(name, *numbers, frozen=words[3] == "frozen")
+    else:
+        run = infer(name, *numbers) if kind == "infer" else feed(*map(int, words))
     run()
     print("ready", flush=True)
     for line in sys.stdin:

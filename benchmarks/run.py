@@ -1,7 +1,7 @@
 """Prints the tables of RESULTS.md: `nox -s bench`, or python benchmarks/run.py --torch-python PYTHON [PARTS…].
 
-The two sides alternate, so that other load on the machine affects both. Parts: steps, input, trial, phase1 (default: all). It
-takes about half an hour on two cores.
+The two sides alternate, so that other load on the machine affects both. Parts: steps, inference, input, trial, phase1;
+without any, all of them, which takes about half an hour on two cores. quick is inference, five minutes.
 """
 
 import argparse
@@ -81,6 +81,19 @@ def steps(torch_python: str) -> dict[tuple[str, str], tuple[float, float]]:
             row = f"| {name} | {what} | {spread(ours.seconds)} | {spread(theirs.seconds)} | {ratio:.2f} |"
             print(f"{row} {ours.peak / theirs.peak:.2f} |", flush=True)
     return medians
+
+
+def inference(torch_python: str) -> None:
+    """Prints the images per second of an exported model, as `evaluate` and `predict` run it, one by one and 32 at once."""
+    print(f"\n### Classifying images at {SIZE} px, float32, images per second\n")
+    print(f"Load of the machine at the start: {os.getloadavg()[0]:.1f}.\n")
+    print("| backbone | batch | ctkeras | PyTorch + timm | time, ratio |\n| --- | --- | --- | --- | --- |")
+    for name in BACKBONES:
+        for batch in (1, 32):
+            ours, theirs = compared(torch_python, "infer", name, str(batch), str(SIZE))
+            speeds = [[side.images / seconds for seconds in side.seconds] for side in (ours, theirs)]
+            ratio = statistics.median(ours.seconds) / statistics.median(theirs.seconds)
+            print(f"| {name} | {batch} | {spread(speeds[0])} | {spread(speeds[1])} | {ratio:.2f} |", flush=True)
 
 
 def feeding(torch_python: str) -> None:
@@ -193,20 +206,20 @@ def main() -> None:
     """Measures the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", required=True, help="an interpreter with torch, timm and albumentations")
-    parser.add_argument("parts", nargs="*", default=["steps", "input", "trial", "phase1"])
+    parser.add_argument("parts", nargs="*", default=["steps", "inference", "input", "trial", "phase1"])
     options = parser.parse_args()
     names = ("ctkeras", "jax", "keras", "onednn-cpu-gomp", "tensorflow")
     installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in names if name in installed)
-    asked = (
-        "import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in ('torch', 'timm', 'albumentations')))"
-    )
+    asked = "import torch, timm; print('torch', torch.__version__ + ',', 'timm', timm.__version__)"
     theirs = subprocess.run([options.torch_python, "-c", asked], capture_output=True, text=True).stdout.strip()
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines() if pathlib.Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     print(f"{datetime.date.today()}; {os.cpu_count()} cores, {model or platform.processor()}; {versions}; {theirs}.")
     print(f"Median (range) of {ROUNDS}, alternated.")
     medians = steps(options.torch_python) if "steps" in options.parts else {}
+    if {"inference", "quick"} & set(options.parts):
+        inference(options.torch_python)
     if "input" in options.parts:
         feeding(options.torch_python)
     if "trial" in options.parts:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ctkeras import __version__
 from ctkeras.data import sources
 from ctkeras.errors import UserError
-from ctkeras.runtime import files, home, process, versions, xla
+from ctkeras.runtime import files, home, process, verdict, versions
 from ctkeras.tracking import run, settings
 
 PACKAGES = ("keras", "jax", "jaxlib", "tensorflow", "keras-cv", "keras-hub", "tensorflow-datasets", "wandb", "numpy")
@@ -99,23 +99,19 @@ def _disk(place: Callable[[], Path]) -> str:
 
 
 def _convolutions() -> str:
-    """The library that computes convolutions in training."""
+    """The library that computes convolutions in training, and how that is known."""
     import jax
 
-    from ctkeras.cpu import onednn
+    from ctkeras.cpu import state
 
     if jax.default_backend() != "cpu":
         return "XLA's own on this device"
-    if onednn.available():
-        return f"oneDNN ({versions.version('onednn-cpu-gomp')})"
-    if xla.kernels_wanted() != "on":
-        return f"XLA, because CTKERAS_CPU_KERNELS is {xla.kernels_wanted()}"
-    if versions.version("jaxlib") not in xla.VERIFIED_JAXLIB:
-        return f"XLA, which is slower: oneDNN was tested only with jaxlib {', '.join(xla.VERIFIED_JAXLIB)}"
-    return (
-        "XLA, which is slower: onednn-cpu-gomp is not installed, libgomp.so.1 is missing (Debian: apt install libgomp1), "
-        "or JAX has more than one device"
-    )
+    checked = "tested with this jaxlib"
+    if verdict.installed() not in verdict.TESTED:
+        checked = f"as a check here decided; delete {verdict.place()} to check again"
+    if reason := state.why_slow():
+        return f"XLA, because {reason}; {verdict.COST} ({checked})"
+    return f"oneDNN ({verdict.installed()[1]}), {checked}"
 
 
 def _tensorflow_gpus() -> str:

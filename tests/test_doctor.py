@@ -5,7 +5,7 @@ import pytest
 
 from ctkeras import __version__, doctor
 from ctkeras.cpu import onednn
-from ctkeras.runtime import files, process, versions, xla
+from ctkeras.runtime import files, process, verdict, versions, xla
 from ctkeras.tracking import run, settings
 
 
@@ -36,20 +36,35 @@ def test_the_size_of_a_cache_is_in_megabytes(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backend", "available", "wanted", "jaxlib", "expected"),
+    ("patches", "expected"),
     [
-        ("gpu", True, "on", True, "XLA's own"),
-        ("cpu", True, "on", True, "oneDNN ("),
-        ("cpu", False, "xla", True, "because CTKERAS_CPU_KERNELS is xla"),
-        ("cpu", False, "on", False, "tested only with jaxlib"),
-        ("cpu", False, "on", True, "onednn-cpu-gomp is not installed"),
+        ({"backend": "gpu"}, "XLA's own on this device"),
+        ({}, "oneDNN (2023.2.0), tested with this jaxlib"),
+        ({"kernels": "xla"}, "because CTKERAS_CPU_KERNELS is xla"),
+        ({"wheel": ""}, "because onednn-cpu-gomp is not installed"),
+        ({"devices": 2}, "because JAX has 2 devices"),
+        ({"library": False}, "libgomp.so.1 is missing"),
+        ({"jaxlib": "99.0"}, "as a check here decided; delete"),
+        (
+            {"jaxlib": "99.0", "verdict": "xla"},
+            "because the check with jaxlib 99.0 failed: it differs; a fine-tuning step",
+        ),
     ],
 )
-def test_what_computes_convolutions_is_named(monkeypatch, backend, available, wanted, jaxlib, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(onednn, "available", lambda: available)
-    monkeypatch.setattr(xla, "kernels_wanted", lambda: wanted)
-    monkeypatch.setattr(versions, "version", lambda package: xla.VERIFIED_JAXLIB[0] if jaxlib else "0.0.1")
+def test_what_computes_convolutions_is_named(monkeypatch, patches, expected):
+    """The answers of the parts below are given; which of them decides, and in which words, is what is tested."""
+    given = {"backend": "cpu", "kernels": "on", "wheel": "2023.2.0", "devices": 1, "library": True, "jaxlib": "0.10.2"}
+    given |= {"verdict": "on"} | patches
+    packages = {"jaxlib": given["jaxlib"], "onednn-cpu-gomp": given["wheel"]}
+    for module in (verdict, versions):
+        monkeypatch.setattr(module, "version", lambda package: packages.get(package, "1.0"))
+    monkeypatch.setattr(verdict, "_remembered", lambda path: verdict.Verdict(True, given["verdict"], "it differs"))
+    monkeypatch.delenv(verdict.TRYING, raising=False)
+    monkeypatch.setenv("CTKERAS_CPU_KERNELS", given["kernels"])
+    monkeypatch.setattr(jax, "default_backend", lambda: given["backend"])
+    monkeypatch.setattr(jax, "local_device_count", lambda: given["devices"])
+    monkeypatch.setattr(onednn, "_library", lambda: object() if given["library"] and given["wheel"] else None)
+    monkeypatch.setattr(onednn, "available", onednn.available.__wrapped__)  # not what was found before
     assert expected in doctor._convolutions()
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ctkeras.runtime import versions, xla
+from ctkeras.runtime import verdict, xla
 
 TARGET = "ctkeras_convolution"
 LIBRARY = "libdnnl.so.3"  # the C interface of oneDNN 3
@@ -84,12 +84,11 @@ class Geometry(NamedTuple):
 
 @functools.cache
 def available() -> bool:
-    """Whether oneDNN is installed and was tested with this jaxlib; CTKERAS_CPU_KERNELS=xla turns it off."""
-    chosen = os.environ.get("CTKERAS_CPU_KERNELS", "on") == "on" and versions.version("jaxlib") in xla.VERIFIED_JAXLIB
+    """Whether oneDNN is installed and gives XLA's numbers with this jaxlib; CTKERAS_CPU_KERNELS=xla turns it off."""
     # Only with one device: XLA would gather the inputs of a custom call from several.
-    if not chosen or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+    if xla.kernels_wanted() != "on" or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return False
-    return _library() is not None
+    return verdict.verdict().kernels == "on" and _library() is not None
 
 
 @functools.cache

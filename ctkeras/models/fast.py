@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import keras
 
 Program = Callable[[np.ndarray], np.ndarray]  # from images float32 [B, S, S, 3] to answers float32 [B, C]
+# Numbers of images that have a program of their own. Compiling one takes some seconds, more than the images that are added.
+SIZES = (1, 4, 8, 32)
 
 
 def twin(model: "keras.Model") -> "keras.Model":
@@ -50,6 +52,23 @@ def twin(model: "keras.Model") -> "keras.Model":
     return fast if same else model
 
 
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Rows followed by as many rows of zeros as the next of SIZES needs, so that few programs are compiled.
+
+    Args:
+        rows: [B, …]; unchanged if B is more than the largest size.
+
+    Returns:
+        [B', …] with B' in SIZES, or at least 32.
+
+    Example:
+        >>> padded(np.ones((3, 2))).shape
+        (4, 2)
+    """
+    size = next((size for size in SIZES if size >= len(rows)), len(rows))
+    return np.pad(rows, ((0, size - len(rows)), *((0, 0),) * (rows.ndim - 1))) if size > len(rows) else rows
+
+
 def states(model: "keras.Model") -> list[list[Any]]:
     """The values of a model's trainable and other variables, as `stateless_call` takes them."""
     return [[v.value for v in of] for of in (model.trainable_variables, model.non_trainable_variables)]
@@ -57,7 +76,7 @@ def states(model: "keras.Model") -> list[list[Any]]:
 
 @functools.lru_cache(maxsize=2)  # a client calls the same model again and again
 def program(model: "keras.Model") -> Program:
-    """Compiles the answers of a model, once per batch size; XLA's cache on disk keeps the result.
+    """Compiles the answers of a model, once for each of SIZES and any larger batch; XLA's cache on disk keeps the result.
 
     A model without fast layers answers by Keras' own program.
 
@@ -66,7 +85,7 @@ def program(model: "keras.Model") -> Program:
     """
     fast = twin(model)
     if fast is model:
-        return lambda images: np.asarray(model.predict_on_batch(images))
+        return lambda images: np.asarray(model.predict_on_batch(padded(images)))[: len(images)]
     import jax
 
     def answers(state: list[list[Any]], images: "jax.Array") -> "jax.Array":
@@ -75,9 +94,9 @@ def program(model: "keras.Model") -> Program:
     compiled = jax.jit(answers, compiler_options=xla.compiler_options())
 
     def run(images: np.ndarray) -> np.ndarray:
-        rows = np.asarray(compiled(states(model), images))
+        rows = np.asarray(compiled(states(model), padded(images)))
         check()
-        return rows
+        return rows[: len(images)]
 
     return run
 

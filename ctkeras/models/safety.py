@@ -163,6 +163,8 @@ def bounded(values: int) -> Iterator[None]:
     """
     import keras
 
+    from ctkeras.models.classifier import BlankZeros
+
     most, built = 2 * values + 100_000, 0  # some layers have state that is not stored
     original = keras.layers.Layer.add_weight
 
@@ -171,6 +173,8 @@ def bounded(values: int) -> Iterator[None]:
         built += math.prod(shape or ())
         if built > most:
             raise UserError(f"it asks for more weights than it holds ({values:,})")
+        if isinstance(options.get("initializer"), keras.initializers.Zeros):
+            options["initializer"] = BlankZeros()  # the file sets the values; JAX would compile a program per shape
         return original(self, shape, *arguments, **options)
 
     keras.layers.Layer.add_weight = add_weight

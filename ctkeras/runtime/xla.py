@@ -1,6 +1,5 @@
 """How XLA compiles on this machine: flags, compiler options, and which CPU layers are used."""
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -8,22 +7,15 @@ import subprocess
 import sys
 
 from ctkeras.errors import UserError
-from ctkeras.runtime.versions import version
-
-# jaxlib versions that were tested: they accept the flag below (an unknown flag aborts the process), give the same numbers
-# with it, and can call oneDNN (cpu/onednn.py).
-VERIFIED_JAXLIB = ("0.10.2",)
-# On CPU the default fusion makes weight gradients of convolutions 3 times slower (benchmarks/RESULTS.md).
-CPU_FLAGS = ("--xla_cpu_experimental_ynn_fusion_type=",)
+from ctkeras.runtime import verdict
 
 
 def with_cpu_flags(flags: str) -> str:
-    """The user's XLA flags, followed by ours if this jaxlib was tested with them and no GPU plugin could reject them."""
-    if version("jaxlib") not in VERIFIED_JAXLIB or any(
-        importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13)
-    ):
+    """The user's XLA flags, followed by ours if this jaxlib accepts them and no GPU plugin could reject them."""
+    plugins = any(importlib.util.find_spec(f"jax_cuda{n}_plugin") for n in (12, 13))
+    if plugins or not verdict.verdict().flags:
         return flags
-    missing = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in flags]
+    missing = [flag for flag in verdict.CPU_FLAGS if flag.partition("=")[0] not in flags]
     return " ".join([flags, *missing]).strip()
 
 
@@ -36,9 +28,9 @@ def require_known_flags(flags: str) -> None:
     Raises:
         UserError: XLA does not know one of them.
     """
-    own = {flag.partition("=")[0] for flag in CPU_FLAGS}
+    own = {flag.partition("=")[0] for flag in verdict.CPU_FLAGS}
     given = [flag for flag in flags.split() if flag.partition("=")[0] not in own]
-    if not given or os.environ.get("CTKERAS_CHECKED_FLAGS") == " ".join(given):
+    if not given or os.environ.get("_CTK_CHECKED_FLAGS") == " ".join(given):
         return
     command = [sys.executable, "-c", "import jax; jax.local_devices()"]
     environment = os.environ | {"XLA_FLAGS": " ".join(given), "JAX_PLATFORMS": "cpu"}
@@ -50,7 +42,7 @@ def require_known_flags(flags: str) -> None:
         unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", done.stderr)
         what = f"XLA does not know {unknown[1].strip()[:200]}" if unknown else "XLA cannot read it"
         raise UserError(f"XLA_FLAGS is {flags!r}: {what}; correct it, or unset XLA_FLAGS")
-    os.environ["CTKERAS_CHECKED_FLAGS"] = " ".join(given)  # for the processes that this one starts
+    os.environ["_CTK_CHECKED_FLAGS"] = " ".join(given)  # for the processes that this one starts
 
 
 def require_devices() -> None:
@@ -77,10 +69,10 @@ def require_devices() -> None:
 
 
 def cpu_kernels() -> bool:
-    """Whether the layers of cpu/layers.py are used: on CPU, unless CTKERAS_CPU_KERNELS=off."""
+    """Whether the layers of cpu/layers.py are used: on CPU, unless CTKERAS_CPU_KERNELS=off or they are wrong on this jaxlib."""
     import jax
 
-    return jax.default_backend() == "cpu" and kernels_wanted() != "off"
+    return jax.default_backend() == "cpu" and kernels_wanted() != "off" and verdict.verdict().kernels != "off"
 
 
 def kernels_wanted() -> str:
@@ -100,5 +92,5 @@ def compiler_options() -> dict[str, str | bool]:
 
     XLA's CPU backend removes them before it fuses. Without that pass they remain, at no cost.
     """
-    verified = version("jaxlib") in VERIFIED_JAXLIB and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if verified and cpu_kernels() else {}
+    wanted = os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off"
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if wanted and cpu_kernels() else {}

@@ -6,7 +6,7 @@ from typing import Any
 from ctkeras.config import RunConfig
 from ctkeras.sweep.file import CANDIDATE
 
-# The best of eight settings that were compared in grouped folds of the public set (benchmarks/RESULTS.md, fine-tuning). The
+# The best of eight settings that were compared in grouped folds of the public set (benchmarks/ACCURACY.md, fine-tuning). The
 # last epoch is taken, because the best of ten on the images that judge it would be partly luck.
 SETTINGS: dict[str, Any] = {"unfreeze_from": "stage3", "optimizer": "adamw", "max_epochs": 10, "best": "last"}
 HOW = "fine-tuned from stage 3 for 10 epochs"

@@ -187,7 +187,7 @@ def _calibrated_losses(logits: np.ndarray, labels: np.ndarray, counted: np.ndarr
     """The log-loss of counted rows at the temperature that suits them best, per value of the grid: [G, N, C] to [G].
 
     A weak L2 makes a head too sure of itself, and a plain log-loss takes that for bad classification: on the public set it
-    chose a strength of 1, which is 6 points of accuracy below 0.003 (benchmarks/RESULTS.md). One number mends confidence
+    chose a strength of 1, which is 6 points of accuracy below 0.003 (benchmarks/ACCURACY.md). One number mends confidence
     afterwards (Guo et al. 2017), so it must not decide. Every row counts alike, as in val_acc.
     """
     classes = labels[counted].argmax(-1)

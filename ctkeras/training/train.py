@@ -99,6 +99,7 @@ def _train(
         settings.prepare(config.project)  # a mode or a key that W&B refuses, before anything slow
     process.configure()
     process.require_jax()
+    from ctkeras.cpu import state
     from ctkeras.models.weights import find_weights
     from ctkeras.training import loop, solve, start
     from ctkeras.training.run import heads_of
@@ -109,6 +110,7 @@ def _train(
         data = load_data(source, config)
         ending.passed("data")
     _warn(config)
+    state.note()
     assert data is not None  # for the type checker: it was given, or there is a source
     classes = len(data.train.class_names)
     built = start.build(

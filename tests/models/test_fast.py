@@ -1,5 +1,6 @@
 """Answers by the fast layers: equal to the file's own, without a change to the model."""
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -45,6 +46,27 @@ def test_weights_are_read_at_each_call(exported, pixels):
     assert answer(pixels)[:, 1].min() > 0.99
     logits.bias.assign(bias)
     assert fast.program(exported) is answer  # no second program for the same model
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 4), (4, 4), (5, 8), (9, 32), (32, 32), (33, 33)])
+def test_few_sizes_have_programs(count, size):
+    rows = np.arange(1.0, 2 * count + 1).reshape(count, 2)
+    made = fast.padded(rows)
+    assert made.shape == (size, 2)
+    np.testing.assert_array_equal(made[:count], rows)
+    assert not made[count:].any()
+
+
+def test_numbers_of_images_share_a_program(exported, pixels):
+    """Three and four images run the same compiled program, and each image's answer is what it has alone."""
+    three = np.concatenate([pixels, pixels[:1] / 2])
+    answer, before = fast.program(exported), fast.program(exported)(three)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    four = answer(np.concatenate([three, pixels[:1]]))
+    assert before.shape == (3, 3) and not [event for event in compiled if "compile" in event]
+    np.testing.assert_allclose(four[:3], before, atol=1e-6)
+    np.testing.assert_allclose(four[3], before[0], atol=1e-6)
 
 
 def test_a_model_that_cannot_be_cloned_answers_by_its_own_layers(pixels):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import console, files, process, versions, xla
+from ctkeras.runtime import console, files, process, verdict, versions, xla
 
-OURS = xla.CPU_FLAGS[0]
+OURS = verdict.CPU_FLAGS[0]
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def plugins(monkeypatch):
 
 @pytest.fixture
 def verified(monkeypatch, plugins):
-    monkeypatch.setattr(versions, "version", lambda package: xla.VERIFIED_JAXLIB[0])
+    monkeypatch.setattr(verdict, "installed", lambda: verdict.TESTED[0])
     return plugins
 
 
 @pytest.mark.parametrize("flags", ["", "--xla_dump_to=/tmp/x", "--xla_a=1 --xla_b=2"])
 def test_the_users_flags_stay_before_ours(verified, flags):
     made = xla.with_cpu_flags(flags)
-    assert made.split() == [*flags.split(), *xla.CPU_FLAGS]
+    assert made.split() == [*flags.split(), *verdict.CPU_FLAGS]
 
 
 def test_our_flags_are_added_once_and_the_users_value_wins(verified):
@@ -53,9 +53,8 @@ def test_our_flags_are_added_once_and_the_users_value_wins(verified):
 
 
 @pytest.mark.parametrize("flags", ["", "--xla_a=1"])
-@pytest.mark.parametrize("version", ["", "0.0.1", "99.0", xla.VERIFIED_JAXLIB[0] + "0"])
-def test_an_unverified_jaxlib_gets_no_flag_of_ours(plugins, monkeypatch, version, flags):
-    monkeypatch.setattr(xla, "version", lambda package: version)
+def test_a_jaxlib_that_refuses_our_flag_does_not_get_it(plugins, monkeypatch, flags):
+    monkeypatch.setattr(verdict, "verdict", lambda: verdict.Verdict(False, "on", "unknown flag"))
     assert xla.with_cpu_flags(flags) == flags
 
 
@@ -415,7 +414,7 @@ def test_another_value_of_the_switch_is_refused(monkeypatch):
         xla.kernels_wanted()
 
 
-def test_barriers_are_kept_only_where_that_was_tested(monkeypatch, verified):
+def test_barriers_are_kept_unless_switched_off_or_wrong(monkeypatch, verified):
     import jax
 
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
@@ -426,8 +425,8 @@ def test_barriers_are_kept_only_where_that_was_tested(monkeypatch, verified):
         with monkeypatch.context() as patch:
             patch.setenv(name, "off")
             assert xla.compiler_options() == {}
-    monkeypatch.setattr(xla, "version", lambda package: "0.0.1")
-    assert xla.compiler_options() == {}
+    monkeypatch.setattr(verdict, "verdict", lambda: verdict.NOTHING)
+    assert xla.compiler_options() == {} and not xla.cpu_kernels()
 
 
 def test_the_bar_shows_the_time_left(monkeypatch):
