@@ -19,6 +19,7 @@ __all__ = ["RunConfig", "UserError", "audit", "evaluate", "load", "train"]
 if TYPE_CHECKING:
     from ctkeras.audit.summary import audit
     from ctkeras.config import RunConfig
+    from ctkeras.data import images as images
     from ctkeras.errors import UserError
     from ctkeras.evaluation.evaluate import evaluate
     from ctkeras.models.predict import load
@@ -40,6 +41,8 @@ class _Package(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _HOMES:
             return getattr(importlib.import_module(_HOMES[name]), name)
+        if name == "images":  # the module that decodes files as training does
+            return importlib.import_module("ctkeras.data.images")
         raise AttributeError(f"module 'ctkeras' has no attribute {name!r}")
 
     def __dir__(self) -> list[str]:

@@ -18,10 +18,9 @@ import numpy as np
 
 from ctkeras.audit import groups
 from ctkeras.audit.near import pairs as near_pairs
-from ctkeras.data import decoded, layout
+from ctkeras.data import accounts, decoded, layout
 from ctkeras.data.decoded import Look
 from ctkeras.data.sources import Source
-from ctkeras.errors import UserError
 from ctkeras.runtime import console, stored
 from ctkeras.runtime.files import bound, cache_dir, touch
 
@@ -229,7 +228,7 @@ def load(source: Source, *, group_pattern: str = "") -> Audit:
     Raises:
         UserError: an image cannot be read, or the pattern does not match every file.
     """
-    return _complete(check(source)).regrouped(group_pattern)
+    return _complete(check(source), source).regrouped(group_pattern)
 
 
 def training_list(source: Source) -> dict[str, Any]:
@@ -245,7 +244,7 @@ def training_list(source: Source) -> dict[str, Any]:
         listed: dict[str, Any] = stored.read_json(place / TRAINING)
         touch(place)
         return listed
-    return for_training(_complete(check(source)))
+    return for_training(_complete(check(source), source))
 
 
 def folder(source: Source) -> Path:
@@ -260,11 +259,10 @@ class _Unreadable(Exception):
         self.audited = audited
 
 
-def _complete(audited: Audit) -> Audit:
-    """An audit without unreadable images, or an error that names the first."""
-    if unreadable := audited.unreadable:
-        others = f" ({len(unreadable)} such images: data check lists them)" if len(unreadable) > 1 else ""
-        raise UserError(next(iter(unreadable.values())) + others)
+def _complete(audited: Audit, source: Source) -> Audit:
+    """An audit without unreadable images, or an error that names them."""
+    if audited.unreadable:
+        raise accounts.refusal(audited.unreadable, images=source.images, path=source.path)
     return audited
 
 

@@ -92,8 +92,12 @@ def sentences(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def groups_words(groups: Mapping[str, Any]) -> str:
     """Returns the groups in words, such as 201 groups of similar slices."""
-    what = "patients" if groups["by"] == "patient" else "groups of similar slices (the data names no patients)"
-    sizes = f"the largest has {groups['largest']:,} images, and {groups['purity']:.0%} have one class"
+    one = groups["number"] == 1
+    what = f"patient{'' if one else 's'}"
+    if groups["by"] != "patient":
+        what = f"group{'' if one else 's'} of similar slices (the data names no patients)"
+    images = f"{groups['largest']:,} image{'' if groups['largest'] == 1 else 's'}"
+    sizes = f"the largest has {images}, and {groups['purity']:.0%} have one class"
     return f"{groups['number']:,} {what}; {sizes}"
 
 

@@ -72,9 +72,12 @@ def prepare(spec: str | None, columns: str, image_sizes: tuple[int, ...], group_
 @data_option
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 @click.option("--html", metavar="FILE", help="where to write the page (default: the cache folder; its path is printed)")
+@click.option("--paths", is_flag=True, help="also print where unreadable images are; paths of scans may name patients")
 @pattern_option
 @slices_option
-def check(spec: str | None, columns: str, as_json: bool, html: str | None, group_pattern: str, slices: str) -> int:
+def check(
+    spec: str | None, columns: str, as_json: bool, html: str | None, paths: bool, group_pattern: str, slices: str
+) -> int:
     """Find faulty files, duplicates, leaks and splits that share patients.
 
     Also shows what a lookup of the most similar training slice scores, whether splits were prepared differently, and how
@@ -104,6 +107,9 @@ def check(spec: str | None, columns: str, as_json: bool, html: str | None, group
             click.echo("")
         for line in lines(summary):
             click.echo(line)
+        for entry in source.entries if paths else ():
+            if entry.file in audited.unreadable:
+                click.echo(f"{entry.file} is {sources.location(Path(source.root), entry)}")
         click.echo(f"Pairs side by side: {path}")
     return 1 if summary["leaks"] or summary["shared_patients"] else 0
 

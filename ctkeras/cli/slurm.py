@@ -1,7 +1,7 @@
 """`sweep slurm` and `study slurm`: a Slurm array script for a sweep or a study, printed or submitted."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import click
 
 from ctkeras.errors import UserError
 
-PASSES = {"ignore_unknown_options": True, "allow_extra_args": True}
+PASSES = {"ignore_unknown_options": True}  # what is not an option here is one of the command that the tasks run
 
 
 def slurm_options(command: Callable) -> Callable:
@@ -34,56 +34,77 @@ def slurm_options(command: Callable) -> Callable:
 
 
 @click.command("slurm", context_settings=PASSES)
-@click.argument("file", metavar="FILE")
 @click.option(
     "--engine", type=click.Choice(["local", "wandb"]), default="local", help="wandb: FILE is ENTITY/PROJECT/ID"
 )
 @slurm_options
-@click.pass_context
-def sweep_slurm(context: click.Context, file: str, engine: str, **asked: Any) -> None:
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE [OPTION]...")
+def sweep_slurm(words: tuple[str, ...], engine: str, **asked: Any) -> None:
     """Print a Slurm array script whose tasks share a sweep's trials; other options are those of `sweep run`."""
     from ctkeras.cli.options import load_sound
     from ctkeras.cli.sweep import agent, run
+    from ctkeras.sweep import file
 
     if engine == "wandb":
-        words = ["sweep", "agent", file, *context.args]
-        _check(agent, words[2:])
-        _give(words, "sweep-agents", Path("runs"), asked)
+        _parsed(agent, "sweep agent", words)
+        _give(["sweep", "agent", *words], "sweep-agents", Path("runs"), asked)
         return
-    values = _check(run, [file, *context.args])
-    load_sound(Path(file), engine="local", count=values["count"])
-    folder = Path(values["output_dir"] or "runs")
-    words = ["sweep", "run", file, *context.args, *_storage(values, folder)]
-    _give(words, Path(file).stem, folder, asked)
+    values = _parsed(run, "sweep run", words)
+    content = load_sound(values["file"], engine="local", count=values["count"])
+    folder = _folder(values, file.fixed(content))
+    _give(["sweep", "run", *words, *_storage(values, folder)], values["file"].stem, folder, asked)
 
 
 @click.command("slurm", context_settings=PASSES)
 @slurm_options
-@click.pass_context
-def study_slurm(context: click.Context, **asked: Any) -> None:
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]...")
+def study_slurm(words: tuple[str, ...], **asked: Any) -> None:
     """Print a Slurm array script whose tasks share a study; other options are those of `study`."""
     from ctkeras.cli.study import study
 
-    values = _check(study, context.args)
-    folder = Path(values["output_dir"] or "runs")
-    _give(["study", *context.args, *_storage(values, folder)], "study", folder, asked)
+    values = _parsed(study, "study", words)
+    if values["engine"] == "wandb":
+        raise UserError(
+            "tasks share a study through a journal, not through W&B; for W&B's agents: sweep slurm ENTITY/PROJECT/ID "
+            "--engine wandb"
+        )
+    folder = _folder(values, {})
+    _give(["study", *words, *_storage(values, folder)], "study", folder, asked)
 
 
-def _check(command: click.Command, words: Sequence[str]) -> dict[str, Any]:
+def _parsed(command: click.Command, name: str, words: Sequence[str]) -> dict[str, Any]:
     """The parsed options of the command that the tasks will run; raises what a misspelt one raises."""
-    return command.make_context(command.name, list(words)).params
+    return command.make_context(f"ctkeras {name}", list(words)).params
+
+
+def _folder(values: dict[str, Any], fixed: Mapping[str, Any]) -> Path:
+    """The folder of the run folders.
+
+    Args:
+        values: parsed options, of which the hyperparameters are checked here, before they wait in a queue.
+        fixed: the sweep's own constant hyperparameters.
+    """
+    from ctkeras.cli.options import read_config
+    from ctkeras.config import FIELDS, RunConfig, parse_value
+
+    given = read_config(values["config_file"], {name: values[name] for name in FIELDS})
+    for name, value in given.items():
+        parse_value(name, value)
+    return Path(str(given.get("output_dir") or fixed.get("output_dir") or RunConfig.output_dir))
 
 
 def _storage(values: dict[str, Any], folder: Path) -> list[str]:
     """The option of the tasks' storage: a journal, unless another storage is given."""
     from ctkeras.search import journal
-    from ctkeras.search.storage import address
+    from ctkeras.search.storage import address, masked
 
-    if not values["storage"]:
+    given = values["storage"]
+    if not given:
         return ["--storage", f"{journal.PREFIX}{folder.absolute() / journal.FILE}"]
-    if address(values["storage"], "").drivername == "sqlite":
+    if address(given, "").drivername == "sqlite":
         raise UserError("tasks on several nodes cannot share SQLite; leave --storage out, or give journal:FILE")
-    return []
+    from_environment = given == os.environ.get("CTKERAS_STORAGE")
+    return ["--storage", given] if from_environment and masked(given) == given else []
 
 
 def _give(words: Sequence[str], name: str, folder: Path, asked: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The `sweep` verbs."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -145,28 +146,54 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
 @sweep.command("status")
 @click.argument("storage", metavar="STORAGE")
 @click.option("--study", default="", help="one search (default: all in the storage)")
-@click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C")
+@click.option("--watch", is_flag=True, help="refresh every few seconds, until Ctrl-C; waits for the first trial")
 def status_(storage: str, study: str, watch: bool) -> None:
     """Show the trials in a storage: a file such as runs/study.db, journal:FILE or the address of a database."""
-    import time
-
     from ctkeras.search import status
     from ctkeras.search.storage import address, open_storage
 
-    opened = open_storage(address(storage, ""), create=False)
-    try:
-        while True:
-            lines = "\n".join(status.report(opened.trials, study=study))
-            if not watch:
-                click.echo(lines)
-                return
-            click.clear()
-            click.echo(f"{lines}\n\n{time.strftime('%H:%M:%S')}, Ctrl-C to quit")
-            time.sleep(WATCH_SECONDS)
-    except KeyboardInterrupt:
+    url = address(storage, "")
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(url, study)
+        click.echo("No longer watching; the search is not affected.", err=True)
         return
+    opened = open_storage(url, create=False)
+    try:
+        click.echo("\n".join(status.report(opened.trials, study=study)))
     finally:
         opened.close()
+
+
+def _watch(url: Any, study: str) -> None:
+    """Shows the trials in a storage again and again; a file or a search that does not exist yet is waited for."""
+    import time
+
+    from ctkeras.search import status
+    from ctkeras.search.storage import open_storage
+
+    while url.drivername in ("sqlite", "journal") and not Path(url.database).exists():
+        _show(f"there is no file {url.database} yet")
+        time.sleep(WATCH_SECONDS)
+    opened = open_storage(url, create=False)
+    try:
+        while True:
+            try:
+                lines = status.report(opened.trials, study=study)
+            except status.NoSearch as error:
+                lines = [str(error)]
+            _show("\n".join(lines))
+            time.sleep(WATCH_SECONDS)
+    finally:
+        opened.close()
+
+
+def _show(text: str) -> None:
+    """Replaces what is on the terminal."""
+    import time
+
+    click.clear()
+    click.echo(f"{text}\n\n{time.strftime('%H:%M:%S')}, Ctrl-C to quit")
 
 
 @sweep.command()

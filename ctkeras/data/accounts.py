@@ -1,14 +1,19 @@
 """Every file of a data set is accounted for: how many were read, and how many were left out, by reason."""
 
+import re
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
+from ctkeras.errors import UserError
+
+SHOWN = 10  # unreadable images named in one message
 NOT_A_SPLIT = "in a folder that is not a split"
 NO_CLASS = "outside a class folder"
 HIDDEN = "hidden"
 LINK = "links inside a zip"
 NOT_AN_IMAGE = "without an image inside"
 UNREADABLE = "unreadable images"
+_ADVICE = re.compile(r"; (remove|copy) [^;]*$")  # which an error about a single file ends with
 
 
 class LeftOut(NamedTuple):
@@ -24,6 +29,7 @@ class Account:
 
     def __init__(self) -> None:
         """Starts with none."""
+        self.names_patients = False  # names of files may identify patients, as those of scans do
         self._counts: dict[str, list[Any]] = {}
 
     def leave_out(self, reason: str, example: str, files: int = 1, *, safe: bool = False) -> None:
@@ -38,15 +44,12 @@ class Account:
         if files:
             self._counts.setdefault(reason, [0, example, safe])[0] += files
 
-    def left_out(self, *, masked: bool = False) -> tuple[LeftOut, ...]:
-        """What was counted, the most frequent reason first.
-
-        Args:
-            masked: examples show only their endings, because the names of scans can identify patients.
-        """
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What was counted, the most frequent reason first; where names may identify patients, examples are endings."""
         rows = sorted(self._counts.items(), key=lambda item: (-item[1][0], item[0]))
         return tuple(
-            LeftOut(reason, count, _mask(file) if masked and not safe else file) for reason, (count, file, safe) in rows
+            LeftOut(reason, count, _mask(file) if self.names_patients and not safe else file)
+            for reason, (count, file, safe) in rows
         )
 
 
@@ -67,10 +70,10 @@ def words(left_out: tuple[LeftOut, ...]) -> str:
     )
 
 
-def shown(name: str) -> str:
-    """A name on one line, and not longer than one."""
+def shown(name: str, longest: int = 100) -> str:
+    """A name on one line, and not longer than `longest` characters."""
     text = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return text if len(text) <= 100 else f"{text[:60]}…{text[-38:]}"
+    return text if len(text) <= longest else f"{text[: longest - 40]}…{text[-38:]}"
 
 
 def sentence(images: int, left_out: tuple[LeftOut, ...]) -> str:
@@ -93,6 +96,22 @@ def unreadable(reasons: dict[str, str]) -> list[LeftOut]:
         reasons: file to reason.
     """
     return [LeftOut(UNREADABLE, len(reasons), next(iter(reasons)))] if reasons else []
+
+
+def refusal(reasons: dict[str, str], *, images: int, path: str) -> UserError:
+    """The error that ends training: all unreadable images at once, at most ten in words.
+
+    Args:
+        reasons: file to reason, with at least one.
+        images: of the data set, readable or not.
+        path: of the data set.
+    """
+    faults = "; ".join(_ADVICE.sub("", reason) for reason in list(reasons.values())[:SHOWN])
+    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    return UserError(
+        f"{len(reasons):,} of {images:,} images in {path} cannot be read: {shown(faults, SHOWN * 200)}{more}; remove "
+        "these files, or copy or download them again (ctkeras data check --paths lists all, with their places)"
+    )
 
 
 def as_json(images: int, left_out: tuple[LeftOut, ...]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctkeras.data import crop, facts, ondisk, sources, threads
+from ctkeras.data import accounts, crop, facts, layout, ondisk, sources, threads
 from ctkeras.data.crop import Preparation
 from ctkeras.data.facts import SMALL
 from ctkeras.data.images import Header, as_rgb, in_windows
@@ -79,13 +79,28 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
     folder = split_folder(source, image_size, preparation)
 
     def make() -> None:
-        _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
+        try:
+            _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
+        except _Unreadable as first:  # the others are named too, rather than one per attempt
+            with console.waiting(f"An image cannot be read; looking through all {source.images:,}"):
+                reasons = unreadable(source) or {split: str(first)}
+            raise accounts.refusal(reasons, images=source.images, path=source.path) from first
         bound(folder.parent, CACHE_BYTES, keep=folder)
 
     waiting = f"Waiting for another process that decodes {split}"
     found = stored.reuse(lambda: _read(folder, split), make, lock=folder.with_suffix(".lock"), waiting=waiting)
     files.touch(folder)
     return found
+
+
+class _Unreadable(Exception):
+    """An image that cannot be read."""
+
+
+def unreadable(source: Source) -> dict[str, str]:
+    """Returns file to reason for every image of all splits that cannot be read."""
+    found = (look for split in layout.SPLITS for look in looks(source, split))
+    return {look[0]: str(look[1]) for look in found if not isinstance(look, Look)}
 
 
 def _read(folder: Path, split: str) -> Split:
@@ -103,11 +118,14 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
 
     def describe(item: tuple[Entry, bytes | UserError]) -> tuple[Entry, np.ndarray, np.ndarray, Look | None]:
         entry, content = item
-        if isinstance(content, UserError):
-            raise content
         forms = [(entry.window or "auto", source.span), (entry.window or preparation.window, span)]
         forms = forms[:1] if forms[0] == forms[1] else forms
-        grays, header = in_windows(content, forms, name=f"{entry.file} in {source.path}", frame=entry.frame)
+        try:
+            if isinstance(content, UserError):
+                raise content
+            grays, header = in_windows(content, forms, name=entry.file, frame=entry.frame)
+        except UserError as error:
+            raise _Unreadable(str(error)) from error
         first, last = grays[0], grays[-1]
         look = _look(entry, first, header) if wanted else None
         small = look.small if look else crop.prepare(first, SMALL, Preparation())

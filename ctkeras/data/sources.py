@@ -64,7 +64,7 @@ def open_source(spec: str, *, slices: str = "all") -> Source:
         root=str(found.root),
         span=found.span,
         layout=found.layout,
-        left_out=found.account.left_out(masked=any(entry.place and _is_scan(entry) for entry in entries)),
+        left_out=found.account.left_out(),
         notes=tuple(found.notes),
     )
 
@@ -190,11 +190,6 @@ def contents(
                 yield entry, error
     finally:
         found.close()
-
-
-def _is_scan(entry: Entry) -> bool:
-    """Whether an entry's file is a pseudonym, because its place may identify a patient."""
-    return not entry.file.startswith(entry.path) and entry.file.endswith((".dcm", ".nii"))
 
 
 def _parted(entries: list[Entry], path: str) -> list[str]:

@@ -11,8 +11,9 @@ from ctkeras.errors import UserError
 from ctkeras.runtime import console, stored
 from ctkeras.runtime.files import cache_dir
 
-_VERSION = "1"  # raise it when what is recorded changes
+_VERSION = "3"  # raise it when what is recorded changes
 _HEAD = 4096  # bytes from a file's start that say what it is
+_FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xDA)  # markers of a JPEG after which no picture is announced
 IMAGE, SCAN, UNKNOWN = "image", "scan", ""
 
 
@@ -78,7 +79,21 @@ def _is_plain(head: bytes) -> bool:
         return head[24:25] != b"\x10" and b"acTL" not in head  # the depth in IHDR; the chunk of animations
     if head[8:12] == b"WEBP":
         return head[12:16] != b"VP8X" or not head[20] & 2
-    return head.startswith((b"\xff\xd8\xff", b"BM", b"P1", b"P4"))
+    if head.startswith(b"\xff\xd8"):
+        return _is_one_jpeg(head)
+    return head.startswith((b"BM", b"P1", b"P4"))
+
+
+def _is_one_jpeg(head: bytes) -> bool:
+    """Whether a JPEG is known to hold one picture: its frame begins before any index of several (MPF, CIPA DC-007)."""
+    at = 2
+    while at + 8 <= len(head) and head[at] == 0xFF:
+        if head[at + 1] in _FRAMES:
+            return True
+        if head[at + 1] == 0xE2 and head[at + 4 : at + 8] == b"MPF\0":
+            return False
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return len(head) < _HEAD or head[at : at + 1] not in (b"\xff", b"")
 
 
 def _held(entry: Entry, content: bytes, whole: bool) -> Held:
@@ -95,5 +110,4 @@ def _held(entry: Entry, content: bytes, whole: bool) -> Held:
             low_high.append(deep.range_of(array))
     except UserError:  # reported when the image is read
         return Held(IMAGE)
-    span = Range(min(row.low for row in low_high), max(row.high for row in low_high), low_high[0].kind)
-    return Held(IMAGE, tuple(pages), others, span)
+    return Held(IMAGE, tuple(pages), others, deep.joined(low_high))

@@ -13,7 +13,7 @@ from ctkeras.data.survey import Held
 from ctkeras.errors import UserError
 
 NOT_A_SCAN = "neither DICOM nor NIfTI inside"
-_OTHER_PAGE = "pages of another size than their file's first"
+_OTHER_PAGE = "further pictures of a file that are not slices (of another size, or of a JPEG)"
 _NO_PAGE = "pages that no row of the table names"
 
 
@@ -58,7 +58,10 @@ def expanded(
                 made.append(entry)  # reported when it is read
         notes: list[str] = []
         if scans:
+            account.names_patients = True
             made += volumes.expand(tuple(scans), read, path=path, choice=slices, account=account, notes=notes)
+        if scans and not made:
+            raise UserError(f"{path} has no axial slices; left out: {accounts.words(account.left_out())}")
     finally:
         found.close()
     _count_unnamed_pages(entries, held, account)
@@ -108,5 +111,5 @@ def _notes(entries: Sequence[Entry], held: Sequence[Held], span: str) -> list[st
         )
     if span:
         images = [row for row in held if row.kind == survey.IMAGE]
-        notes.append(deep.sentence(span, images=len(images), deep=sum(row.range is not None for row in images)))
+        notes.append(deep.sentence(span, [row.range for row in images if row.range is not None], images=len(images)))
     return notes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from ctkeras.data import accounts, dicom, scan_listing, slices
+from ctkeras.data import dicom, scan_listing, slices
 from ctkeras.data.accounts import Account
 from ctkeras.data.layout import Entry
 from ctkeras.data.scan_listing import Listed, may_be_scan
@@ -39,7 +39,7 @@ def expand(
         Entries in the order of their files.
 
     Raises:
-        UserError: the choice is not one, a package is missing, or no slice is left.
+        UserError: the choice is not one, or a package is missing.
     """
     slices.check(choice)
     if not any(may_be_scan(entry.path) for entry in entries):
@@ -55,8 +55,6 @@ def expand(
     notes += _report(rows, made, path, choice)
     reasons = Counter([row.reason for row in rows if row.reason] + [_MISSING] * missing)
     _leave_out(reasons, {reason: files[number].path for reason, number in examples.items()}, account)
-    if not (made or others):
-        raise UserError(f"{path} has no axial slices; left out: {accounts.words(account.left_out(masked=True))}")
     return tuple(sorted([*made, *others], key=lambda entry: entry.file))
 
 
@@ -130,11 +128,13 @@ def _named(made: list[Entry], of: dict[str, Listed]) -> list[Entry]:
 def _report(rows: list[Listed], made: list[Entry], path: str, choice: str) -> list[str]:
     """What was read and what was assumed, in sentences."""
     kept = [row for row in rows if row.kind and not row.reason]
+    if not kept:
+        return []
     kinds = Counter(row.kind for row in kept)
     files = " and ".join(f"{count:,} {'DICOM' if kind == 'dicom' else 'NIfTI'} files" for kind, count in kinds.items())
     patients = len({entry.patient for entry in made if entry.patient})
     of_all = f" ({choice} of {sum(len(row.positions) for row in kept):,})" if choice != slices.ALL else ""
-    lines = [f"{path}: {files or 'no scans'}, {len(made):,} axial slices{of_all} of {patients:,} patients."]
+    lines = [f"{path}: {files}, {len(made):,} axial slices{of_all} of {patients:,} patients."]
     if burned_in := sum(row.burned_in for row in kept):
         lines.append(
             f"Warning: {burned_in:,} files state that text is burned into their pixels; it may name the patient."

@@ -30,7 +30,7 @@ def require_known_flags(flags: str) -> None:
     """
     own = {flag.partition("=")[0] for flag in verdict.CPU_FLAGS}
     given = [flag for flag in flags.split() if flag.partition("=")[0] not in own]
-    if not given or os.environ.get("CTKERAS_CHECKED_FLAGS") == " ".join(given):
+    if not given or os.environ.get("_CTK_CHECKED_FLAGS") == " ".join(given):
         return
     command = [sys.executable, "-c", "import jax; jax.local_devices()"]
     environment = os.environ | {"XLA_FLAGS": " ".join(given), "JAX_PLATFORMS": "cpu"}
@@ -42,7 +42,7 @@ def require_known_flags(flags: str) -> None:
         unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", done.stderr)
         what = f"XLA does not know {unknown[1].strip()[:200]}" if unknown else "XLA cannot read it"
         raise UserError(f"XLA_FLAGS is {flags!r}: {what}; correct it, or unset XLA_FLAGS")
-    os.environ["CTKERAS_CHECKED_FLAGS"] = " ".join(given)  # for the processes that this one starts
+    os.environ["_CTK_CHECKED_FLAGS"] = " ".join(given)  # for the processes that this one starts
 
 
 def require_devices() -> None:

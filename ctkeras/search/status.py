@@ -21,6 +21,10 @@ STATES = {
 }
 
 
+class NoSearch(UserError):
+    """A storage in which no search has begun."""
+
+
 def settings(config: Mapping[str, Any], names: Sequence[str]) -> str:
     """One trial's values of the hyperparameters that a search varies."""
     return " ".join(f"{name}={value_text(config[name])}" for name in names if name in config)
@@ -95,11 +99,12 @@ def report(stored: BaseStorage, *, study: str = "") -> list[str]:
         study: the name of one search; '' for all.
 
     Raises:
-        UserError: the storage has no search, or not that one.
+        NoSearch: the storage has no search yet.
+        UserError: it has none of that name.
     """
     searches = [s for s in stored.get_all_studies() if "sweep" in s.user_attrs]
     if not searches:
-        raise UserError("there is no search in this storage yet")
+        raise NoSearch("there is no search in this storage yet")
     if study and study not in {s.study_name for s in searches}:
         names = ", ".join(s.study_name for s in searches)
         raise UserError(f"there is no search {study} in this storage; its searches: {names}")

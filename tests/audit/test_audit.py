@@ -187,7 +187,7 @@ def test_what_is_kept_is_what_was_found(tmp_path, own_cache, capsys):
 def test_an_unreadable_image_is_refused_where_all_are_needed(tmp_path, own_cache):
     bad = {"test/a/bad.png": b"x", "test/b/bad.png": b"y"}
     source = write_set(tmp_path / "set", clean_set() | bad)
-    with pytest.raises(UserError, match=r"test/a/bad\.png .*2 such images: data check lists them"):
+    with pytest.raises(UserError, match=r"2 of 12 images in .*: test/a/bad\.png .*; test/b/bad\.png "):
         audit.load(source)
     assert not [path for path in own_cache.rglob("*.json") if path.parent.name != "listings"]
 

@@ -276,3 +276,24 @@ def test_versions_of_what_is_drawn_are_cached_apart(monkeypatch):
         source = sources.open_source("phantom:999999")
         folders.append((decoded.split_folder(source, SIZE, crop.WHOLE), decoded.looks_folder(source)))
     assert len({path for pair in folders for path in pair}) == 4
+
+
+def test_unreadable_images_of_all_splits_are_named_at_once(folder):
+    first, last = sorted((folder / "train" / "left").iterdir())[0], next((folder / "test" / "right").iterdir())
+    first.write_bytes(first.read_bytes()[:-30])
+    last.write_bytes(b"")
+    source = sources.open_source(str(folder))
+    with pytest.raises(
+        UserError, match=f"2 of {source.images} images in .*{first.name} is a damaged .*{last.name} is empty"
+    ):
+        decoded.load_split(source, "train", SIZE, crop.WHOLE)
+    assert [*decoded.unreadable(source)] == [path.relative_to(folder).as_posix() for path in (first, last)]
+
+
+def test_at_most_ten_unreadable_images_are_named():
+    from ctkeras.data import accounts
+
+    reasons = {f"{i}.png": f"{i}.png is empty; remove it or download it again" for i in range(12)}
+    words = str(accounts.refusal(reasons, images=40, path="set"))
+    assert words.startswith("12 of 40 images in set cannot be read: 0.png is empty; 1.png is empty;")
+    assert "9.png is empty; and 2 more; remove these files" in words

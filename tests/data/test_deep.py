@@ -29,14 +29,14 @@ def encoded(image, form, **options):
     return content.getvalue()
 
 
-def png_rgb16(array):
-    """A PNG of 16 bits per colour, which Pillow reads but does not write; array uint16 [H, W, 3]."""
+def png_16(array):
+    """A PNG of 16 bits, which Pillow reads but does not write; array uint16 [H, W, 2] with alpha, or [H, W, 3]."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = array.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2}[array.shape[2]], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -74,7 +74,8 @@ DEEP = {
     "12 bits": (lambda a: encoded(Image.fromarray(a.astype(np.uint16) * 16), "PNG"), "png", "12 bits: 0 to 4095"),
     "16 bits": (lambda a: encoded(Image.fromarray(a.astype(np.uint16) * 257), "PNG"), "png", "16 bits: 0 to 65535"),
     "floats": (lambda a: encoded(Image.fromarray((a / 255).astype(np.float32)), "TIFF"), "tif", "numbers: 0 to 1"),
-    "colour": (lambda a: png_rgb16(np.repeat(a[..., None].astype(np.uint16) * 16, 3, -1)), "png", "12 bits: 0 to 4095"),
+    "colour": (lambda a: png_16(np.repeat(a[..., None].astype(np.uint16) * 16, 3, -1)), "png", "12 bits: 0 to 4095"),
+    "alpha": (lambda a: png_16(np.stack([a.astype(np.uint16) * 16, a * 0 + 9], -1)), "png", "12 bits: 0 to 4095"),
     "numpy": (lambda a: npy(a.astype(np.int16) * 16), "npy", "12 bits: 0 to 4095"),
     "JPEG 2000": (
         lambda a: encoded(Image.fromarray(a.astype(np.uint16) * 257), "JPEG2000"),
@@ -116,6 +117,28 @@ def test_values_below_air_are_hounsfield_units_in_every_file(tmp_path):
     assert soft.min() >= 225
 
 
+def test_few_values_that_stand_out_decide_no_scale(tmp_path):
+    large = np.zeros((80, 60), np.uint16)
+    large[::2] = 200 * 16
+    large[0, 0] = 65535
+    source = write_set(tmp_path / "set", [large], lambda a: encoded(Image.fromarray(a), "PNG"), "png")
+    assert source.span == "0/4095"
+    assert "a few pixels above, up to 65535, became white" in source.notes[0]
+    assert abs(int(np.median(load_split(source, "train", 24, WHOLE).images[0])) - 100) < 60
+    for count, span in ((4, "0/1023"), (5, "0/65535")):  # of 4,800 values
+        assert deep.span_of([deep.range_of(np.where(np.arange(4800) < count, 60_000, 900))]) == span
+
+
+def test_the_second_picture_of_a_jpeg_is_counted(tmp_path):
+    exif = Image.Exif()
+    exif[271] = "maker " * 1500  # before the index of pictures, which is then beyond the file's first bytes
+    second = Image.fromarray(GRAY[::-1])
+    content = encoded(Image.fromarray(GRAY), "MPO", save_all=True, append_images=[second], exif=exif)
+    source = write_set(tmp_path / "set", [GRAY], lambda a: content, "jpg")
+    assert [(row.files, row.reason[:16]) for row in source.left_out] == [(6, "further pictures")]
+    assert source.images == 6
+
+
 def test_pages_are_slices_that_stay_together(tmp_path):
     pages = [Image.fromarray(np.roll(GRAY, k, 0)) for k in range(4)]
     other = Image.fromarray(GRAY[:8, :8])
@@ -127,7 +150,7 @@ def test_pages_are_slices_that_stay_together(tmp_path):
     source = sources.open_source(str(tmp_path / "set"))
     assert source.images == 24
     assert {(row.reason, row.files) for row in source.left_out} == {
-        ("pages of another size than their file's first", 6)
+        ("further pictures of a file that are not slices (of another size, or of a JPEG)", 6)
     }
     patients = {}
     for entry in source.entries:

@@ -1,16 +1,20 @@
 """DICOM and NIfTI: right values, right groups, nothing left out silently, nobody named in anything written."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
+from image_sets import write_images
 from pydicom.data import get_testdata_file
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from scan_files import as_bytes, hounsfield, scan
 
+from ctkeras.cli.main import cli
 from ctkeras.data import decoded, dicom, images, layout, sources
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
@@ -125,37 +129,38 @@ def test_a_damaged_file_is_named_without_its_content(tmp_path):
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.slow  # two commands
+@pytest.mark.slow  # seven commands
 def test_nothing_written_identifies_anyone(folder, tmp_path):
-    """Trains and evaluates as a user does, then looks for every name, id, date and UID in every file."""
+    """Works as a user does, with W&B offline, then looks for every name, id, date and UID in every file and output."""
     root, uids = folder
-    environment = {"CTKERAS_CACHE_DIR": str(tmp_path / "cache"), "WANDB_MODE": "disabled"}
-    words = [
-        "--model_name",
-        "mobilenet_v2",
-        "--pretrained",
-        "false",
-        "--image_size",
-        "32",
-        "--window",
-        "three",
-        "--folds",
-        "0",
-    ]
-    train = [sys.executable, "-m", "ctkeras", "train", "--data", str(root), "--output_dir", "runs", *words]
-    done = subprocess.run(train, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    run = pathlib.Path(done.stdout.splitlines()[-1]).parent
+    wandb = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_CACHE_DIR": str(tmp_path / "wandb-cache")}
+    environment = {"CTKERAS_CACHE_DIR": str(tmp_path / "cache")} | wandb
+    outputs = []
+
+    def ctkeras(*words, allowed=(0,)):
+        command = [sys.executable, "-m", "ctkeras", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
+        assert done.returncode in allowed, done.stderr
+        outputs.append(done.stdout + done.stderr)
+        return done.stdout.splitlines()
+
+    small = ("--model_name", "mobilenet_v2", "--pretrained", "false", "--image_size", "32", "--folds", "0")
+    ctkeras("data", "describe", "--data", str(root))
+    ctkeras("data", "split", "--data", str(root), "--out", "split.csv", "--report")
+    ctkeras("data", "check", "--data", str(root), "--html", "check.html", allowed=(0, 1))
+    ctkeras("train", "--data", "split.csv", "--output_dir", "runs", *small)
+    run = pathlib.Path(
+        ctkeras("train", "--data", str(root), "--output_dir", "runs", "--window", "three", *small)[-1]
+    ).parent
+    ctkeras("evaluate", str(run), "--split", "test")
+    ctkeras("report", "runs")
     assert '"window": "three"' in (tmp_path / run / "contract.json").read_text()
-    check = [sys.executable, "-m", "ctkeras", "data", "check", "--data", str(root)]
-    checked = subprocess.run(check, cwd=tmp_path, env=environment_of(environment), capture_output=True, text=True)
-    assert checked.returncode in (0, 1), checked.stderr
     secrets = [*NAMES, *uids, "JANE", "MRNDOE", "19510203", "20240607"]
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.name == "predictions.csv" for path in written)
-    texts = [(str(path.relative_to(tmp_path)), path.read_bytes()) for path in written]
-    texts += [("output", (done.stdout + done.stderr + checked.stdout + checked.stderr).encode())]
-    for place, content in texts:
+    written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert NAMES[0].encode() in written.pop("split.csv")  # as documented: it says where the files are
+    for end in ("predictions.csv", ".wandb", "check.html", "report.html"):
+        assert any(place.endswith(end) for place in written), end
+    for place, content in [*written.items(), *(("output", text.encode()) for text in outputs)]:
         for secret in secrets:
             assert secret.encode() not in content and secret not in place, (place, secret)
 
@@ -197,3 +202,33 @@ def test_a_dicomdir_is_read_as_the_files_it_lists_once(tmp_path):
     assert folder.images == index.images > 0 and folder.fingerprint == index.fingerprint
     rows = dicom.directory((origin / "DICOMDIR").read_bytes(), name="x")
     assert len(rows) == len(set(rows)) == 31 and all((origin.joinpath(*parts)).is_file() for parts in rows)
+
+
+def test_images_beside_scans_that_are_all_left_out_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    root = write_images(tmp_path / "set", classes=("a", "b"), counts={"train": 2, "valid": 1, "test": 1}, size=16)
+    scout = scan(hounsfield(1), patient="DOE^JANE", series="1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scout.save_as(root / "train" / "a" / "scout.dcm", enforce_file_format=True)
+    (root / "train" / "doe-jane.txt").write_text("x")
+    source = sources.open_source(str(root))
+    assert source.images == 8
+    assert {(row.reason, row.files) for row in source.left_out} == {("localiser or scout", 1), ("ending in .txt", 1)}
+    assert "doe" not in str(source.left_out)
+
+
+def test_a_scan_damaged_inside_its_pixels_is_named_with_its_place_only_where_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    shutil.copytree(folder[0], root)
+    path = next((root / "train" / "malignant").rglob("*.dcm"))
+    broken = pydicom.dcmread(path)
+    broken.compress(pydicom.uid.RLELossless, encoding_plugin="pydicom")
+    broken.PixelData = broken.PixelData[:40] + b"\xff" * 200 + broken.PixelData[240:]
+    broken.save_as(path)
+    with pytest.raises(UserError, match=r"1 of .* cannot be read: train/malignant/[0-9a-f]{12}\.dcm is a damaged"):
+        decoded.load_split(sources.open_source(str(root)), "train", 24, Preparation())
+    said = {
+        words: CliRunner().invoke(cli, ["data", "check", "--data", str(root), *words]) for words in ((), ("--paths",))
+    }
+    assert path.parent.name not in said[()].output
+    assert f"is {path}\n" in said["--paths",].output

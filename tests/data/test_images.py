@@ -299,3 +299,14 @@ def test_threads_leave_warnings_as_they_were():
         assert caught == []
         warnings.warn("mine", UserWarning, stacklevel=1)
         assert [str(warning.message) for warning in caught] == ["mine"]
+
+
+def test_files_are_decoded_from_python_as_training_does(tmp_path):
+    """Orientation is applied: a mirrored chest is a finding."""
+    import ctkeras
+
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    exif = Image.Exif()
+    exif[274] = 2  # mirrored
+    content = encoded(Image.fromarray(picture), "PNG", exif=exif)
+    assert (ctkeras.images.decode_gray(content, name="x.png") == picture[:, ::-1]).all()

@@ -34,9 +34,16 @@ def test_nodes_crashes_requeues_and_hours_are_shown(tmp_path):
     assert "stopped, to be resumed" in section
 
 
+def test_a_requeued_task_that_trains_several_runs_was_requeued_once(tmp_path):
+    task = {"slurm_job": "7", "slurm_task": "1", "slurm_restarts": "1"}
+    for number, folder in enumerate(run_folders.write(tmp_path, runs=2)):
+        record(folder, entry(begun=number, **task))
+    assert "1 start after a requeue by Slurm." in Parsed(written(tmp_path)).sections["timeline"]
+
+
 def test_what_overlaps_on_a_node_lies_in_lanes_of_its_own():
     stretches = [
-        timeline.Stretch(f"r{number}", host, begun, begun + 2, "finished", 1, False, False, "")
+        timeline.Stretch(f"r{number}", host, begun, begun + 2, "finished", 1, False, 0, "")
         for number, (host, begun) in enumerate([("a", 0), ("a", 1), ("b", 1), ("a", 2)])
     ]
     assert [one.lane for one in timeline._in_lanes(stretches)] == [0, 1, 0, 0]

@@ -84,7 +84,7 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_one_of_this_users(
     ("flags", "words"), [("--xla_nonsense=1", "does not know --xla_nonsense"), ("nonsense", "cannot read it")]
 )
 def test_a_flag_that_would_abort_the_process_is_named(monkeypatch, flags, words):
-    monkeypatch.delenv("CTKERAS_CHECKED_FLAGS", raising=False)
+    monkeypatch.delenv("_CTK_CHECKED_FLAGS", raising=False)
     with pytest.raises(UserError, match=words):
         xla.require_known_flags(flags)
 

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -14,17 +15,27 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import optuna
 import pytest
 from sweeps import opened, planned, pretend, somebody, sweep
 
+from ctkeras.data import decoded, sources
+from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
-from ctkeras.runtime import files, lease, mounts
+from ctkeras.runtime import files, lease, mounts, stored
 from ctkeras.search import journal, storage
 from ctkeras.sweep import hyperband
 
 FINISHED = ("COMPLETE", "PRUNED")
 FORK = multiprocessing.get_context("fork")
+
+
+def wait(condition, *, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def address(folder):
@@ -196,22 +207,36 @@ def decisions_replayed(folder, search):
     return decisions
 
 
-def test_opening_two_thousand_trials_is_quick(tmp_path):
-    search = planned(tmp_path, sweep(method="random", run_cap=2000))
-    trials = opened(tmp_path, search, url=address(tmp_path))
-    job = trials.claim([])
-    pretend(trials, job)
-    per_trial = [line for line in operations(tmp_path) if line["op_code"] in (4, 6, 7, 8)]
-    with open(tmp_path / "study.log", "ab") as file:
+def two_thousand(folder):
+    """A journal of 2,000 trials, all like the first. Returns the number of lines per trial."""
+    trials = opened(folder, planned(folder, sweep(method="random", run_cap=2000)), url=address(folder))
+    pretend(trials, trials.claim([]))
+    per_trial = [line for line in operations(folder) if line["op_code"] in (4, 6, 7, 8)]
+    with open(folder / "study.log", "ab") as file:
         for one in range(1, 2000):
             for line in per_trial:
                 moved = line | ({"trial_id": one} if "trial_id" in line else {})
                 file.write(json.dumps(moved).encode() + b"\n")
+    return len(per_trial)
+
+
+def test_opening_two_thousand_trials_is_quick(tmp_path):
+    lines = two_thousand(tmp_path)
     begun = time.perf_counter()
     storage.open_storage(storage.address(address(tmp_path), ""))
     seconds = time.perf_counter() - begun
-    print(f"{seconds:.2f} s, {os.path.getsize(tmp_path / 'study.log') / 1e6:.1f} MB, {len(per_trial)} lines per trial")
+    print(f"{seconds:.2f} s, {os.path.getsize(tmp_path / 'study.log') / 1e6:.1f} MB, {lines} lines per trial")
     assert seconds < 2
+
+
+@pytest.mark.slow
+def test_exporting_two_thousand_trials_loses_none(tmp_path):
+    two_thousand(tmp_path)
+    begun = time.perf_counter()
+    storage.export(storage.address(address(tmp_path), ""), tmp_path / "study.db")
+    print(f"exported in {time.perf_counter() - begun:.0f} s, {os.path.getsize(tmp_path / 'study.db') / 1e6:.1f} MB")
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db")
+    assert len(study.get_trials(deepcopy=False)) == 2000
 
 
 def test_export_copies_all_trials_to_sqlite(tmp_path):
@@ -308,3 +333,44 @@ def test_waiting_for_another_process_says_so(tmp_path, monkeypatch, capsys):
         pass
     assert capsys.readouterr().err == "Waiting for another process …\n"
     assert journal.SILENT_SECONDS > 2 * journal.BEAT_SECONDS
+
+
+def load_slowly(folder, number):
+    """Loads a split as a task on a node would, with a slow shared folder; records builds, lines and what it got."""
+    sys.stderr = open(folder / f"{number}.err", "w", buffering=1)  # noqa: SIM115 - until the process ends
+    write = stored.write_array
+
+    def slow(path, array):
+        (folder / f"{os.getpid()}.builds").touch()
+        time.sleep(0.4)
+        write(path, array)
+
+    stored.write_array, files.WAIT_SECONDS = slow, 0.1
+    loaded = decoded.load_split(sources.open_source("phantom:48"), "train", 32, Preparation())
+    content = hashlib.sha256(np.asarray(loaded.images).tobytes() + loaded.labels.tobytes()).hexdigest()
+    (folder / f"{number}.loaded").write_text(content)
+
+
+@pytest.mark.parametrize(("kind", "killed"), [("ext4", 0), ("nfs4", 1)])
+def test_sixteen_processes_build_what_they_share_once(tmp_path, monkeypatch, kind, killed):
+    mount(tmp_path, monkeypatch, kind)
+    monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
+    running = [FORK.Process(target=load_slowly, args=(tmp_path, number)) for number in range(16)]
+    for one in running:
+        one.start()
+    if killed:
+        wait(lambda: list(tmp_path.glob("*.builds")))
+        os.kill(int(next(tmp_path.glob("*.builds")).stem), signal.SIGKILL)  # a node's builder dies; its lock is free
+    for one in running:
+        one.join(60)
+    assert sorted(one.exitcode for one in running) == [-signal.SIGKILL] * killed + [0] * (16 - killed)
+    assert len(list(tmp_path.glob("*.builds"))) == 1 + killed
+    contents = [path.read_text() for path in tmp_path.glob("*.loaded")]
+    assert len(contents) == 16 - killed
+    assert len(set(contents)) == 1
+    waited = [
+        path
+        for path in tmp_path.glob("*.err")
+        if "Waiting for another process that decodes train …" in path.read_text()
+    ]
+    assert len(waited) >= 12  # a process that begins late finds it built

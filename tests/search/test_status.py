@@ -1,11 +1,17 @@
 """What a search shows: words for values, the table of trials, and the lines while it runs."""
 
 import datetime
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import types
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sweeps import opened, planned, pretend
 
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
@@ -170,3 +176,24 @@ def test_a_live_line_is_drawn_over_and_fits_the_terminal(monkeypatch, capsys):
     assert "a note" in capsys.readouterr().err
     progress.close()
     assert capsys.readouterr().err == "\r\x1b[2K"
+
+
+def test_watching_waits_for_the_first_trial_follows_the_next_and_ends_with_ctrl_c_in_one_line(tmp_path):
+    code = "from ctkeras.cli import main, sweep; sweep.WATCH_SECONDS = 0.1; main.run()"
+    words = [sys.executable, "-c", code, "sweep", "status", f"journal:{tmp_path}/study.log", "--watch"]
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+
+        def until(text):
+            assert any(text in line for line in process.stdout), process.stderr.read()
+
+        until("there is no file")
+        trials = opened(tmp_path, planned(tmp_path), url=f"journal:{tmp_path}/study.log")
+        until(f"{trials.search.name}: 0 of 6 trials ended")
+        pretend(trials, trials.claim([]))
+        until("1 of 6 trials ended")
+        until("best: trial 0")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert errors.splitlines() == ["No longer watching; the search is not affected."]

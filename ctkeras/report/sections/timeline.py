@@ -32,7 +32,7 @@ class Stretch(NamedTuple):
     kind: str  # finished, stopped or lost
     hours: float  # of its GPUs, or of its CPU cores
     on_gpu: bool
-    requeued: bool  # Slurm had started its task before
+    restarts: int  # how often Slurm had started its task before
     task: str  # Slurm's job and array task, '' elsewhere
     lane: int = 0  # of its host: stretches of one lane do not overlap
 
@@ -67,9 +67,10 @@ def _stretches(found: Findings) -> list[Stretch]:
             kind = LOST if not ended else "finished" if ended in FINISHED else "stopped"
             hours = (entry["seen"] - entry["begun"]) / 3600 * (gpus or entry["processors"])
             task = "_".join(str(entry[name]) for name in ("slurm_job", "slurm_task") if entry.get(name))
-            requeued = str(entry.get("slurm_restarts") or "0") != "0"
+            count = str(entry.get("slurm_restarts") or "0")
+            restarts = int(count) if count.isdecimal() else 0
             listed.append(
-                Stretch(run.name, entry["host"], entry["begun"], entry["seen"], kind, hours, bool(gpus), requeued, task)
+                Stretch(run.name, entry["host"], entry["begun"], entry["seen"], kind, hours, bool(gpus), restarts, task)
             )
     return sorted(listed, key=lambda one: one.begun)
 
@@ -93,7 +94,10 @@ def _words(stretches: Sequence[Stretch]) -> str:
     span = max(one.seen for one in stretches) - stretches[0].begun
     text = f"{plural(runs, 'run')} on {plural(len(hosts), 'node')} ({', '.join(hosts[:4])}{', …' if len(hosts) > 4 else ''}) "
     text += f"within {seconds_text(span)}. Spent: {_hours(stretches)}. "
-    lost, requeued = sum(one.kind == LOST for one in stretches), sum(one.requeued for one in stretches)
+    lost = sum(one.kind == LOST for one in stretches)
+    requeued = len(
+        {(one.task, one.restarts) for one in stretches if one.restarts}
+    )  # each may have trained several runs
     again = len(stretches) - runs
     text += (
         f"{plural(again, 'run')} continued by another process" if again else "No run was continued by another process"
