@@ -22,6 +22,7 @@ from ctkeras.runtime.files import bound, cache_dir
 CACHE_BYTES = 20 * 2**30  # bytes; 1,000 slices at 224 take 50 MB
 LOOKS_BYTES = 2**30  # bytes; 1,000 images take 17 MB
 LOOKS_VERSION = "4"  # raise it when a look changes
+LOOKED_THROUGH_AT_ONCE = 500  # images, in about a second; only more of them are announced
 PIXELS_VERSION = "2"  # raise it when a file's pixels are read differently; the steps after that have crop.VERSION
 _LOOK_ARRAYS = ("-small", "-facts", "")  # what follows the split's name in the files of a look's arrays
 
@@ -82,8 +83,9 @@ def load_split(source: Source, split: str, image_size: int, preparation: Prepara
         try:
             _decode(source, split, image_size=image_size, preparation=preparation, folder=folder)
         except _Unreadable as first:  # the others are named too, rather than one per attempt
-            with console.waiting(f"An image cannot be read; looking through all {source.images:,}"):
-                reasons = unreadable(source) or {split: str(first)}
+            if source.images >= LOOKED_THROUGH_AT_ONCE:
+                console.note(f"An image cannot be read; looking through all {source.images:,} …")
+            reasons = unreadable(source) or {split: str(first)}
             raise accounts.refusal(reasons, images=source.images, path=source.path) from first
         bound(folder.parent, CACHE_BYTES, keep=folder)
 

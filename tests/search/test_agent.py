@@ -345,7 +345,7 @@ def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(mo
     monkeypatch.setattr(Tracker, "__init__", lambda self, run: setattr(self, "run", run))
     monkeypatch.setattr(worker, "train", train)
     chosen = RunConfig.from_mapping({"output_dir": str(tmp_path)})
-    given = {"stop": Stop(), "after_epoch": print, "leave": print}
+    given = {"stop": Stop(), "after_epoch": print, "leave": print, "export": True}
     worker.run_local(chosen, run_id="trial-0", group="g", job_type="j", before=reported.extend, **given)
     assert reported == [{"epoch": 1}, {"epoch": 2}]
     assert logged == ([1, 2] if offline else [2])

@@ -342,7 +342,7 @@ def load_slowly(folder, number):
 
     def slow(path, array):
         (folder / f"{os.getpid()}.builds").touch()
-        time.sleep(0.4)
+        time.sleep(1.0)
         write(path, array)
 
     stored.write_array, files.WAIT_SECONDS = slow, 0.1

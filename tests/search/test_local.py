@@ -357,6 +357,7 @@ def test_what_all_trials_share_is_known_before_them(tmp_path):
         "models": [],
         "weights_dir": "",
         "data": "phantom:48",
+        "slices": ["all"],
         "forms": [(32, "body", "stretch", "as_is", "auto")],
     }
     varied = sweeps.planned(tmp_path, sweeps.sweep(image_size={"values": [32, 64]}))
