@@ -13,11 +13,9 @@ from ctkeras.audit.audit import Audit
 from ctkeras.data.facts import NAMES, PREPARED
 
 FOLDS, REPEATS, PENALTY = 5, 5, 10.0  # of the linear model: ridge regression of +1 and -1 on standardised columns
-PERMUTATIONS, RESAMPLES, LEVEL = 999, 300, 0.05  # the first gives a p of 0.001 at least, which is LEAST_P
-ENOUGH, _AT_ONCE = (
-    20,
-    250,
-)  # permutations that reach the AUC, after which no more are drawn; and how many are drawn at once
+PERMUTATIONS, RESAMPLES, LEVEL = 999, 300, 0.05  # so many permutations can give a p of LEAST_P
+# Permutations that reach the AUC, after which no more are drawn; and how many are drawn at once.
+ENOUGH, _AT_ONCE = 20, 250
 # A shift is spoken of where even the lower bound of the AUC is at least the first, and p at most the second. A data set is
 # asked four times (valid and test, before and after preparation), so chance alone speaks in 4 of 1,000 sets at most. Splits
 # of few groups have fewer than 1,000 permutations, so that p is never that small: there is nothing to say about them.

@@ -11,16 +11,17 @@ from ctkeras.runtime.place import place
 FILE = "places.json"
 
 
-def begin(folder: Path, *, processors: int, accelerators: int) -> None:
+def begin(folder: Path, *, processors: int, accelerators: int, seconds: float = 0.0) -> None:
     """Adds an entry for this process.
 
     Args:
         folder: of the run.
+        seconds: how long it has worked on the run already.
         processors: CPU cores that this process may use.
         accelerators: GPUs that it uses; 0: it trains on the CPU.
     """
-    entry = {**place(), "processors": processors, "accelerators": accelerators, "begun": time.time()}
-    _write(folder, [*read(folder), {**entry, "seen": entry["begun"], "ended": ""}])
+    entry = {**place(), "processors": processors, "accelerators": accelerators, "begun": time.time() - seconds}
+    _write(folder, [*read(folder), {**entry, "seen": time.time(), "ended": ""}])
 
 
 def seen(folder: Path, ended: str = "") -> None:
@@ -30,7 +31,7 @@ def seen(folder: Path, ended: str = "") -> None:
 
     Args:
         folder: of the run.
-        ended: metrics.json's stopped_by; '' while it works.
+        ended: metrics.json's stopped_by, or error; '' while it works.
     """
     if entries := read(folder):
         _write(folder, [*entries[:-1], {**entries[-1], "seen": time.time(), "ended": ended}])

@@ -8,15 +8,10 @@ from pathlib import Path
 from ctkeras.errors import UserError
 
 DIRECTORY_BYTES = 32 * 2**20  # of a zip's directory: some 200,000 files; Python holds about 15 times as much in memory
-RATIO, RATIO_FROM = (
-    200,
-    4 * 2**20,
-)  # a member of more bytes than the latter may unpack to no more than so many times its size
-UNBOUNDED = (
-    zipfile.ZIP_BZIP2,
-    zipfile.ZIP_LZMA,
-    93,
-)  # methods, the last Zstandard, of which Python unpacks any amount at a time
+# A member of more bytes than the second may unpack to no more than so many times its size.
+RATIO, RATIO_FROM = 200, 4 * 2**20
+# Methods, the last Zstandard, of which Python unpacks any amount at a time.
+UNBOUNDED = (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93)
 
 
 def members(path: Path, *, largest: int) -> list[zipfile.ZipInfo]:

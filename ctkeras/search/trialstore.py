@@ -143,12 +143,8 @@ class Trials:
         except UserError as error:
             job.config, job.failure = {"output_dir": "", **given}, str(error)
         else:
-            for name in (
-                CHECKPOINT,
-                TRAINED,
-                "model.keras",
-                "metrics.json",
-            ):  # left by a study that was deleted: this is a new run
+            # Left by a study that was deleted: this is a new run.
+            for name in (CHECKPOINT, TRAINED, "model.keras", "metrics.json"):
                 (job.folder / name).unlink(missing_ok=True)
         facts: dict[str, Any] = {
             "config": job.config,

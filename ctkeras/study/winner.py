@@ -128,17 +128,8 @@ def described(one: Contender) -> str:
     names += ["mixup_alpha", "optimizer", "scheduler", "max_epochs"]
     if one.config.get("optimizer") == "lbfgs":  # the others have no effect
         names = ["model_name", "head_stages", "fit", "gray", "class_weighting", "label_smoothing", "weight_decay"]
-    elif one.config.get("folds"):  # the fine-tuned finalist of a study of solved heads
-        names = [
-            "model_name",
-            "unfreeze_from",
-            "head_stages",
-            "fit",
-            "gray",
-            "class_weighting",
-            "label_smoothing",
-            "lr",
-        ]
+    elif one.config.get("unfreeze_from", "head") != "head":
+        names.insert(2, "unfreeze_from")
     values = list(one.accuracies.values())
     seeds = status.counted(len(values), "seed")
     spread = f"{min(values):.4f} to {max(values):.4f}, {seeds}" if len(set(values)) > 1 else f"the same with {seeds}"

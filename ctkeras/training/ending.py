@@ -1,5 +1,6 @@
 """The end of a run: its exported model, predictions.csv, metrics.json and W&B's summary, whichever thread ends it."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,9 +52,13 @@ class Ending:
         """Takes on a run once it is built."""
         self.run, self.before = run, run.progress.seconds
 
+    def worked(self) -> float:
+        """This process's time so far, in seconds."""
+        return time.perf_counter() - self.started
+
     def seconds(self) -> float:
         """The run's time so far, earlier processes' included."""
-        return self.before + time.perf_counter() - self.started
+        return self.before + self.worked()
 
     def finish(self, stopped_by: str, *, failed: bool = False) -> dict[str, Any]:
         """Exports, writes metrics and ends the W&B run; called again, returns the first call's metrics."""
@@ -82,6 +87,9 @@ class Ending:
     def fail(self, error: BaseException) -> None:
         """Ends the W&B run of a run that failed, with a short reason; exit code 2 for a mistake of the user's."""
         with self.lock:
+            if self.metrics is None and self.run is not None:
+                with contextlib.suppress(OSError, UserError):  # the disk may be what failed
+                    places.seen(self.folder, "error")
             if self.metrics is None and self.tracker is not None:
                 text = " ".join(f"{type(error).__name__}: {error}".split())
                 code = 2 if isinstance(error, UserError) else 1

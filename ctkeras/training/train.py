@@ -120,12 +120,13 @@ def _train(
     folder = ending.folder
     make_folder(folder)
     write_config(folder, config)
-    places.begin(folder, processors=threads.cores(), accelerators=start.accelerators())
     resumed = (folder / CHECKPOINT).exists()
     tracker = ending.tracker or start_run(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
     run = start.begin(config, data, built, folder=folder)
     ending.passed("features")
+    # Only now: a run that is refused has not trained.
+    places.begin(folder, seconds=ending.worked(), processors=threads.cores(), accelerators=start.accelerators())
     ending.begin(run)
     tracker.catch_up(run.progress.history)
     train_run = solve.run_solved if config.optimizer == "lbfgs" else loop.run_epochs

@@ -31,7 +31,7 @@ def test_nodes_crashes_requeues_and_hours_are_shown(tmp_path):
         in section
     )
     assert "7_3" in section
-    assert "stopped, to be resumed" in section
+    assert "stopped or failed" in section
 
 
 def test_a_requeued_task_that_trains_several_runs_was_requeued_once(tmp_path):

@@ -388,6 +388,19 @@ def test_the_verdict_in_sentences():
     assert "cannot be tested" in verdict.verdict(ending.Outcome(*place, None, pathlib.Path("a"), test))[2]
 
 
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"lr": 0.1, "dropout": 0.2}, "lr=0.1 weight_decay=0.0001 batch_size=8 dropout=0.2"),
+        ({"optimizer": "lbfgs"}, "class_weighting=loss label_smoothing=0 weight_decay=auto"),
+        ({"unfreeze_from": "stage3", "folds": 5}, "unfreeze_from=stage3 lr=0.1"),
+    ],
+)
+def test_a_configuration_is_described_by_what_has_an_effect_on_it(own, words):
+    (one,) = winner.contenders(contender([0.7, 0.8], **own))
+    assert words in winner.described(one)
+
+
 def test_a_study_that_is_stopped_goes_no_further(whole_study):
     options, engine, counts = whole_study
     planned = plan.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[3, 2, 2])

@@ -11,6 +11,7 @@ from ctkeras.config import EPOCH_METRICS, RunConfig
 from ctkeras.data import sources
 from ctkeras.errors import UserError
 from ctkeras.evaluation import calibration
+from ctkeras.runs import places
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import read_predictions
 from ctkeras.training import stopping
@@ -179,6 +180,8 @@ def test_resume_refuses_other_data(tmp_path):
     stored = read_config(cut.folder).to_dict()
     with pytest.raises(UserError, match="other images"):
         train(RunConfig.from_mapping(stored | {"data": "phantom:52"}), resume=cut.folder)
+    (place,) = places.read(cut.folder)  # what was refused has not trained
+    assert place["ended"] == cut.metrics["stopped_by"]
 
 
 def test_nan_ends_the_run_with_its_step_and_a_hint(tmp_path):

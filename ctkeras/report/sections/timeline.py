@@ -17,7 +17,7 @@ LOST = "lost"
 COLOURS = {"finished": "second", "stopped": "third", LOST: "first"}
 MEANINGS = {
     "finished": "finished",
-    "stopped": "stopped, to be resumed",
+    "stopped": "stopped or failed",
     LOST: "ended without a word: killed or crashed",
 }
 
