@@ -2,15 +2,22 @@
 
 import hashlib
 import hmac
+import re
 import secrets
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
 
 from ctkeras.errors import UserError
 from ctkeras.runtime import stored
 from ctkeras.runtime.files import atomic, cache_dir, lock
 
 _BYTES = 32  # of the salt
+# Names that scanners and converters give to files, alone or with a short number; longer numbers may be a patient's.
+_GENERIC = re.compile(
+    r"(?:ct|dcm|dicom(?:dir)?|dose|file|i|im|ima|image|img|localis?z?er|report|s|scan|scout|se|series|slice|sr|st|study)?"
+    r"[-_ ]?\d{0,5}",
+    re.IGNORECASE,
+)
 
 
 def pseudonyms(patients: Sequence[str]) -> list[str]:
@@ -29,6 +36,27 @@ def pseudonyms(patients: Sequence[str]) -> list[str]:
         return [""] * len(patients)
     salt = _salt()
     return [hmac.new(salt, name.encode(), hashlib.sha256).hexdigest()[:16] if name else "" for name in patients]
+
+
+def nameless(path: str, known: Collection[str]) -> str:
+    """A path in which only what names no patient is left; other parts become "…", as folders may bear a person's name.
+
+    Args:
+        path: inside a data set, with /.
+        known: folders that are not a patient's, such as classes and splits.
+
+    Example:
+        >>> nameless("train/normal/Smith John/IM-0003.dcm", {"train", "normal"})
+        'train/normal/…/IM-0003.dcm'
+        >>> nameless("normal/7734120.dcm", {"normal"})
+        'normal/….dcm'
+    """
+    *folders, last = PurePosixPath(path).parts
+    stem, dot, ending = last.rpartition(".")
+    if not dot or ending.isdigit() or len(ending) > 5:  # a UID, or no ending
+        stem, dot, ending = last, "", ""
+    file = f"{stem if _GENERIC.fullmatch(stem) else '…'}{dot}{ending}"
+    return "/".join([part if part in known or _GENERIC.fullmatch(part) else "…" for part in folders] + [file])
 
 
 def _salt() -> bytes:

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 
 from ctkeras.data import dicom, scan_listing, slices
 from ctkeras.data.accounts import Account
-from ctkeras.data.layout import Entry
+from ctkeras.data.layout import SPLITS, Entry
+from ctkeras.data.pseudonyms import nameless
 from ctkeras.data.scan_listing import Listed, may_be_scan
 from ctkeras.errors import UserError
 
@@ -54,7 +55,8 @@ def expand(
     made = _named(_chosen(entries, of, choice), of)
     notes += _report(rows, made, path, choice)
     reasons = Counter([row.reason for row in rows if row.reason] + [_MISSING] * missing)
-    _leave_out(reasons, {reason: files[number].path for reason, number in examples.items()}, account)
+    known = {entry.class_name for entry in entries} | set(SPLITS)
+    _leave_out(reasons, {reason: nameless(files[number].path, known) for reason, number in examples.items()}, account)
     return tuple(sorted([*made, *others], key=lambda entry: entry.file))
 
 
@@ -143,7 +145,7 @@ def _report(rows: list[Listed], made: list[Entry], path: str, choice: str) -> li
 
 
 def _leave_out(reasons: Counter[str], examples: dict[str, str], account: Account) -> None:
-    """Counts what is left out, with an example where its path names no patient.
+    """Counts what is left out, with an example in which no patient is named.
 
     Raises:
         UserError: files need a decoder that is not installed; leaving them out would train on the rest without a word.

@@ -189,6 +189,17 @@ def test_groups_are_patients_or_else_studies(tmp_path):
     assert len({e.patient for e in source.entries}) == 12
 
 
+@pytest.mark.parametrize("person", ["Meier_Hans", "7734120", "hans.meier-1951"])
+def test_a_folder_that_names_a_person_beside_anonymised_headers_is_not_shown(tmp_path, person):
+    labelled(tmp_path / "set", str)
+    scout = scan(hounsfield(1), patient="ANON1", series="1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    place = tmp_path / "set" / "train" / "a" / person
+    place.mkdir()
+    scout.save_as(place / "IM1.dcm", enforce_file_format=True)
+    said = " ".join(sources.sentences(sources.open_source(str(tmp_path / "set"))))
+    assert "1 localiser or scout (such as train/a/…/IM1.dcm)" in said and person not in said
+
+
 def test_a_dicomdir_is_read_as_the_files_it_lists_once(tmp_path):
     """By pydicom's own file-sets: named as data it is its folder, named by a table it stands for its files."""
     import shutil
