@@ -137,6 +137,19 @@ def _raw_mode(image: "Image.Image") -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
+def is_deep_colour_jp2(image: "Image.Image", content: bytes) -> bool:
+    """Whether a file is JPEG 2000 of several channels and more than 8 bits, of which Pillow keeps the upper 8 only.
+
+    Args:
+        image: opened.
+        content: the file.
+    """
+    if image.format != "JPEG2000" or len(image.getbands()) == 1:
+        return False
+    size = content.find(b"\xff\x4f\xff\x51")  # ISO/IEC 15444-1, A.5.1: SOC, SIZ; its first channel's depth is 40 bytes on
+    return size >= 0 and len(content) > size + 42 and (content[size + 42] & 0x7F) + 1 > 8
+
+
 def array_of(image: "Image.Image", *, content: bytes, frame: int, name: str) -> np.ndarray:
     """The values of an image of more than 8 bits, colour as luma: any number type [H, W].
 

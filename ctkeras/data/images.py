@@ -109,6 +109,8 @@ def pixels(content: bytes, *, name: str, frame: int = 0) -> tuple[np.ndarray, He
             header = Header(image.format or "", image.mode, image.width, image.height)  # reading changes some modes
             if frame:
                 image.seek(frame)
+            if deep.is_deep_colour_jp2(image, content):
+                raise UserError(f"{name} is JPEG 2000 in colour of more than 8 bits, which is not read; save it as PNG")
             if deep.is_deep(image):
                 return deep.array_of(image, content=content, frame=frame, name=name), header
             ImageOps.exif_transpose(image, in_place=True)  # a mirrored chest is a finding

@@ -85,6 +85,16 @@ DEEP = {
 }
 
 
+def test_jpeg_2000_in_colour_of_more_than_8_bits_is_refused_and_of_8_bits_read():
+    content = bytearray(encoded(Image.fromarray(np.repeat(GRAY[..., None], 3, -1)), "JPEG2000"))
+    assert (images.pixels(bytes(content), name="x")[0] == GRAY).all()
+    depths = content.find(b"\xff\x4f\xff\x51") + 42  # of three channels, three bytes each
+    for channel in range(3):
+        content[depths + 3 * channel] = 15
+    with pytest.raises(UserError, match="more than 8 bits"):
+        images.pixels(bytes(content), name="x")
+
+
 def npy(array):
     content = io.BytesIO()
     np.save(content, array)
