@@ -146,8 +146,8 @@ def is_deep_colour_jp2(image: "Image.Image", content: bytes) -> bool:
     """
     if image.format != "JPEG2000" or len(image.getbands()) == 1:
         return False
-    size = content.find(b"\xff\x4f\xff\x51")  # ISO/IEC 15444-1, A.5.1: SOC, SIZ; its first channel's depth is 40 bytes on
-    return size >= 0 and len(content) > size + 42 and (content[size + 42] & 0x7F) + 1 > 8
+    size = content.find(b"\xff\x4f\xff\x51")  # SOC and SIZ (ISO/IEC 15444-1, A.5.1)
+    return size >= 0 and len(content) > size + 42 and (content[size + 42] & 0x7F) + 1 > 8  # of the first channel
 
 
 def array_of(image: "Image.Image", *, content: bytes, frame: int, name: str) -> np.ndarray:
