@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -102,10 +103,16 @@ class Bench:
                 lambda: self.theirs("predict", str(image)),
             )
         if "evaluate" in parts:
-            self.ours("evaluate", run, "--split", "test")
+            copies = (self.folder / f"run-{number}" for number in range(1000))
+
+            def evaluate() -> tuple[float, float, str]:
+                fresh = shutil.copytree(run, next(copies))  # a run that was evaluated before answers from its files
+                return self.ours("evaluate", str(fresh), "--split", "test")
+
+            evaluate()
             self.alternated(
                 "evaluate the 315 test images, with metrics",
-                lambda: self.ours("evaluate", run, "--split", "test"),
+                evaluate,
                 lambda: self.theirs("evaluate", self.options.data),
             )
 

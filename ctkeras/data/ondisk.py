@@ -1,12 +1,15 @@
 """Images that need not fit into memory: written one by one, and selected and joined without copying them."""
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_HELD = 256 * 2**20  # bytes that are read before their pages are given back
 
 
 class Rows:
@@ -27,6 +30,7 @@ class Rows:
         self.shape, self.dtype = (len(which), *parts[0].shape[1:]), parts[0].dtype
         self.ndim, self.size = len(self.shape), int(np.prod(self.shape))
         self.nbytes = self.size * self.dtype.itemsize
+        self._read = 0  # bytes since pages were given back
 
     def __len__(self) -> int:
         return len(self._which)
@@ -35,12 +39,25 @@ class Rows:
         rows = self._which[key]
         if np.ndim(rows) == 0:
             number = int(np.searchsorted(self._starts, rows, side="right")) - 1
+            self._count(self.nbytes // len(self._which))
             return self._parts[number][rows - self._starts[number]]
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         for part, start, stop in zip(self._parts, self._starts[:-1], self._starts[1:], strict=True):
             inside = (rows >= start) & (rows < stop)
             found[inside] = part[rows[inside] - start]
+        self._count(found.nbytes)
         return found
+
+    def _count(self, read: int) -> None:
+        """Gives back the pages that were read, once they are many: they count as this process's memory. None is lost."""
+        self._read += read
+        if self._read <= _HELD:
+            return
+        self._read = 0
+        for part in self._parts:
+            mapped = getattr(part, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self[:]

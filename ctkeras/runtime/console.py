@@ -12,13 +12,14 @@ from ctkeras.runtime import streams
 class Bar:
     """A progress bar with the time left, for one epoch; drawn only on a terminal (a log gets one line per epoch)."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total, self.start = title, total, time.perf_counter()
+    def __init__(self, title: str, total: int, *, after: float = 0.0) -> None:
+        """Starts the clock; nothing is drawn in the first `after` seconds."""
+        self.title, self.total, self.start, self.after = title, total, time.perf_counter(), after
         self.shown = sys.stderr.isatty()
 
     def update(self, done: int) -> None:
         """Draws the bar after `done` of `total` steps."""
-        if not self.shown:
+        if not self.shown or time.perf_counter() - self.start < self.after:
             return
         width = 24  # characters; fits beside title and ETA in 80 columns
         filled = width * done // self.total

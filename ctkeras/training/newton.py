@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ctkeras.runtime import console
+
 _NEWTON_STEPS, _CG_STEPS, _HALVINGS = 100, 250, 40
 
 
@@ -94,6 +96,7 @@ def minimise(
     heads = np.zeros((len(strengths), rows.shape[1] + 1, labels.shape[1]))
     losses, first = np.zeros(len(strengths)), np.zeros(len(strengths))
     active, steps = np.arange(len(strengths)), 0
+    bar = console.Bar(f"solving {len(strengths)} heads" if len(strengths) > 1 else "solving a head", 100, after=2.0)
     for steps in range(_NEWTON_STEPS + 1):
         problems = every.some(active)
         logits = problems.logits(heads[active])
@@ -106,6 +109,7 @@ def minimise(
             first = np.maximum(sizes, 1e-300)
         relative = sizes / first[active]
         open_ = relative > tolerance
+        bar.update(_percent(relative, tolerance, of=len(strengths)))
         if not open_.any() or steps == _NEWTON_STEPS:
             break
         active, problems = active[open_], problems.some(open_)
@@ -115,7 +119,14 @@ def minimise(
         active = active[length > 0]  # no step lowers the loss further: rounding is reached
         if not len(active):
             break
+    bar.close()
     return heads, losses, steps
+
+
+def _percent(relative: np.ndarray, tolerance: float, *, of: int) -> int:
+    """How far the gradients of the unsolved among `of` problems have fallen, on a logarithmic scale: 1 to 100."""
+    fallen = np.clip(np.log(np.maximum(relative, tolerance)) / np.log(tolerance), 0, 1)
+    return max(1, round(100 * (of - len(relative) + fallen.sum()) / of))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

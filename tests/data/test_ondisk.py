@@ -1,5 +1,8 @@
 """Rows of arrays on disk behave as the array they stand for, and are not copied when they are selected or joined."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -29,6 +32,21 @@ def test_joined_and_selected_rows_are_those_of_the_array(parts):
     again = ondisk.select(chosen, np.array([True, False, True, False]))
     assert [image.tolist() for image in again] == whole[[7, 4]].tolist()
     assert (np.asarray(ondisk.joined(again, whole)) == np.concatenate([whole[[7, 4]], whole])).all()
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_pages_that_were_read_are_given_back(tmp_path, monkeypatch):
+    def held():  # kB of files in this process's memory
+        return int(re.search(r"RssFile:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+
+    monkeypatch.setattr(ondisk, "_HELD", 2**22)
+    np.save(tmp_path / "a.npy", np.arange(64 * 2**20, dtype=np.uint8).reshape(64, 2**20))
+    rows = ondisk.joined(np.load(tmp_path / "a.npy", mmap_mode="r"), np.zeros((0, 2**20), np.uint8))
+    for sums in ([int(image.sum()) for image in rows], [int(rows[at : at + 2].sum()) for at in range(0, 64, 2)]):
+        assert sum(sums) == 64 * 2**20 * 255 // 2  # every byte equally often
+    before = held()
+    assert sum(int(image[::4096].sum()) for image in rows) == 0
+    assert held() - before < 32 * 1024  # of 64 MiB
 
 
 def test_arrays_in_memory_stay_arrays():
