@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import console, files, lease, mounts
+from ctkeras.runtime import console, files, lease, locks, mounts
 from ctkeras.search import damage, heartbeat, journal
 
 FILE = "study.db"  # in output_dir, by default
@@ -44,7 +44,7 @@ class Storage:
         """Lets one process at a time, of all that share the storage on any machine, do the work under it."""
         if self.file is not None:
             journal_lock = self.file.with_name(f"{self.file.name}.claims")
-            with lease.hold(journal_lock) if self.engine is None else files.lock(_lock_file(self.file)):
+            with lease.hold(journal_lock) if self.engine is None else locks.hold(_lock_file(self.file)):
                 yield
             return
         assert self.engine is not None
@@ -258,7 +258,7 @@ def _table_lock(url: sqlalchemy.URL, options: dict[str, Any], file: Path | None)
     """Lets one process at a time create the tables: Optuna fails if another process creates them meanwhile."""
     engine = sqlalchemy.create_engine(url, **options)
     try:
-        with files.lock(_lock_file(file)) if file else _advisory_lock(engine, "tables"):
+        with locks.hold(_lock_file(file)) if file else _advisory_lock(engine, "tables"):
             if file:
                 with engine.connect() as connection:
                     # With a write-ahead log, if the file system allows it, readers and the writer do not wait for each other.

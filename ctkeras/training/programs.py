@@ -16,7 +16,7 @@ from ctkeras.cpu import memory, onednn
 from ctkeras.data.batches import Batch
 from ctkeras.models.classifier import Classifier, build
 from ctkeras.models.weights import fingerprint
-from ctkeras.runtime import process, xla
+from ctkeras.runtime import process, programs, xla
 from ctkeras.training.steps import Hyper, Parts, State, new_totals
 from ctkeras.training.steps import eval_step as steps_eval_step
 from ctkeras.training.steps import prefix_step as steps_prefix_step
@@ -25,6 +25,8 @@ from ctkeras.training.steps import train_step as steps_train_step
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
 # be copied to where the heap keeps the program's own memory (cpu/memory.py).
 TAKEN_AS_IS = 2**20
+# Of the steps, for the line that waits for another process.
+NAMES = {"train_step": "the training step", "eval_step": "the validation step", "prefix_step": "the frozen part"}
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
 
@@ -137,7 +139,7 @@ class Programs:
         return outputs
 
 
-def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: bool) -> tuple[Any, int]:
+def _compile(step: functools.partial, args: tuple, donate: tuple[int, ...], *, counted: bool) -> tuple[Any, int]:
     """Compiles a step for arguments like these, or loads it from JAX's cache.
 
     Args:
@@ -153,7 +155,8 @@ def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: b
     placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
     lowered = jax.jit(step, donate_argnums=donate, **placed).lower(*args)
     hits = process.compile_counts["cache_hits"]
-    program = lowered.compile(xla.compiler_options())
+    with programs.built_once(NAMES[step.func.__name__]):
+        program = lowered.compile(xla.compiler_options())
     if counted and process.compile_counts["cache_hits"] == hits:
         process.compile_counts["train_programs_compiled"] += 1
     analysis = program.memory_analysis() if jax.default_backend() == "cpu" else None

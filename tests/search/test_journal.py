@@ -23,7 +23,7 @@ from sweeps import opened, planned, pretend, somebody, sweep
 from ctkeras.data import decoded, sources
 from ctkeras.data.crop import Preparation
 from ctkeras.errors import UserError
-from ctkeras.runtime import files, lease, mounts, stored
+from ctkeras.runtime import files, lease, locks, mounts, stored
 from ctkeras.search import journal, storage
 from ctkeras.sweep import hyperband
 
@@ -280,7 +280,7 @@ def count_up(path):
 
     fcntl.flock = fails
     for _ in range(5):
-        with files.lock(path.with_suffix(".lock")):
+        with locks.hold(path.with_suffix(".lock")):
             number = int(path.read_text())
             time.sleep(0.002)
             path.write_text(str(number + 1))
@@ -325,13 +325,15 @@ def test_a_holder_that_was_stopped_does_not_remove_the_next_ones_lock(tmp_path):
 
 
 def test_waiting_for_another_process_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(files, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(lease, "SILENT_SECONDS", 0.5)
     mount(tmp_path, monkeypatch, "nfs4")
-    (tmp_path / "a.lease.lock").symlink_to("other machine|1|token")
-    with files.lock(tmp_path / "a.lock", waiting="Waiting for another process"):
+    (tmp_path / "a.lease.lock").symlink_to("other boot 1|1|token")
+    with locks.hold(tmp_path / "a.lock", waiting="Waiting for another process"):
         pass
-    assert capsys.readouterr().err == "Waiting for another process …\n"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Waiting for another process (process 1 on other) …"
+    assert lines[-1].startswith("  waited 0.")
     assert journal.SILENT_SECONDS > 2 * journal.BEAT_SECONDS
 
 
@@ -345,7 +347,7 @@ def load_slowly(folder, number):
         time.sleep(1.0)
         write(path, array)
 
-    stored.write_array, files.WAIT_SECONDS = slow, 0.1
+    stored.write_array, locks.WAIT_SECONDS = slow, 0.1
     loaded = decoded.load_split(sources.open_source("phantom:48"), "train", 32, Preparation())
     content = hashlib.sha256(np.asarray(loaded.images).tobytes() + loaded.labels.tobytes()).hexdigest()
     (folder / f"{number}.loaded").write_text(content)
@@ -371,6 +373,6 @@ def test_sixteen_processes_build_what_they_share_once(tmp_path, monkeypatch, kin
     waited = [
         path
         for path in tmp_path.glob("*.err")
-        if "Waiting for another process that decodes train …" in path.read_text()
+        if "Waiting for another process that decodes train (process " in path.read_text()
     ]
     assert len(waited) >= 12  # a process that begins late finds it built
