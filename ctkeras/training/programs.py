@@ -115,13 +115,21 @@ class Programs:
         return self._call(steps_eval_step, values, frozen, batch.inputs, sized_by=batch)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
-        """steps.prefix_step, compiled: the features of a batch of images."""
-        variables = [variable.value for variable in self.parts.prefix.variables]
-        return self._call(steps_prefix_step, variables, self.place(inputs), sized_by=(inputs,))
+        """steps.prefix_step, compiled: the features of a batch of images, which several devices share if they divide it."""
+        variables = self.place([variable.value for variable in self.parts.prefix.variables])
+        distribution, placed = keras.distribution.distribution(), self.place(inputs)
+        if distribution is not None and len(inputs) % distribution.num_model_replicas == 0:
+            placed = jax.device_put(inputs, distribution.get_data_layout(inputs.shape).backend_layout)
+        return self._call(steps_prefix_step, variables, placed, sized_by=(inputs,))
 
     def _call(self, step: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
-        """Runs a step, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""
-        key = (step.__name__, *((array.shape, array.dtype) for array in sized_by))
+        """Runs a step, compiling it when the arrays of `sized_by` have new shapes, or others devices compute.
+
+        The shapes of all other arrays never change.
+        """
+        distribution = keras.distribution.distribution()
+        devices = distribution.num_model_replicas if distribution else 1
+        key = (step.__name__, devices, *((array.shape, array.dtype) for array in sized_by))
         if key not in self.compiled:
             start = time.perf_counter()
             self.compiled[key] = _compile(
