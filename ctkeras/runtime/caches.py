@@ -36,7 +36,7 @@ def _sealed(root: Path) -> Iterator[Path]:
             continue
         if part in ("decoded", "looks", "audit"):
             sealed = inside[0].endswith(f"-f{stored.FORMAT}")
-        elif part in ("features", "listings", "proved", "kernels"):
+        elif part in ("features", "listings", "proved", "kernels", "starts", "costs"):
             sealed = len(path.stem) == DIGITS
         else:
             sealed = part == "patients" or (part == programs.PART and path.name.endswith(f"{programs.SUFFIX}-cache"))

@@ -110,7 +110,7 @@ def solve(config: RunConfig, train: Sequence[np.ndarray], split: Split, *, valid
         split: the training images, for their labels and groups.
         valid: float [n, D].
     """
-    rows, targets, weights = _problem(config, train, split)
+    rows, targets, weights = problem(config, train, split)
     factors = solver.factorise(rows)
     strength = config.weight_decay
     if is_auto(strength):
@@ -141,7 +141,7 @@ def solve_folds(
         folds: how they are divided.
         chosen: bool [N], the images that heads may be trained on; None: all.
     """
-    rows, targets, weights = _problem(config, train, split)
+    rows, targets, weights = problem(config, train, split)
     factors, tiled, images = solver.factorise(rows), np.tile(folds.of, len(train)), len(split.labels)
     first = np.arange(len(tiled)) < images
     if chosen is not None:
@@ -182,8 +182,14 @@ def put(model: "keras.Model", solution: Solution) -> None:
     head.set_weights(model, kernels, biases)
 
 
-def _problem(config: RunConfig, train: Sequence[np.ndarray], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows [V * N, D], soft targets [V * N, C] and weights [V * N] of all views together."""
+def problem(config: RunConfig, train: Sequence[np.ndarray], split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a head is solved on: rows [V * N, D], soft targets [V * N, C] and weights [V * N] of all views together.
+
+    Args:
+        config: its label_smoothing and class_weighting.
+        train: V views, each float [N, D].
+        split: the training images, for their labels.
+    """
     classes = len(split.class_names)
     targets = solver.smoothed(np.eye(classes)[split.labels], config.label_smoothing)
     balanced = class_weights(split.labels, classes) if config.class_weighting != "none" else np.ones(classes)

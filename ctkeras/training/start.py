@@ -12,7 +12,7 @@ from ctkeras.errors import UserError
 from ctkeras.models import classifier, head
 from ctkeras.runs.checkpoint import Checkpoint, load_checkpoint
 from ctkeras.runtime import console, process
-from ctkeras.training import solve, solver
+from ctkeras.training import solve, solver, starts
 from ctkeras.training.inputs import Data, Feed, feed_of, members_of
 from ctkeras.training.programs import Structure, frozen_fingerprint, phase_programs, programs_at
 from ctkeras.training.programs import classifier as programs_classifier
@@ -116,10 +116,8 @@ def prepare_head(config: RunConfig, data: Data, built: classifier.Classifier, fe
     elif config.cut != "head" and config.pretrained:
         programs = programs_at(built, cut="head", on_features=True, optimizer=config.optimizer)
         fixed = dataclasses.replace(config, augmentation=0, feature_views=1)
-        train, valid = feed_of(programs, fixed, data, weights=frozen_fingerprint(programs)).arrays()
-        with console.waiting("Solving the head that fine-tuning starts from"):
-            solution = solve.solve(config, train, data.train, valid=valid)
-        solve.put(built.model, solution)
+        train, _ = feed_of(programs, fixed, data, weights=frozen_fingerprint(programs)).arrays()
+        solve.put(built.model, starts.head(config, train, data.train))
 
 
 def accelerators() -> int:
