@@ -422,4 +422,4 @@ def test_sixteen_processes_build_what_they_share_once(tmp_path, monkeypatch, kin
         for path in tmp_path.glob("*.err")
         if "Waiting for another process that decodes train (process " in path.read_text()
     ]
-    assert len(waited) >= 12  # a process that begins late finds it built
+    assert len(waited) >= 8  # a process that begins late finds it built
