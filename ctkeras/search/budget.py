@@ -80,5 +80,5 @@ class Budget:
         part = "" if self.ends == self.whole else "its part of "
         return (
             f"{left} of {total} trials are left out: the next one{trial} would not end within {part}the budget of "
-            f"{seconds_text(self.seconds)}; the same command goes on with them"
+            f"{seconds_text(self.seconds)}; the same command continues with them"
         )

@@ -88,7 +88,7 @@ def local(task: Task, *, url: Any, pool: Pool, budget: Budget | None = None) -> 
         url: of the storage.
         pool: the workers.
         budget: the time left for this phase and those after it; None without a limit. What it leaves out is written to the
-            study's folder, and a later command goes on with it only once the study has ended.
+            study's folder, and a later command continues with it only once the study has ended.
     """
     planned = _planned(task)
     given = budget and budget.part(timed.share(task.folder, task.number, trials=planned.total, later=task.later))

@@ -1,7 +1,7 @@
 """A study with a budget of time: each phase's part of it, and which phases it has ended.
 
-A phase that the budget has ended stays as it is until the study has ended, so that a study that is interrupted later goes on
-with the same winner of that phase. After that, the same command goes on with the trials that were left out.
+A phase that the budget has ended stays as it is until the study has ended, so that a study that is interrupted later
+resumes with the same winner of that phase. After that, the same command continues with the trials that were left out.
 """
 
 from collections.abc import Iterable

@@ -145,7 +145,7 @@ def _train(
 
 
 def _remember_cost(run: "Loop", metrics: dict[str, Any]) -> None:
-    """Keeps what the run took, for the estimates of later ones; a cache that cannot be written is no reason to fail."""
+    """Keeps what the run took, for the estimates of later ones, unless the cache cannot be written."""
     from ctkeras.data import batches
     from ctkeras.training import costs
 

@@ -180,7 +180,7 @@ def test_no_trial_starts_that_would_not_end_within_the_budget_and_the_same_comma
     assert clock.seconds - begun == 2 * 97
     assert given.sentence(2, 4) == (
         "2 of 4 trials are left out: the next one, which takes about 1.6 min, would not end within the budget of "
-        "4.2 min; the same command goes on with them"
+        "4.2 min; the same command continues with them"
     )
     made, trials, given = supervise(tmp_path, tuning(), seconds=1000, clock=clock, each=97)
     made.run()
