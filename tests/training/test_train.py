@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ctkeras.evaluation import calibration
 from ctkeras.runs import places
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import read_predictions
+from ctkeras.search.worker import run_local
 from ctkeras.training import stopping
 from ctkeras.training.train import TrainingFailed, train
 
@@ -173,6 +175,36 @@ def test_stop_before_the_first_epochs_end_leaves_no_model_and_says_so(tmp_path):
     metrics = json.loads((tmp_path / "cut" / "metrics.json").read_text())
     assert metrics["stopped_by"] == "sigterm"
     assert metrics["val_acc"] is None
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+
+
+def as_a_trial(found):
+    """As a worker of a search trains a trial that another worker began."""
+    seen = []
+    kinds = {"group": "", "job_type": "", "before": seen.extend, "leave": lambda: None, "export": True}
+    done = run_local(found, run_id="cut", stop=stopping.Stop(), after_epoch=lambda row: None, **kinds)
+    assert seen == []  # no epoch of the lost process counts
+    return done
+
+
+@pytest.mark.parametrize(
+    "damage", [flipped, lambda content: content[:-9], lambda content: b""], ids=["bit", "cut", "empty"]
+)
+@pytest.mark.parametrize("again", [lambda found: train(found, resume=Path(found.output_dir) / "cut"), as_a_trial])
+def test_a_run_whose_checkpoint_is_damaged_trains_from_its_start(tmp_path, finished, capsys, damage, again):
+    cut = train(config(tmp_path, **FROZEN), run_id="cut", stop=StopAfter(8))
+    assert cut.metrics["epochs"] > 0
+    path = cut.folder / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    capsys.readouterr()
+    done = again(read_config(cut.folder))
+    assert numbers(done.folder) == numbers(finished.folder)
+    assert capsys.readouterr().err.count("checkpoint.npz was damaged") == 1
+    assert (cut.folder / "checkpoint.npz.damaged").exists() and not path.exists()
 
 
 def test_resume_refuses_other_data(tmp_path):
