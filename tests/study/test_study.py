@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import random
 import re

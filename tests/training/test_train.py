@@ -191,20 +191,29 @@ def as_a_trial(found):
     return done
 
 
-@pytest.mark.parametrize(
-    "damage", [flipped, lambda content: content[:-9], lambda content: b""], ids=["bit", "cut", "empty"]
-)
-@pytest.mark.parametrize("again", [lambda found: train(found, resume=Path(found.output_dir) / "cut"), as_a_trial])
-def test_a_run_whose_checkpoint_is_damaged_trains_from_its_start(tmp_path, finished, capsys, damage, again):
-    cut = train(config(tmp_path, **FROZEN), run_id="cut", stop=StopAfter(8))
-    assert cut.metrics["epochs"] > 0
-    path = cut.folder / "checkpoint.npz"
+def as_resumed(found):
+    return train(found, resume=Path(found.output_dir) / "cut")
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that was stopped after its first epoch."""
+    found = train(config(tmp_path_factory.mktemp("runs"), **FROZEN), run_id="cut", stop=StopAfter(8))
+    assert found.metrics["epochs"] > 0
+    return found.folder
+
+
+@pytest.mark.parametrize("again", [as_resumed, as_a_trial])
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-9], lambda _: b""], ids=["bit", "cut", "empty"])
+def test_a_run_whose_checkpoint_is_damaged_trains_from_its_start(tmp_path, finished, cut, capsys, damage, again):
+    folder = shutil.copytree(cut, tmp_path / "cut")
+    path = folder / "checkpoint.npz"
     path.write_bytes(damage(path.read_bytes()))
     capsys.readouterr()
-    done = again(read_config(cut.folder))
+    done = again(config(tmp_path, **FROZEN))
     assert numbers(done.folder) == numbers(finished.folder)
     assert capsys.readouterr().err.count("checkpoint.npz was damaged") == 1
-    assert (cut.folder / "checkpoint.npz.damaged").exists() and not path.exists()
+    assert (folder / "checkpoint.npz.damaged").exists() and not path.exists()
 
 
 def test_resume_refuses_other_data(tmp_path):
