@@ -21,6 +21,7 @@ from ctkeras.cli.options import (
 from ctkeras.errors import UserError
 
 if TYPE_CHECKING:
+    from ctkeras.search.budget import Budget
     from ctkeras.study.plan import Study
 
 
@@ -43,7 +44,14 @@ class WithVerbs(click.Command):
     metavar="N,N,N",
     help="trials per phase (default: all of phase 1,24,10 in folds, else 45,20,10)",
 )
-@click.option("--budget", type=float, default=1.0, show_default=True, help="share of these trials to run, rounded up")
+@click.option(
+    "--budget",
+    default="1",
+    show_default=True,
+    metavar="TIME|SHARE",
+    help="start no trial that would not end within this time, as in 90m, 2h or 3:00:00; or the share of these trials to run, "
+    "rounded up",
+)
 @click.option("--models", default="", metavar="NAME,NAME", help="architectures that phase 1 chooses among")
 @click.option(
     "--phase1",
@@ -72,7 +80,7 @@ class WithVerbs(click.Command):
 @config_options
 def study(
     trials: str,
-    budget: float,
+    budget: str,
     models: str,
     file: Path | None,
     wide: bool,
@@ -105,13 +113,18 @@ def study(
     if engine == "wandb":
         require_login()
     options = read_config(config_file, flags)
+    share, time = _budget(budget)
+    if time is not None and (engine == "wandb" or _is_shared(storage)):
+        raise UserError(
+            "a time as --budget is for a study on one machine; give a share, as in --budget 0.5, or --trials"
+        )
     own = None
     if file is not None:
         own = load_sound(file, engine="local", count=next(iter(_numbers(trials)), None))
     request = {
         "models": [name for name in models.split(",") if name],
         "trials": _numbers(trials),
-        "budget": budget,
+        "budget": share,
         "wide": wide,
         "seed": search_seed,
         "command": _command(),
@@ -128,7 +141,7 @@ def study(
         run = functools.partial(engines.wandb, project=str(options.get("project") or ""), entity=entity)
     else:
         url = address_of(storage, str(planned.output_dir))
-        run = functools.partial(engines.local, url=url, pool=pool)
+        run = functools.partial(engines.local, url=url, pool=pool, budget=time)
     try:
         outcome = study_run(planned, run)
     finally:
@@ -198,6 +211,31 @@ def _begun_in_epochs(options: dict[str, Any], request: dict[str, Any]) -> "Study
     earlier = plan(phases.PHASE1, options, **request)
     folder = earlier.output_dir / earlier.name
     return earlier if folder.is_dir() and not (folder / "study.json").exists() else None
+
+
+def _budget(text: str) -> "tuple[float, Budget | None]":
+    """The share of the trials, and the time if the budget is one.
+
+    Raises:
+        UserError: it is neither a number nor a time.
+    """
+    from ctkeras.search.budget import EXAMPLES, Budget, seconds_of
+
+    try:
+        return float(text), None
+    except ValueError:
+        pass
+    try:
+        return 1.0, Budget.of(seconds_of(text))
+    except UserError:
+        raise UserError(f"--budget takes a share from 0 to 1, or {EXAMPLES}; got {text!r}") from None
+
+
+def _is_shared(storage: str) -> bool:
+    """Whether other machines may work on the same trials."""
+    from ctkeras.search.storage import address
+
+    return bool(storage) and address(storage, "").drivername != "sqlite"
 
 
 def _numbers(text: str) -> list[int]:

@@ -87,12 +87,19 @@ def create(file: Path, project: str, entity: str) -> None:
     default=None,
     help="maximum number of trials; required for random and bayes if the file has no run_cap",
 )
+@click.option(
+    "--budget",
+    default="",
+    metavar="TIME",
+    help="start no trial that would not end within this time, as in 90m, 2h or 3:00:00",
+)
 @export_option
 @engine_options
 @config_options
 def run(
     file: Path,
     count: int | None,
+    budget: str,
     export: str,
     workers: int,
     storage: str,
@@ -106,8 +113,10 @@ def run(
     Hyperparameters given as options are the same in all trials. The last line is the path of the best model.
     """
     from ctkeras.search import local, plan
+    from ctkeras.search.budget import Budget, seconds_of
     from ctkeras.search.pool import Pool
 
+    time = Budget.of(seconds_of(budget)) if budget else None
     content = load_sound(file, engine="local", count=count)
     options = read_config(config_file, flags)
     planned = plan.plan(content, options, title=file.stem, seed=search_seed)
@@ -115,7 +124,7 @@ def run(
     url = address_of(storage, planned.places.get("output_dir", "runs"))
     pool = Pool(workers, patience=patience, export_all=export == "all")
     try:
-        outcome = local.run(planned, url=url, pool=pool)
+        outcome = local.run(planned, url=url, pool=pool, budget=time)
     finally:
         pool.end()
     return _print_outcome(outcome, planned)
@@ -128,12 +137,16 @@ def _print_outcome(outcome: Any, planned: Any) -> int:
     if outcome.stopped_by:
         click.echo(f"Stopped by {outcome.stopped_by}; the same command resumes the search.", err=True)
         return {"sigint": 130, "sighup": 129}.get(outcome.stopped_by, 143)
+    if outcome.left_out and not outcome.trials:
+        raise UserError(f"{outcome.left_out}, given more time")
     ended, failed = len(outcome.trials), sum(trial.value is None for trial in outcome.trials)
     saved = status.epochs_saved(outcome.trials)
-    parts = [f"{planned.name} has finished: {status.counted(ended, 'trial')}"]
+    parts = [f"{planned.name} has {'ended' if outcome.left_out else 'finished'}: {status.counted(ended, 'trial')}"]
     parts += [f"{failed} of them failed"] if failed else []
     parts += [f"{saved} epochs saved by hyperband"] if saved else []
     click.echo(", ".join(parts))
+    if outcome.left_out:
+        click.echo(f"{outcome.left_out}.")
     best = status.best(outcome.trials, maximize=planned.maximize)
     if best is None:
         raise UserError(f"every trial failed; the last one: {outcome.trials[-1].user_attrs.get('failure')}")
@@ -202,7 +215,7 @@ def _show(text: str) -> None:
 def export(storage: str, file: Path) -> None:
     """Copy a storage's searches into a new SQLite file, for optuna-dashboard; STORAGE may be a journal's path."""
     from ctkeras.runtime import console
-    from ctkeras.search.storage import export as export_storage
+    from ctkeras.search.export import export as export_storage
 
     given = storage if "://" in storage or storage.startswith("journal:") else f"journal:{storage}"
     with console.waiting(f"Copying {storage} to {file}"):

@@ -38,9 +38,6 @@ WEIGHTS_SLOPE = 161  # DNNL_ARG_DIFF_WEIGHTS
 QUERY_WEIGHTS = 131
 QUERY_WEIGHTS_SLOPE = 132
 ALIGNMENT = 64  # bytes; a cache line
-# oneDNN writes past its scratch memory in the gradient of a strided 1x1 kernel with fewer input channels than this, the
-# channels that its AVX-512 code takes at once: wrong numbers or a segfault later (uxlfoundation/oneDNN, issue 6035).
-UNSAFE_BELOW = 16
 # For each computation: its two inputs and its output.
 ROLES = {
     "forward": (SOURCE, WEIGHTS, OUTPUT),
@@ -157,6 +154,7 @@ def geometry(
     return Geometry._make((*inputs, filters, *kernel[:2], *strides, *vertical, *horizontal, int(depthwise)))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
     """Convolves images with a kernel.
 
@@ -171,14 +169,6 @@ def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array
     Raises:
         RuntimeError: oneDNN cannot compute this geometry.
     """
-    if shape.taps_y == shape.taps_x == 1 and shape.channels < UNSAFE_BELOW:  # such a kernel has no padding
-        inputs = inputs[:, :: shape.stride_y, :: shape.stride_x]  # the pixels that are read, so that no stride remains
-        shape = shape._replace(height=inputs.shape[1], width=inputs.shape[2], stride_y=1, stride_x=1)
-    return _convolve(inputs, kernel, shape)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
     return _call("forward", shape, shape.outputs, inputs, kernel)
 
 
@@ -190,7 +180,7 @@ def _backward(
     return by_inputs, _call("by_kernel", shape, shape.kernel, inputs, gradient)
 
 
-_convolve.defvjp(lambda inputs, kernel, shape: (_convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
+convolve.defvjp(lambda inputs, kernel, shape: (convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
 
 
 def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
@@ -250,8 +240,10 @@ def _target(output: int, inputs: Any, words: Any, length: int, _: int) -> None:
         running = _worker().submit(_run, what, shape, (inputs[0], inputs[1], output))
         try:
             running.result()
-        finally:  # Ctrl-C may end the wait above, but the arrays must live until the call is done
-            concurrent.futures.wait([running])
+        finally:
+            concurrent.futures.wait(
+                [running]
+            )  # Ctrl-C may end the wait above, but the arrays must live until the call is done
     except BaseException as error:
         _failures.append(error)
         sizes = {"forward": shape.outputs, "by_inputs": shape.inputs, "by_kernel": shape.kernel}[what]

@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from ctkeras.search import storage
+from ctkeras.search.budget import Budget
 from ctkeras.search.plan import Search, shared
 from ctkeras.search.pool import Pool
 from ctkeras.search.supervisor import Supervisor
@@ -21,14 +22,15 @@ class Outcome:
     """The state of a search when the command ends."""
 
     trials: list[FrozenTrial]
-    stopped_by: str  # '' if all trials have ended
+    stopped_by: str  # '' if all trials have ended, or the budget has
+    left_out: str = ""  # what the budget left out, in a sentence
 
 
 class _AtOnce(BaseException):
     """A second Ctrl-C."""
 
 
-def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Outcome:
+def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None, budget: Budget | None = None) -> Outcome:
     """Runs a search to its end, from its current state.
 
     Args:
@@ -36,6 +38,7 @@ def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Ou
         url: the storage, from storage.address.
         pool: the workers, which the caller ends.
         stop: a request to stop; Ctrl-C is one too. The checkpoints of running trials stay.
+        budget: the time that it has; what does not fit is left out.
 
     Raises:
         UserError: the storage or the weights cannot be used, or every trial fails.
@@ -45,12 +48,14 @@ def run(search: Search, *, url: Any, pool: Pool, stop: Stop | None = None) -> Ou
     try:
         trials = Trials(opened, search, hurry=lambda: bool(stop.reason))
         with _on_signals(stop):
-            supervisor = Supervisor(trials, pool, stop=stop, shared=shared(search))
+            supervisor = Supervisor(trials, pool, stop=stop, shared=shared(search), budget=budget)
             try:
                 supervisor.run()
             finally:
                 supervisor.progress.close()
-        return Outcome(trials.all(), stop.reason)
+        ended = [trial for trial in trials.all() if trial.state.is_finished() or stop.reason]
+        left_out = budget.sentence(search.total - len(ended), search.total) if budget and budget.spent else ""
+        return Outcome(ended, stop.reason, left_out)
     except _AtOnce:
         return Outcome([], stop.reason)
     finally:

@@ -3,12 +3,12 @@
 import datetime
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
 from ctkeras.runtime.console import seconds_text
+from ctkeras.search.cost import Cost
 from ctkeras.search.status import best, counted, outcome, settings
 
 
@@ -16,13 +16,20 @@ class Progress:
     """What a person sees while a search runs: lines that stay and, on a terminal, a live line that is redrawn."""
 
     def __init__(
-        self, title: str, total: int, names: Sequence[str], *, metric: str, maximize: bool, later: int = 0
+        self,
+        title: str,
+        total: int,
+        names: Sequence[str],
+        *,
+        metric: str,
+        maximize: bool,
+        later: int = 0,
+        cost: Cost | None = None,
     ) -> None:
         self.later = later  # number of trials that follow
+        self.cost = cost or Cost()
         self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
         self.live = sys.stderr.isatty()
-        self.started = time.monotonic()
-        self.ends: list[float] = []  # when trials of this process ended
         self.running: dict[int, str] = {}  # what each running trial is doing
         self.best: FrozenTrial | None = None
         self.ended = 0
@@ -44,7 +51,7 @@ class Progress:
 
     def end(self, trial: FrozenTrial) -> None:
         """Prints the line of a trial that has ended, followed by the state of the search."""
-        self.ends.append(time.monotonic())
+        self.cost.ended(trial)
         self.running.pop(trial.number, None)
         attrs = trial.user_attrs
         what = f"{self.metric} {trial.value:.4f}" if trial.value is not None else "failed"
@@ -60,12 +67,10 @@ class Progress:
         """The best value so far, and when all trials will have ended."""
         parts = [f"best {self.best.value:.4f} (trial {self.best.number})"] if self.best is not None else []
         left = self.total - self.ended
-        if self.ends and left + self.later > 0:
-            # The first trial prepares and compiles what the others reuse, so it counts only while it is the only one.
-            since, *others = self.ends if len(self.ends) > 1 else [self.started, *self.ends]
-            each = (others[-1] - since) / len(others)
-            parts += [f"{seconds_text(each * left)} left"] if left else []
-            at = datetime.datetime.now() + datetime.timedelta(seconds=each * (left + self.later))
+        seconds, in_all = self.cost.left(left), self.cost.left(left, later=self.later)
+        if seconds is not None and in_all is not None and left + self.later > 0:
+            parts += [f"{seconds_text(seconds)} left"] if left else []
+            at = datetime.datetime.now() + datetime.timedelta(seconds=in_all)
             parts.append(f"{'all phases ' if self.later else ''}done at {at:%H:%M}")
         return f"[{', '.join(parts)}]" if parts else ""
 

@@ -96,6 +96,22 @@ def draw(spec: Mapping[str, Any], *, study_seed: int, number: int, name: str) ->
     return item.value(item.at(_uniform(study_seed, number, name)))
 
 
+def uninformed(sweep: Mapping[str, Any], number: int, *, study_seed: int) -> dict[str, Any]:
+    """The parameters of one trial as `sample` returns them while no other trial has any influence: random, or the grid's.
+
+    Args:
+        sweep: a sound sweep.
+        number: of the trial.
+        study_seed: any whole number.
+    """
+    searched = space.all_searched(sweep)
+    if sweep["method"] == "grid":
+        places = space.grid_cell(searched, number)
+    else:
+        places = {name: _uniform(study_seed, number, name) for name in searched}
+    return space.nested(sweep, {name: item.value(item.at(places[name])) for name, item in searched.items()})
+
+
 class _Sampler(optuna.samplers.BaseSampler):
     """Asks a function for each suggestion separately; no parameters are sampled jointly."""
 

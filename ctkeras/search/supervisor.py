@@ -5,6 +5,7 @@ Written by hand because no library resumes a trial from its checkpoint after its
 
 import contextlib
 import errno
+import math
 import signal
 import tempfile
 import time
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ctkeras.errors import CannotWrite, UserError
-from ctkeras.runs.checkpoint import TRAINED
 from ctkeras.runs.folder import FINISHED
 from ctkeras.runtime import files
 from ctkeras.search import progress, status
+from ctkeras.search.budget import Budget
+from ctkeras.search.cost import Cost
+from ctkeras.search.exporting import export_best
 from ctkeras.search.job import Job
 from ctkeras.search.pool import Pool, Worker
 from ctkeras.search.trialstore import Trials
@@ -32,9 +35,13 @@ HOPELESS = 5  # if this many trials have failed and none has succeeded, the othe
 class Supervisor:
     """Gives trials to workers, receives their messages, and replaces workers that die."""
 
-    def __init__(self, trials: Trials, pool: Pool, *, stop: Stop, shared: Mapping[str, Any]) -> None:
+    def __init__(
+        self, trials: Trials, pool: Pool, *, stop: Stop, shared: Mapping[str, Any], budget: Budget | None = None
+    ) -> None:
         self.trials, self.pool, self.stop, self.shared = trials, pool, stop, shared
+        self.budget = budget or Budget.of(math.inf)
         search = trials.search
+        self.cost = Cost(search, workers=len(pool.workers))
         self.progress = progress.Progress(
             search.job_type,
             search.total,
@@ -42,6 +49,7 @@ class Supervisor:
             metric=search.metric,
             maximize=search.maximize,
             later=search.later,
+            cost=self.cost,
         )
         self.jobs: list[Job | None] = [None] * len(pool.workers)
         self.looked = self.beaten = 0.0
@@ -52,14 +60,14 @@ class Supervisor:
         """Runs until all trials have ended, or a stop is requested."""
         self.progress.update(self.trials.all())
         if self.progress.ended >= self.trials.search.total:
-            self._export_best()
+            export_best(self.progress, self.pool, self.stop)
             return
         self._greet()
         self._prepare()
         while not self.stop.reason:
             self._hand_out()
-            if not any(self.jobs) and self._all_ended():
-                self._export_best()
+            if not any(self.jobs) and (self.budget.spent or self._all_ended()):
+                export_best(self.progress, self.pool, self.stop)
                 return
             self._listen(1.0)
             self._look_after()
@@ -86,6 +94,7 @@ class Supervisor:
                     if "refused" in message:
                         raise UserError(message["refused"])
                     if "ready" in message:
+                        self._estimate(message)
                         return
                     self._hear_note(0, message)
             if self.stop.reason:
@@ -95,14 +104,25 @@ class Supervisor:
                 raise UserError(f"data cannot be prepared, {PREPARED_AGAIN + 1} workers failed at it: {reason}")
             self.progress.say(f"preparing data and weights: {reason}; trying once more")
 
+    def _estimate(self, ready: Mapping[str, Any]) -> None:
+        """Prints what the trials will cost, if one of them trains more than a head or there is a budget."""
+        self.cost.learn(ready.get("machine"), ready.get("images"))
+        if self.cost.fine_tunes or math.isfinite(self.budget.seconds):
+            self.progress.say(self.cost.sentence(self.trials.search.total - self.progress.ended))
+
+    def _fits(self, config: Mapping[str, Any], done: int) -> bool:
+        """Whether the budget has time for a trial."""
+        first = self.progress.best is None and not any(self.jobs)
+        return self.budget.fits(self.cost.of(config, done=done), first=first)
+
     def _hand_out(self) -> None:
-        """Gives each idle worker a trial, as long as there are trials."""
+        """Gives each idle worker a trial, as long as there are trials and the budget has time for them."""
         now = time.monotonic()
-        if None not in self.jobs or now < self.looked:
+        if None not in self.jobs or now < self.looked or self.budget.spent:
             return
         for place, job in enumerate(self.jobs):
             while job is None and not self.stop.reason:
-                job = self.trials.claim([job.number for job in self.jobs if job is not None])
+                job = self.trials.claim(self._in_hand(), fits=self._fits)
                 if job is None:
                     self.looked = now + LOOK_SECONDS  # other processes may abandon trials later
                     return
@@ -115,6 +135,9 @@ class Supervisor:
                     break
                 self._ended(job)
                 job = None
+
+    def _in_hand(self) -> list[int]:
+        return [job.number for job in self.jobs if job is not None]
 
     def _start(self, place: int, job: Job) -> None:
         self.jobs[place] = job
@@ -138,28 +161,6 @@ class Supervisor:
         if left > 0:
             self.progress.say(f"waiting for trials that other processes run, at most {left}", once=True)
         return left <= 0
-
-    def _export_best(self) -> None:
-        """Lets a worker export the best trial's model, if its trained weights are on this machine and nobody has yet.
-
-        A failure is reported, but does not fail the search: `ctkeras export` can be called once its cause is removed.
-        """
-        folder = Path(self.progress.best.user_attrs["folder"]) if self.progress.best is not None else None
-        if folder is None or not (folder / TRAINED).exists() or (folder / "model.keras").exists():
-            return
-        self.progress.say(f"exporting the best trial, {folder.name}")
-        worker, reason = self.pool.get(0), ""
-        worker.send(export=str(folder))
-        while not self.stop.reason:
-            self.pool.wait(1.0)
-            for message in worker.messages():
-                if message.get("exported") == "":
-                    return
-                reason = message.get("exported", reason)
-            if reason := reason or worker.death() or worker.hang():
-                self.pool.drop(0)
-                self.progress.say(f"it was not exported ({reason}); later: python -m ctkeras export {folder}")
-                return
 
     def _listen(self, seconds: float) -> None:
         """Waits for messages and handles them."""
@@ -188,7 +189,7 @@ class Supervisor:
         if text.endswith("…") and job is not None:
             self.progress.running[job.number] = text
             self.progress.draw()
-        if not text.endswith("…") or not (self.progress.live or self.progress.ends):
+        if not text.endswith("…") or not (self.progress.live or self.cost.done):
             self.progress.say(text, once=True)
 
     def _hear(self, place: int, job: Job, message: Mapping[str, Any]) -> None:
@@ -290,7 +291,7 @@ class Supervisor:
 
     def _stop_workers(self) -> None:
         """Lets running trials end properly; the next command resumes them."""
-        busy = [job.number for job in self.jobs if job is not None]
+        busy = self._in_hand()
         if busy:
             trials = f"{'trial' if len(busy) == 1 else 'trials'} {', '.join(map(str, busy))}"
             self.progress.say(f"{self.stop.reason}: stopping {trials}; run the same command to resume")

@@ -93,21 +93,27 @@ class Trials:
         return self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
 
     @_patient
-    def claim(self, in_hand: Collection[int]) -> Job | None:
+    def claim(
+        self, in_hand: Collection[int], *, fits: Callable[[dict[str, Any], int], bool] = lambda config, done: True
+    ) -> Job | None:
         """Claims a trial: one whose holder is gone, otherwise a new one; None if there is none now.
 
         Args:
             in_hand: numbers of the trials that this process runs.
+            fits: whether there is time for a trial, from its hyperparameters and the epochs that it has trained already.
         """
         with self.storage.lock(self.search.name):
             trials = self.storage.trials.get_all_trials(self.study_id, deepcopy=False)
             for trial in trials:
                 if trial.state == TrialState.RUNNING and trial.number not in in_hand and self._gone(trial):
+                    job = self._resumed(trial)
+                    if job.metrics is None and not fits(job.config, trial.last_step or 0):
+                        return None
                     places = [*trial.user_attrs.get("places", []), place() | {"from": int(time.time())}]
                     with self.storage.together():
                         self._set(trial._trial_id, owner=self.me.to_dict(), places=places)
-                    return self._resumed(trial)
-            return self._new(trials) if len(trials) < self.search.total else None
+                    return job
+            return self._new(trials, fits) if len(trials) < self.search.total else None
 
     def _gone(self, trial: FrozenTrial) -> bool:
         owner, beat = trial.user_attrs.get("owner"), trial.user_attrs.get("beat")
@@ -127,10 +133,10 @@ class Trials:
             job.metrics = metrics if metrics.get("stopped_by") in FINISHED else None
         return job
 
-    def _new(self, trials: Sequence[FrozenTrial]) -> Job:
+    def _new(self, trials: Sequence[FrozenTrial], fits: Callable[[dict[str, Any], int], bool]) -> Job | None:
         """Creates a new trial in one transaction, so that it is stored with all its values or not at all.
 
-        Its values are sampled on a copy of the study in memory.
+        Its values are sampled on a copy of the study in memory. Nothing is stored of a trial for which there is no time.
         """
         copy = optuna.create_study(direction="maximize" if self.search.maximize else "minimize")
         copy.add_trials(trials)
@@ -143,6 +149,8 @@ class Trials:
         except UserError as error:
             job.config, job.failure = {"output_dir": "", **given}, str(error)
         else:
+            if not fits(job.config, 0):
+                return None
             # Left by a study that was deleted: this is a new run.
             for name in (CHECKPOINT, TRAINED, "model.keras", "metrics.json"):
                 (job.folder / name).unlink(missing_ok=True)

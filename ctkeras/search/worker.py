@@ -7,6 +7,7 @@ supervisor does, even if that is killed: this is why it is written by hand.
 
 import contextlib
 import ctypes
+import dataclasses
 import io
 import itertools
 import json
@@ -26,7 +27,7 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.runs.folder import make_folder, read_metrics
-from ctkeras.runtime import files, process, streams
+from ctkeras.runtime import files, locks, process, streams
 from ctkeras.tracking import run
 from ctkeras.training.stopping import Stop
 from ctkeras.training.train import RunResult, train
@@ -135,18 +136,21 @@ class _Service:
         from ctkeras.data import decoded, sources
         from ctkeras.data.crop import Preparation
         from ctkeras.models import weights
+        from ctkeras.training import costs
 
+        images: dict[str, int] = {}
         try:
             for name in needs["models"]:
                 weights.find_weights(name, needs["weights_dir"])
             for slices in needs.get("slices", ["all"]) if needs["data"] and needs["forms"] else []:
                 source = sources.open_source(needs["data"], slices=slices)
+                images = {split: sources.count(source, split) for split in ("train", "valid")}
                 for (size, *form), split in itertools.product(needs["forms"], ("train", "valid")):
                     decoded.load_split(source, split, size, Preparation(*form))
         except UserError as error:
             self.say(refused=str(error))
         else:
-            self.say(ready=True)
+            self.say(ready=True, machine=dataclasses.asdict(costs.machine()), images=images)
 
     def _export(self, folder: str) -> None:
         """Exports the model of a trial from its trained weights, and says '' or why that failed."""
@@ -218,7 +222,7 @@ class _Service:
 def _alone(folder: Path) -> Iterator[None]:
     """Reserves a run folder for one process: a worker whose supervisor has just been killed may still be running."""
     make_folder(folder)
-    with files.lock(folder / ".lock"):
+    with locks.hold(folder / ".lock"):
         yield
 
 

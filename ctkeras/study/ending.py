@@ -56,7 +56,7 @@ def ended(study: Study, done: list[Phase], folder: Path) -> Outcome | None:
     if in_folds is not None:
         _describe(final, data)
     rule = solved.RULE if study.solved else ""
-    searches = [load(folder / f"phase{number}.yaml").content for number in (1, 2)]
+    searches = [load(folder / f"phase{number}.yaml").content for number in (1, 2)[: len(done)]]
     edges = at_edges(first.config, searches)
     return Outcome(folder, done, first, other, difference, final, metrics, in_folds, edges, rule)
 

@@ -16,8 +16,10 @@ from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console, files
 from ctkeras.search import agent, plan, status, storage, trialstore
 from ctkeras.search import local as search
+from ctkeras.search.budget import Budget
 from ctkeras.search.plan import Search
 from ctkeras.search.pool import Pool
+from ctkeras.study import timed
 from ctkeras.sweep import file
 from ctkeras.tracking import sweeps
 
@@ -49,6 +51,7 @@ class Phase:
     stopped: int  # number of runs, by hyperband
     epochs_saved: int
     seconds: float  # of all its runs
+    left_out: str = ""  # what a budget of time left out, in a sentence
 
 
 Engine = Callable[[Task], Phase | None]
@@ -77,19 +80,28 @@ def write(
     return path
 
 
-def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
+def local(task: Task, *, url: Any, pool: Pool, budget: Budget | None = None) -> Phase | None:
     """Runs a phase on this machine, or together with others that share the storage; None if it was stopped.
 
     Args:
         task: the phase.
         url: of the storage.
         pool: the workers.
+        budget: the time left for this phase and those after it; None without a limit. What it leaves out is written to the
+            study's folder, and a later command continues with it only once the study has ended.
     """
     planned = _planned(task)
-    outcome = search.run(planned, url=url, pool=pool)
+    given = budget and budget.part(timed.share(task.folder, task.number, trials=planned.total, later=task.later))
+    outcome = search.run(planned, url=url, pool=pool, budget=given)
     if outcome.stopped_by:
         return None
+    if outcome.left_out:
+        timed.mark(task.folder, task.number)
     results = trialstore.results(outcome.trials)
+    if not results and outcome.left_out and task.number > 1:
+        return Phase(task.number, planned.name, [], 0, 0, 0, 0.0, outcome.left_out)
+    if not results and outcome.left_out:
+        raise UserError(f"{outcome.left_out}, given more time")
     if not results:
         raise UserError(f"no trial of phase {task.number} succeeded; see: ctkeras sweep status {storage.shown(url)}")
     attrs = [one.user_attrs for one in outcome.trials]
@@ -101,6 +113,7 @@ def local(task: Task, *, url: Any, pool: Pool) -> Phase | None:
         stopped=sum(one.get("stopped_by") == "hyperband" for one in attrs),
         epochs_saved=status.epochs_saved(outcome.trials),
         seconds=sum(one.get("seconds") or 0.0 for one in attrs),
+        left_out=outcome.left_out,
     )
 
 
@@ -177,6 +190,8 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 def summary(phase: Phase) -> str:
     """The outcome of a phase, in one line."""
+    if not phase.results:
+        return f"phase {phase.number}: {phase.left_out}"
     trials_text = status.counted(len(phase.results) + phase.failed, "trial")
     best = best_first(phase.results)[0]
     parts = [f"phase {phase.number}: {trials_text} in {console.seconds_text(phase.seconds)}"]
@@ -185,6 +200,7 @@ def summary(phase: Phase) -> str:
         [f"{phase.stopped} stopped early, {status.counted(phase.epochs_saved, 'epoch')} saved"] if phase.stopped else []
     )
     parts.append(f"best val_acc {best.val_acc:.4f} ({best.config['model_name']}, run {best.name})")
+    parts += [phase.left_out] if phase.left_out else []
     return ", ".join(parts)
 
 
@@ -200,6 +216,7 @@ def to_dict(phase: Phase) -> dict[str, Any]:
         "stopped": phase.stopped,
         "epochs_saved": phase.epochs_saved,
         "seconds": phase.seconds,
+        "left_out": phase.left_out,
         "best": {"run": best.name, "val_acc": best.val_acc, "val_loss": best.val_loss},
         "runs": [{"run": r.name, "val_acc": r.val_acc, "val_loss": r.val_loss} for r in phase.results],
     }

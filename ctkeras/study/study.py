@@ -10,7 +10,7 @@ from ctkeras.evaluation import comparison
 from ctkeras.runs.folder import write_json
 from ctkeras.runs.result import Result, best_first
 from ctkeras.runtime import console
-from ctkeras.study import engines, finetuned, solved
+from ctkeras.study import engines, finetuned, solved, timed
 from ctkeras.study.ending import Outcome, ended, to_dict
 from ctkeras.study.engines import Phase
 from ctkeras.study.plan import Study
@@ -45,13 +45,17 @@ def run(study: Study, engine: engines.Engine) -> Outcome | None:
         phase = engine(engines.Task(number, content, options, study.seed, name, folder, later, study.first))
         if phase is None:
             return None
-        done.append(phase)
         console.note(engines.summary(phase))
+        if not phase.results:
+            console.note(f"The winner is chosen among the runs of phase {number - 1}.")
+            break
+        done.append(phase)
         if number < 3:
             content, header = _continue(study, content, done, number + 1, folder)
     outcome = ended(study, done, folder)
     if outcome is not None:
         write_json(folder / "study.json", to_dict(study, name, outcome))
+        timed.clear(folder)
     return outcome
 
 

@@ -29,6 +29,7 @@ def verdict(outcome: "Outcome") -> list[str]:
             f"{folds.given_images} of them that are from the given validation split: {folds.given_val_acc:.4f}"
         )
     lines += outcome.edges
+    lines += [f"Phase {phase.number}: {phase.left_out}." for phase in outcome.phases if phase.left_out]
     test = outcome.test
     lines.append(f"final model: {outcome.final / 'model.keras'}")
     bounds = f"95% interval {test['acc_low']:.4f} to {test['acc_high']:.4f}" if "acc_low" in test else "no interval"

@@ -1,9 +1,10 @@
 """train(config): the only function that trains. The CLI, sweeps and tests all call it."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctkeras.config import RunConfig, default_lr
 from ctkeras.cpu import memory
@@ -11,13 +12,16 @@ from ctkeras.data import sources, threads
 from ctkeras.errors import UserError
 from ctkeras.runs import places
 from ctkeras.runs.checkpoint import load_checkpoint
-from ctkeras.runs.folder import make_folder, new_id, write_config
+from ctkeras.runs.folder import FINISHED, make_folder, new_id, write_config
 from ctkeras.runtime import console, process
 from ctkeras.tracking import settings
 from ctkeras.tracking.run import Tracker, start_run
 from ctkeras.training.ending import Ending
 from ctkeras.training.inputs import Data, load_data
 from ctkeras.training.stopping import Stop, watch
+
+if TYPE_CHECKING:
+    from ctkeras.training.run import Loop
 
 HIGH_LR = 0.01  # the sweep's upper end; above it fine-tuning forgets what ImageNet taught
 
@@ -133,9 +137,30 @@ def _train(
     stopped_by, trouble = train_run(run, ending, log=tracker.log, after_epoch=after_epoch)
     ending.passed("epochs")
     metrics = ending.finish(stopped_by, failed=bool(trouble))
+    if stopped_by in FINISHED and not trouble:
+        _remember_cost(run, metrics)
     if trouble:
         raise TrainingFailed(f"{trouble} {folder} holds what was reached.")
     return RunResult(folder, metrics)
+
+
+def _remember_cost(run: "Loop", metrics: dict[str, Any]) -> None:
+    """Keeps what the run took, for the estimates of later ones, unless the cache cannot be written."""
+    from ctkeras.data import batches
+    from ctkeras.training import costs
+
+    sizes = [len(member.data.train.files) for member in run.members]
+    steps = sum(batches.steps_per_epoch(size, run.config.batch_size) for size in sizes)
+    with contextlib.suppress(OSError, UserError):
+        history, solved = run.progress.history, run.config.optimizer == "lbfgs"
+        between = max(0.0, metrics["seconds_epochs"] - sum(row["epoch_seconds"] for row in history))
+        costs.remember(
+            run.config,
+            history,
+            steps=1 if solved else steps,
+            rest=between + metrics["seconds_export"],
+            compiling=metrics["seconds_compile"],
+        )
 
 
 def _warn(config: RunConfig) -> None:

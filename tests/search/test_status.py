@@ -15,8 +15,8 @@ from sweeps import opened, planned, pretend
 
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
+from ctkeras.search import cost, status
 from ctkeras.search import progress as progress_module
-from ctkeras.search import status
 from ctkeras.search.progress import Progress
 
 CONFIG = {"lr": 0.0123456, "model_name": "resnet18", "max_epochs": 10, "freeze_backbone": True}
@@ -133,7 +133,7 @@ def clock(monkeypatch):
         timedelta=datetime.timedelta,
     )
     monkeypatch.setattr(progress_module, "datetime", real)
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr(cost.time, "monotonic", lambda: now.seconds)
     return now
 
 
@@ -142,7 +142,7 @@ def test_the_lines_of_a_search_estimate_its_end(study, clock, capsys):
     for seconds, value in ((600, 0.5), (660, 0.75), (720, None)):
         clock.seconds = seconds
         attrs = {"epochs": 3, "seconds": 59.6} if value else {"failure": "not finite"}
-        progress.running[len(progress.ends)] = "epoch 1/3"
+        progress.running[len(progress.cost.done)] = "epoch 1/3"
         trial = study.add(TrialState.COMPLETE if value else TrialState.FAIL, value, **attrs)
         progress.update(study.get_trials())
         progress.end(trial)

@@ -9,6 +9,7 @@ import pathlib
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from ctkeras.evaluation import comparison, evaluate
 from ctkeras.runs.folder import read_json, write_json
 from ctkeras.runs.predictions import prediction_rows, write_predictions
 from ctkeras.runs.result import Result, best_first
-from ctkeras.search import local, storage
+from ctkeras.search import budget, local, storage
 from ctkeras.search import plan as plan_module
 from ctkeras.search.plan import plan as plan_plan
 from ctkeras.search.trialstore import Trials
@@ -51,11 +52,11 @@ def options(**more):
 
 
 @pytest.mark.parametrize(
-    ("budget", "trials"),
+    ("share", "trials"),
     [(1.0, (45, 20, 10)), (0.1, (5, 2, 1)), (0.5, (23, 10, 5)), (0.01, (1, 1, 1)), (1 / 3, (15, 7, 4))],
 )
-def test_a_budget_rounds_up(budget, trials):
-    assert plan.plan(phases.PHASE1, TINY, budget=budget).trials == trials
+def test_a_budget_rounds_up(share, trials):
+    assert plan.plan(phases.PHASE1, TINY, budget=share).trials == trials
 
 
 @pytest.mark.parametrize(
@@ -254,15 +255,25 @@ def test_the_winner_of_equal_accuracies_has_the_lower_loss():
     assert (first.config["lr"], first.best.name) == (0.1, "0.1-0")  # everything equal: by name
 
 
-def _pretended(planned, *, url, pool):
+TRIAL_SECONDS = 10.0  # that each pretended trial takes of a budget
+SPENT = []  # of the trials so far, in seconds
+
+
+def _pretended(planned, *, url, pool, budget=None):
     """In place of search.run: each trial's run folder as training would leave it, with nothing trained."""
     trials = Trials(storage.open_storage(url), planned)
-    while (job := trials.claim([])) is not None:
+
+    def fits(config, done):
+        return budget is None or budget.fits(TRIAL_SECONDS, first=not trials.all())
+
+    while (job := trials.claim([], fits=fits)) is not None:
+        SPENT.append(TRIAL_SECONDS)
         sweeps.pretend(trials, job)
         for name in ("model.keras", "contract.json"):
             (job.folder / name).touch()
     trials.storage.close()
-    return local.Outcome(trials.all(), "")
+    left = planned.total - len(trials.all())
+    return local.Outcome(trials.all(), "", budget.sentence(left, planned.total) if budget and budget.spent else "")
 
 
 def _evaluated(folder, split, *, data):
@@ -318,6 +329,63 @@ def test_a_study_plans_each_phase_once_and_reads_its_data_once(whole_study):
     stored = optuna.storages.RDBStorage(f"sqlite:///{found.folder.parent / storage.FILE}")
     names = [optuna.load_study(study_name=phase.sweep, storage=stored).metric_names for phase in found.phases]
     assert names == [["val_acc"]] * 3  # what optuna-dashboard shows
+
+
+@pytest.fixture
+def timed_study(whole_study, monkeypatch):
+    """Runs a study of 8, 3 and 4 trials, each of 10 s, with a budget in seconds; and how many trials each phase has then."""
+    options, engine, _ = whole_study
+    monkeypatch.setattr(budget.time, "monotonic", lambda: sum(SPENT))
+    planned = plan.plan(STUDY_SWEEP, options, models=["mobilenet_v2"], trials=[8, 3, 4])
+
+    def run(seconds, *, until=3):
+        begun = sum(SPENT)
+        given = budget.Budget.of(seconds) if seconds else None
+        pretended = functools.partial(engine, budget=given)
+        outcome = study.run(planned, lambda task: pretended(task) if task.number <= until else None)
+        assert not seconds or sum(SPENT) - begun <= seconds
+        return outcome
+
+    return run
+
+
+def trials_of(outcome):
+    return [len(phase.results) for phase in outcome.phases]
+
+
+def test_a_budget_of_time_is_divided_among_the_phases_and_the_same_command_goes_on(timed_study):
+    found = timed_study(100)
+    first, second, third = trials_of(found)
+    assert 1 <= first < 8
+    assert second >= 1
+    assert third >= 1
+    assert first + second + third <= 10
+    facts = json.loads((found.folder / "study.json").read_text())
+    left = [phase["left_out"] for phase in facts["phases"]]
+    assert left[0].startswith(
+        f"{8 - first} of 8 trials are left out: the next one, which takes about 10 s, would not end within"
+    )
+    more = timed_study(100)
+    assert trials_of(more)[0] > first
+    assert trials_of(timed_study(0)) == [8, 3, 4]
+
+
+def test_a_study_with_a_budget_that_is_interrupted_keeps_the_phases_that_have_ended(timed_study):
+    assert timed_study(100, until=1) is None
+    found = timed_study(1000)
+    assert trials_of(found)[0] < 8  # what phase 2 was made from
+    assert trials_of(found)[1:] == [3, 4]
+    assert trials_of(timed_study(1000))[0] == 8
+
+
+def test_phases_for_which_there_is_no_time_are_left_out(timed_study, capsys):
+    found = timed_study(15)
+    assert trials_of(found) == [1]
+    assert found.winner.best.name.startswith("phase1-")
+    assert "The winner is chosen among the runs of phase 1." in capsys.readouterr().err
+    shutil.rmtree(found.folder.parent)
+    with pytest.raises(UserError, match="8 of 8 trials are left out"):
+        timed_study(5)
 
 
 def test_what_a_study_hands_on_and_writes_down(whole_study, capsys):
@@ -452,6 +520,22 @@ def test_a_study_at_wandb_needs_an_account(command_line, monkeypatch):
     assert command_line(*options(), "--engine=wandb", "--entity=me", "--project=p").exception is None
     engine = command_line.calls.engine
     assert (engine.func, engine.keywords) == (engines.wandb, {"project": "p", "entity": "me"})
+
+
+def test_the_command_takes_a_share_or_a_time_as_budget(command_line):
+    result = command_line(*options(), "--trials=4,2,6", "--budget=2h")
+    assert result.exception is None
+    assert command_line.calls.study.trials == (4, 2, 6)
+    assert command_line.calls.engine.keywords["budget"].seconds == 7200
+    assert command_line(*options(), "--trials=4,2,6", "--budget=0.5").exception is None
+    assert command_line.calls.study.trials == (2, 1, 3)
+    assert command_line.calls.engine.keywords["budget"] is None
+    for words, said in (
+        (["--budget=2x"], "a share from 0 to 1, or a time"),
+        (["--budget=2"], "above 0 and at most 1"),
+        (["--budget=1h", "--storage=postgresql://me@host/db"], "one machine"),
+    ):
+        assert said in str(command_line(*options(), *words).exception)
 
 
 @pytest.mark.parametrize("text", ["1,2,x", "1;2;3", "1,,2"])
