@@ -11,6 +11,7 @@ import numpy as np
 
 from ctkeras.audit.audit import Audit
 from ctkeras.data.facts import NAMES, PREPARED
+from ctkeras.runtime import blas
 
 FOLDS, REPEATS, PENALTY = 5, 5, 10.0  # of the linear model: ridge regression of +1 and -1 on standardised columns
 PERMUTATIONS, RESAMPLES, LEVEL = 999, 300, 0.05  # so many permutations can give a p of LEAST_P
@@ -191,7 +192,8 @@ def _scores(values: np.ndarray, targets: np.ndarray, division: Division) -> np.n
     scores = np.zeros_like(targets)
     for train, held in division:
         # By the singular values, which all columns share; scikit-learn's choice solves for one column after the other.
-        model = linear_model.Ridge(alpha=PENALTY, solver="svd").fit(values[train], targets[train])
+        with blas.threads_for(values.size):
+            model = linear_model.Ridge(alpha=PENALTY, solver="svd").fit(values[train], targets[train])
         scores[held] = model.predict(values[held]).reshape(len(held), -1)
     return scores
 

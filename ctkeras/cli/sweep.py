@@ -215,7 +215,7 @@ def _show(text: str) -> None:
 def export(storage: str, file: Path) -> None:
     """Copy a storage's searches into a new SQLite file, for optuna-dashboard; STORAGE may be a journal's path."""
     from ctkeras.runtime import console
-    from ctkeras.search.storage import export as export_storage
+    from ctkeras.search.export import export as export_storage
 
     given = storage if "://" in storage or storage.startswith("journal:") else f"journal:{storage}"
     with console.waiting(f"Copying {storage} to {file}"):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import keras
 from jax import lax
 
-from ctkeras.cpu import onednn
+from ctkeras.cpu import geometry, onednn
 
 
 def for_cpu(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
@@ -135,9 +135,7 @@ def _by_onednn(layer: keras.layers.Layer, inputs: jax.Array, *, depthwise: bool 
     if inputs.dtype != jnp.float32 or not onednn.available():
         return None
     kernel = layer.kernel.value
-    shape = onednn.geometry(
-        inputs.shape, kernel.shape, strides=layer.strides, padding=layer.padding, depthwise=depthwise
-    )
+    shape = geometry.of(inputs.shape, kernel.shape, strides=layer.strides, padding=layer.padding, depthwise=depthwise)
     return onednn.convolve(inputs, kernel, shape)
 
 
@@ -220,7 +218,7 @@ def _windows(shape: tuple[int, ...], taps: tuple[int, int], strides: tuple[int, 
     """For height and width: (taps, stride, padding before, padding after, outputs)."""
 
     def along(size: int, tap: int, stride: int) -> tuple[int, int, int, int, int]:
-        before, after = onednn.pads(size, tap, stride=stride, padding=padding)
+        before, after = geometry.pads(size, tap, stride=stride, padding=padding)
         return tap, stride, before, after, (size + before + after - tap) // stride + 1
 
     return along(shape[1], taps[0], strides[0]), along(shape[2], taps[1], strides[1])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ctkeras.cpu.geometry import Geometry
 from ctkeras.runtime import verdict, xla
 
 TARGET = "ctkeras_convolution"
@@ -44,42 +45,6 @@ ROLES = {
     "by_inputs": (OUTPUT_SLOPE, WEIGHTS, SOURCE_SLOPE),
     "by_kernel": (SOURCE, OUTPUT_SLOPE, WEIGHTS_SLOPE),
 }
-
-
-class Geometry(NamedTuple):
-    """The sizes of a convolution in pixels and channels; `depthwise` is 1 if each channel has its own filter."""
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    filters: int
-    taps_y: int
-    taps_x: int
-    stride_y: int
-    stride_x: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-    depthwise: int
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Shape of the inputs, [B, H, W, C]."""
-        return self.batch, self.height, self.width, self.channels
-
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """Shape of the kernel in Keras: [kh, kw, C, D], or [kh, kw, C, 1] if depthwise."""
-        return self.taps_y, self.taps_x, self.channels, 1 if self.depthwise else self.filters
-
-    @property
-    def outputs(self) -> tuple[int, ...]:
-        """Shape of the outputs, [B, H', W', D]."""
-        rows = (self.height + self.top + self.bottom - self.taps_y) // self.stride_y + 1
-        columns = (self.width + self.left + self.right - self.taps_x) // self.stride_x + 1
-        return self.batch, rows, columns, self.filters
 
 
 @functools.cache
@@ -118,50 +83,16 @@ def _loaded(path: str) -> Any:
     return library
 
 
-def pads(size: int, taps: int, *, stride: int, padding: str) -> tuple[int, int]:
-    """Pixels of padding before and after a row or column.
-
-    Args:
-        size: pixels of the row or column.
-        taps: pixels of the kernel or window in that direction.
-        stride: pixels from one window to the next.
-        padding: "valid" for none; "same" for TensorFlow's rule, ceil(size / stride) outputs with the odd pixel after.
-    """
-    if padding != "same":
-        return 0, 0
-    outputs = -(-size // stride)
-    missing = max(0, (outputs - 1) * stride + taps - size)
-    return missing // 2, missing - missing // 2
-
-
-def geometry(
-    inputs: tuple[int, ...], kernel: tuple[int, ...], *, strides: tuple[int, int], padding: str, depthwise: bool
-) -> Geometry:
-    """The geometry of a convolution.
-
-    Args:
-        inputs: shape [B, H, W, C].
-        kernel: shape [kh, kw, C, D], or [kh, kw, C, 1] if depthwise.
-        strides: pixels, vertical and horizontal.
-        padding: "same" or "valid", as for `pads`.
-        depthwise: whether each channel has its own filter.
-    """
-    vertical, horizontal = (
-        pads(size, taps, stride=stride, padding=padding)
-        for size, taps, stride in zip(inputs[1:3], kernel[:2], strides, strict=True)
-    )
-    filters = inputs[3] if depthwise else kernel[3]
-    return Geometry._make((*inputs, filters, *kernel[:2], *strides, *vertical, *horizontal, int(depthwise)))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
     """Convolves images with a kernel.
+
+    A strided 1x1 convolution gets every stride-th pixel: oneDNN (3.2, AVX2) would copy these itself, and where there are
+    fewer channels than its blocks hold, two threads then overwrite each other's copy: gradients of kernels are wrong.
 
     Args:
         inputs: float32 [B, H, W, C].
         kernel: float32 [kh, kw, C, D], or [kh, kw, C, 1] if depthwise.
-        shape: from `geometry`.
+        shape: from `geometry.of`.
 
     Returns:
         float32 [B, H', W', D].
@@ -169,6 +100,16 @@ def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array
     Raises:
         RuntimeError: oneDNN cannot compute this geometry.
     """
+    if (shape.taps_y, shape.taps_x) == (1, 1) and (shape.stride_y, shape.stride_x) != (1, 1):
+        _, height, width, _ = shape.outputs
+        inputs = inputs[:, :: shape.stride_y, :: shape.stride_x]
+        shape = shape._replace(height=height, width=width, stride_y=1, stride_x=1)
+    return _convolve(inputs, kernel, shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
+    """As convolve, in the geometry as it is."""
     return _call("forward", shape, shape.outputs, inputs, kernel)
 
 
@@ -180,7 +121,7 @@ def _backward(
     return by_inputs, _call("by_kernel", shape, shape.kernel, inputs, gradient)
 
 
-convolve.defvjp(lambda inputs, kernel, shape: (convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
+_convolve.defvjp(lambda inputs, kernel, shape: (_convolve(inputs, kernel, shape), (inputs, kernel)), _backward)
 
 
 def _call(what: str, shape: Geometry, result: tuple[int, ...], *arrays: jax.Array) -> jax.Array:

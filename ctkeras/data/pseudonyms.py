@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import stored
-from ctkeras.runtime.files import atomic, cache_dir, lock
+from ctkeras.runtime import locks, stored
+from ctkeras.runtime.files import atomic, cache_dir
 
 _BYTES = 32  # of the salt
 # Names that scanners and converters give to files, alone or with a short number; longer numbers may be a patient's.
@@ -66,7 +66,7 @@ def _salt() -> bytes:
     """
     places = [Path(cache_dir("patients")) / name for name in ("salt", "salt.copy")]
     try:
-        with lock(places[0].with_suffix(".lock")):
+        with locks.hold(places[0].with_suffix(".lock")):
             contents = [_content(path) for path in places]
             salt = next((content for content in contents if content), b"") or secrets.token_bytes(_BYTES)
             for path, content in zip(places, contents, strict=True):

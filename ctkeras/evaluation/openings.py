@@ -8,9 +8,9 @@ from typing import Any
 
 from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_json, write_json
-from ctkeras.runtime import console
+from ctkeras.runtime import console, locks
 from ctkeras.runtime import stored as files
-from ctkeras.runtime.files import cache_dir, lock
+from ctkeras.runtime.files import cache_dir
 
 CHECKSUM = "xxh3_128"  # of the openings, in the shared logs
 OPENED = "test_opened.json"  # in the run folder, for its models; in the folder of runs, for all of them
@@ -91,7 +91,7 @@ def _appended(path: Path, opening: Mapping[str, Any]) -> list[dict[str, Any]]:
     A log that cannot be written, in a folder of someone else's, must not keep anyone from evaluating: a note says so.
     """
     try:
-        with lock(path.with_name(f".{path.stem}.lock")):
+        with locks.hold(path.with_name(f".{path.stem}.lock")):
             earlier = _read_shared(path)
             every = [*earlier, dict(opening)]
             write_json(path, {"openings": every, CHECKSUM: files.checksum(every)})

@@ -1,4 +1,4 @@
-"""Files shared between processes: the cache folder, atomic writes, locks, a size limit."""
+"""Files shared between processes: the cache folder, atomic writes, a size limit."""
 
 import contextlib
 import errno
@@ -7,17 +7,15 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runtime import home
 
-WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # a file system's answers if it has no such locks
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the limit of file sizes
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 LEAST_FREE = 2**20  # bytes; with less, an error without a reason is that of a full disk
-WAIT_SECONDS = 2.0  # for a lock, before a line says so
 
 
 def cache_dir(part: str = "") -> Path:
@@ -121,63 +119,6 @@ def cannot_write(path: Path, number: int) -> CannotWrite:
     error = CannotWrite(f"cannot write {path}: {reason}; {advice}")
     error.errno, error.strerror, error.filename = number, reason, str(path)
     return error
-
-
-@contextlib.contextmanager
-def lock(path: Path, *, waiting: str = "") -> Iterator[None]:
-    """Holds a lock that excludes other processes, on all machines that share the folder; it ends with its process.
-
-    On a file system that machines share, and wherever flock fails (error 38 on Lustre without its option flock), it is a
-    lease: there, flock may hold on one machine only without saying so.
-
-    Args:
-        path: of the lock file.
-        waiting: a line to print if another process holds the lock.
-
-    Raises:
-        CannotWrite: the lock file cannot be created.
-    """
-    import fcntl
-
-    from ctkeras.runtime import lease, mounts
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        if (number := refusal(error, path)) is None:
-            raise
-        raise cannot_write(path, number) from error
-    with contextlib.ExitStack() as stack, _announced(waiting) as acquired:
-        if not mounts.shared(path.parent):
-            file = stack.enter_context(open(path, "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in WITHOUT_FLOCK:
-                    raise
-            else:
-                acquired()
-                yield
-                return
-        stack.enter_context(lease.hold(path.with_name(f"{path.stem}.lease.lock")))
-        acquired()
-        yield
-
-
-@contextlib.contextmanager
-def _announced(text: str) -> Iterator[Callable[[], None]]:
-    """Prints a line if `acquired`, which this yields, is not called within WAIT_SECONDS."""
-    from ctkeras.runtime import console
-
-    timer = threading.Timer(WAIT_SECONDS, console.note, [f"{text} …"])
-    timer.daemon = True
-    if text:
-        timer.start()
-    try:
-        yield timer.cancel
-    finally:
-        timer.cancel()
 
 
 def bound(folder: Path, max_bytes: int, *, keep: Path) -> None:

@@ -4,6 +4,7 @@ Written by hand because the libraries' lock files either stay after a crash or a
 """
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -17,8 +18,12 @@ SILENT_SECONDS = 30.0  # without one, a holder on another machine is considered 
 LONGEST_PAUSE = 0.5  # seconds between two attempts
 
 
+class Busy(TimeoutError):
+    """Another process held a lock for longer than one was willing to wait."""
+
+
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
+def hold(path: Path, *, patience: float = math.inf) -> Iterator[None]:
     """Holds a lock that excludes every process on every machine that sees the folder.
 
     The lock is a symbolic link whose target names its holder. Creating one is a single operation on the server with every
@@ -28,9 +33,13 @@ def hold(path: Path) -> Iterator[None]:
 
     Args:
         path: of the link.
+        patience: seconds to wait for a living holder.
+
+    Raises:
+        Busy: it was held for longer.
     """
     mine = f"{_space()}|{os.getpid()}|{secrets.token_hex(8)}"
-    _acquire(path, mine)
+    _acquire(path, mine, patience)
     released = threading.Event()
     threading.Thread(target=_beat, args=(path, released), name="lease", daemon=True).start()
     try:
@@ -41,9 +50,10 @@ def hold(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _acquire(path: Path, mine: str) -> None:
+def _acquire(path: Path, mine: str, patience: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pause, seen, since = 0.001, "", time.monotonic()
+    pause, seen = 0.001, ""
+    begun = since = time.monotonic()
     while True:
         try:
             path.symlink_to(mine)
@@ -58,6 +68,8 @@ def _acquire(path: Path, mine: str) -> None:
         if holder and (_died_here(holder) or time.monotonic() - since > SILENT_SECONDS):
             _break(path, holder)
             continue
+        if time.monotonic() - begun > patience:
+            raise Busy(f"{path} is held by another process")
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -73,6 +85,12 @@ def _beat(path: Path, released: threading.Event) -> None:
     while not released.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):
             os.utime(path, follow_symlinks=False)
+
+
+def owner(path: Path) -> tuple[str, str]:
+    """The machine and the process number of a lock's holder; empty if nobody holds it."""
+    space, _, rest = _holder(path).partition("|")
+    return space.partition(" ")[0], rest.partition("|")[0]
 
 
 def _holder(path: Path) -> str:

@@ -13,7 +13,6 @@ from ctkeras.runtime import home, programs
 from ctkeras.runtime.files import cache_dir
 from ctkeras.runtime.xla import require_devices, require_known_flags, with_cpu_flags
 
-COMPILE_CACHE_BYTES = 4 * 2**30  # bytes; a train step takes 1 to 40 MB
 # Counts of this process so far: train_programs_compiled, and cache_hits and cache_misses of JAX's compile cache.
 compile_counts: collections.Counter[str] = collections.Counter()
 
@@ -45,8 +44,8 @@ def configure() -> None:
         jax.monitoring.register_event_listener(_count_compilation)
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir(programs.PART)))
-        jax.config.update("jax_compilation_cache_max_size", COMPILE_CACHE_BYTES)
-        programs.seal()
+        jax.config.update("jax_compilation_cache_max_size", programs.MAX_BYTES)
+        programs.install()
     # By default JAX does not cache small programs that compile quickly, and a start-up compiles many of those.
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

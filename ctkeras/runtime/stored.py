@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import xxhash
 
-from ctkeras.runtime import console, files
+from ctkeras.runtime import console, files, locks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,11 +48,11 @@ def reuse(read: Callable[[], T], make: Callable[[], object], *, lock: Path, wait
         read: raises Damaged or FileNotFoundError.
         make: writes what `read` reads.
         lock: the lock file.
-        waiting: as for files.lock.
+        waiting: as for locks.hold.
     """
     with contextlib.suppress(Damaged, FileNotFoundError):
         return read()
-    with files.lock(lock, waiting=waiting):
+    with locks.hold(lock, waiting=waiting):
         try:
             return read()
         except FileNotFoundError:
@@ -179,9 +179,9 @@ def unsealed(whole: bytes) -> bytes:
     return content
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes bytes and their seal, atomically."""
-    with files.atomic(path) as partial:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes bytes and their seal, atomically; `durable` as for files.atomic."""
+    with files.atomic(path, durable=durable) as partial:
         partial.write_bytes(sealed(content))
 
 

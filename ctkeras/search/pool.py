@@ -165,8 +165,9 @@ def cpu_seconds(pid: int) -> float:
 def environments(workers: int) -> list[tuple[dict[str, str], Sequence[int]]]:
     """The environment and the CPU cores of each worker; an empty list of cores leaves the choice to the system.
 
-    With several GPUs each worker has one. With no GPU each has a share of the cores, because JAX would otherwise start as
-    many threads as there are cores in every worker. Runs are recorded offline unless W&B's settings say otherwise.
+    With several GPUs each worker has its part of them, and trains a trial on all of its own. With no GPU each has a share of
+    the cores, because JAX would otherwise start as many threads as there are cores in every worker. Runs are recorded offline
+    unless W&B's settings say otherwise.
     """
     base = dict(os.environ)
     base.pop("CTKERAS_STORAGE", None)
@@ -174,8 +175,10 @@ def environments(workers: int) -> list[tuple[dict[str, str], Sequence[int]]]:
         base["WANDB_MODE"] = "offline"
     gpus = _gpus()
     if workers > 1 and gpus:
+        each = max(1, len(gpus) // workers)
         shared = {} if workers <= len(gpus) else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        return [({**base, "CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)], **shared}, ()) for n in range(workers)]
+        own = [",".join(gpus[n * each % len(gpus) :][:each]) for n in range(workers)]
+        return [({**base, "CUDA_VISIBLE_DEVICES": names, **shared}, ()) for names in own]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     share = len(cores) // workers
     if workers == 1 or not share:

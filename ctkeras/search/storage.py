@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import console, files, lease, mounts
+from ctkeras.runtime import console, lease, locks, mounts
 from ctkeras.search import damage, heartbeat, journal
 
 FILE = "study.db"  # in output_dir, by default
@@ -44,7 +44,7 @@ class Storage:
         """Lets one process at a time, of all that share the storage on any machine, do the work under it."""
         if self.file is not None:
             journal_lock = self.file.with_name(f"{self.file.name}.claims")
-            with lease.hold(journal_lock) if self.engine is None else files.lock(_lock_file(self.file)):
+            with lease.hold(journal_lock) if self.engine is None else locks.hold(lock_file(self.file)):
                 yield
             return
         assert self.engine is not None
@@ -231,7 +231,8 @@ def _check_file(file: Path, *, create: bool) -> None:
         raise UserError(f"cannot use {file}: {error.strerror or error}") from error
 
 
-def _lock_file(file: Path) -> Path:
+def lock_file(file: Path) -> Path:
+    """The lock of a SQLite file."""
     return file.with_name(f".{file.name}.lock")
 
 
@@ -258,7 +259,7 @@ def _table_lock(url: sqlalchemy.URL, options: dict[str, Any], file: Path | None)
     """Lets one process at a time create the tables: Optuna fails if another process creates them meanwhile."""
     engine = sqlalchemy.create_engine(url, **options)
     try:
-        with files.lock(_lock_file(file)) if file else _advisory_lock(engine, "tables"):
+        with locks.hold(lock_file(file)) if file else _advisory_lock(engine, "tables"):
             if file:
                 with engine.connect() as connection:
                     # With a write-ahead log, if the file system allows it, readers and the writer do not wait for each other.
@@ -278,33 +279,3 @@ def _advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-
-
-def export(source: sqlalchemy.URL, file: Path) -> int:
-    """Copies the searches of a storage into a new SQLite file, which optuna-dashboard opens. Returns the number of searches.
-
-    Args:
-        source: from `address`.
-        file: the new file.
-
-    Raises:
-        UserError: the file exists already, or the storage cannot be used.
-    """
-    if file.exists():
-        raise UserError(f"{file} exists already; remove it, or name another file")
-    opened = open_storage(source, create=False)
-    try:
-        with files.atomic(file) as partial:
-            target = open_storage(address(str(partial), ""))
-            try:
-                studies = opened.trials.get_all_studies()
-                for study in studies:
-                    optuna.copy_study(
-                        from_study_name=study.study_name, from_storage=opened.trials, to_storage=target.trials
-                    )
-            finally:
-                target.close()
-                _lock_file(partial).unlink(missing_ok=True)
-    finally:
-        opened.close()
-    return len(studies)

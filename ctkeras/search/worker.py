@@ -27,7 +27,7 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import CannotWrite, UserError
 from ctkeras.runs.checkpoint import CHECKPOINT
 from ctkeras.runs.folder import make_folder, read_metrics
-from ctkeras.runtime import files, process, streams
+from ctkeras.runtime import files, locks, process, streams
 from ctkeras.tracking import run
 from ctkeras.training.stopping import Stop
 from ctkeras.training.train import RunResult, train
@@ -222,7 +222,7 @@ class _Service:
 def _alone(folder: Path) -> Iterator[None]:
     """Reserves a run folder for one process: a worker whose supervisor has just been killed may still be running."""
     make_folder(folder)
-    with files.lock(folder / ".lock"):
+    with locks.hold(folder / ".lock"):
         yield
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ctkeras.runtime import console
+from ctkeras.runtime import blas, console
 
 _NEWTON_STEPS, _CG_STEPS, _HALVINGS = 100, 250, 40
 
@@ -91,6 +91,20 @@ def minimise(
     Returns:
         Heads [P, R + 1, C], the biases last; their losses [P]; and the number of Newton steps.
     """
+    with blas.threads_for(rows.size):
+        return _minimise(rows, variances, labels, weights=weights, strengths=strengths, tolerance=tolerance)
+
+
+def _minimise(
+    rows: np.ndarray,
+    variances: np.ndarray,
+    labels: np.ndarray,
+    *,
+    weights: np.ndarray,
+    strengths: np.ndarray,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """As minimise."""
     labels = np.asarray(labels, np.float64)
     every = _Problems(rows, variances, labels, weights / weights.sum(1, keepdims=True), np.asarray(strengths, float))
     heads = np.zeros((len(strengths), rows.shape[1] + 1, labels.shape[1]))

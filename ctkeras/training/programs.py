@@ -16,7 +16,7 @@ from ctkeras.cpu import memory, onednn
 from ctkeras.data.batches import Batch
 from ctkeras.models.classifier import Classifier, build
 from ctkeras.models.weights import fingerprint
-from ctkeras.runtime import process, xla
+from ctkeras.runtime import process, programs, xla
 from ctkeras.training.steps import Hyper, Parts, State, new_totals
 from ctkeras.training.steps import eval_step as steps_eval_step
 from ctkeras.training.steps import prefix_step as steps_prefix_step
@@ -25,6 +25,8 @@ from ctkeras.training.steps import train_step as steps_train_step
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
 # be copied to where the heap keeps the program's own memory (cpu/memory.py).
 TAKEN_AS_IS = 2**20
+# Of the steps, for the line that waits for another process.
+NAMES = {"train_step": "the training step", "eval_step": "the validation step", "prefix_step": "the frozen part"}
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
 
@@ -113,13 +115,21 @@ class Programs:
         return self._call(steps_eval_step, values, frozen, batch.inputs, sized_by=batch)
 
     def prefix_step(self, inputs: np.ndarray) -> np.ndarray:
-        """steps.prefix_step, compiled: the features of a batch of images."""
-        variables = [variable.value for variable in self.parts.prefix.variables]
-        return self._call(steps_prefix_step, variables, self.place(inputs), sized_by=(inputs,))
+        """steps.prefix_step, compiled: the features of a batch of images, which several devices share if they divide it."""
+        variables = self.place([variable.value for variable in self.parts.prefix.variables])
+        distribution, placed = keras.distribution.distribution(), self.place(inputs)
+        if distribution is not None and len(inputs) % distribution.num_model_replicas == 0:
+            placed = jax.device_put(inputs, distribution.get_data_layout(inputs.shape).backend_layout)
+        return self._call(steps_prefix_step, variables, placed, sized_by=(inputs,))
 
     def _call(self, step: Callable, *args: Any, sized_by: tuple, donate: tuple[int, ...] = ()) -> Any:
-        """Runs a step, compiling it when the arrays of `sized_by` have new shapes; those of all others never change."""
-        key = (step.__name__, *((array.shape, array.dtype) for array in sized_by))
+        """Runs a step, compiling it when the arrays of `sized_by` have new shapes, or others devices compute.
+
+        The shapes of all other arrays never change.
+        """
+        distribution = keras.distribution.distribution()
+        devices = distribution.num_model_replicas if distribution else 1
+        key = (step.__name__, devices, *((array.shape, array.dtype) for array in sized_by))
         if key not in self.compiled:
             start = time.perf_counter()
             self.compiled[key] = _compile(
@@ -137,7 +147,7 @@ class Programs:
         return outputs
 
 
-def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: bool) -> tuple[Any, int]:
+def _compile(step: functools.partial, args: tuple, donate: tuple[int, ...], *, counted: bool) -> tuple[Any, int]:
     """Compiles a step for arguments like these, or loads it from JAX's cache.
 
     Args:
@@ -153,7 +163,8 @@ def _compile(step: Callable, args: tuple, donate: tuple[int, ...], *, counted: b
     placed = {} if distribution is None else {"out_shardings": _replicated(distribution)}
     lowered = jax.jit(step, donate_argnums=donate, **placed).lower(*args)
     hits = process.compile_counts["cache_hits"]
-    program = lowered.compile(xla.compiler_options())
+    with programs.built_once(NAMES[step.func.__name__]):
+        program = lowered.compile(xla.compiler_options())
     if counted and process.compile_counts["cache_hits"] == hits:
         process.compile_counts["train_programs_compiled"] += 1
     analysis = program.memory_analysis() if jax.default_backend() == "cpu" else None

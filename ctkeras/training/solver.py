@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ctkeras.evaluation import calibration, probabilities
+from ctkeras.runtime import blas
 from ctkeras.training import newton
 
 # Half decades. Below, the head fits every image by heart; above, every image gets the class frequencies.
@@ -68,7 +69,12 @@ def factorise(features: np.ndarray) -> Factors:
     Args:
         features: float [N, D], of the training rows.
     """
-    rows = np.asarray(features, np.float64)
+    with blas.threads_for(features.size):
+        return _factorise(np.asarray(features, np.float64))
+
+
+def _factorise(rows: np.ndarray) -> Factors:
+    """As factorise, of float64 [N, D]."""
     mean, scale = statistics(rows)
     rows = (rows - mean) / scale
     count, width = rows.shape

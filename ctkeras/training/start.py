@@ -134,11 +134,13 @@ def accelerators() -> int:
 
 
 def _distribute(batch_size: int) -> None:
-    """Spreads batches over all local devices when there are several and they divide the batch."""
-    devices = jax.local_device_count()
-    if devices > 1 and batch_size % devices == 0:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
-        console.note(f"Spreading each batch over {devices} devices.")
-    elif devices > 1:
-        keras.distribution.set_distribution(None)
-        console.note(f"Using one of {devices} devices, because they do not divide batch_size {batch_size}.")
+    """Spreads batches over as many local devices as divide the batch into equal parts, each with all of the variables."""
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        return
+    count = max(count for count in range(1, len(devices) + 1) if batch_size % count == 0)
+    parallel = keras.distribution.DataParallel(devices=devices[:count]) if count > 1 else None
+    keras.distribution.set_distribution(parallel)
+    used = f"Spreading each batch over {count} devices" if parallel else "Using one device"
+    more = "" if count == len(devices) else f" of {len(devices)}: no more of them divide batch_size {batch_size} evenly"
+    console.note(f"{used}{more}.")

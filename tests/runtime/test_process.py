@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ctkeras.errors import UserError
-from ctkeras.runtime import console, files, process, verdict, versions, xla
+from ctkeras.runtime import console, files, locks, process, programs, verdict, versions, xla
 
 OURS = verdict.CPU_FLAGS[0]
 
@@ -83,7 +83,7 @@ def test_jax_keeps_every_program_within_bounds():
 
     values = jax.config.values
     assert values["jax_compilation_cache_dir"] == str(files.cache_dir("jax"))
-    assert values["jax_compilation_cache_max_size"] == process.COMPILE_CACHE_BYTES
+    assert values["jax_compilation_cache_max_size"] == programs.MAX_BYTES
     assert values["jax_persistent_cache_min_compile_time_secs"] == 0
     assert values["jax_persistent_cache_min_entry_size_bytes"] == -1
 
@@ -199,7 +199,7 @@ def test_a_lock_excludes_threads(tmp_path):
 
     def work():
         for _ in range(5):
-            with files.lock(tmp_path / "deep/a.lock"):
+            with locks.hold(tmp_path / "deep/a.lock"):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.002)
@@ -210,15 +210,15 @@ def test_a_lock_excludes_threads(tmp_path):
 
 
 def test_two_locks_do_not_wait_for_each_other(tmp_path):
-    with files.lock(tmp_path / "a.lock"):
-        in_threads(lambda: files.lock(tmp_path / "b.lock").__enter__())
+    with locks.hold(tmp_path / "a.lock"):
+        in_threads(lambda: locks.hold(tmp_path / "b.lock").__enter__())
 
 
 def test_a_lock_excludes_processes_and_goes_with_them(tmp_path):
     path = tmp_path / "a.lock"
     code = (
-        "import sys; from pathlib import Path; from ctkeras.runtime import files\n"
-        "with files.lock(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from ctkeras.runtime import locks\n"
+        "with locks.hold(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -226,7 +226,7 @@ def test_a_lock_excludes_processes_and_goes_with_them(tmp_path):
     got = threading.Event()
 
     def wait():
-        with files.lock(path):
+        with locks.hold(path):
             got.set()
 
     try:
@@ -243,9 +243,9 @@ def test_a_lock_excludes_processes_and_goes_with_them(tmp_path):
 
 
 def test_a_lock_is_given_up_on_an_error(tmp_path):
-    with contextlib.suppress(ValueError), files.lock(tmp_path / "a.lock"):
+    with contextlib.suppress(ValueError), locks.hold(tmp_path / "a.lock"):
         raise ValueError
-    in_threads(lambda: files.lock(tmp_path / "a.lock").__enter__())
+    in_threads(lambda: locks.hold(tmp_path / "a.lock").__enter__())
 
 
 def cache_of(folder, *, sizes, folders=()):
@@ -284,10 +284,10 @@ def test_bound_leaves_a_held_lock_in_force(tmp_path):
     got = threading.Event()
 
     def wait():
-        with files.lock(tmp_path / "a.lock"):
+        with locks.hold(tmp_path / "a.lock"):
             got.set()
 
-    with files.lock(tmp_path / "a.lock"):
+    with locks.hold(tmp_path / "a.lock"):
         os.utime(tmp_path / "a.lock", (1, 1))
         files.bound(tmp_path, 100, keep=tmp_path / "b")
         waiter = threading.Thread(target=wait, daemon=True)
@@ -430,7 +430,7 @@ def test_barriers_are_kept_unless_switched_off_or_wrong(monkeypatch, verified):
 
 
 def test_the_bar_shows_the_time_left(monkeypatch):
-    clock = iter([100.0, 110.0])
+    clock = iter([100.0, 110.0, 110.0])
     monkeypatch.setattr(console.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(sys, "stderr", Terminal())
     bar = console.Bar("epoch 1/2", 6)

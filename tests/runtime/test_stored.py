@@ -1,7 +1,6 @@
 """What is kept between runs comes back as it was written or not at all, and a cache can never end a command."""
 
 import json
-import pathlib
 import random
 import subprocess
 import sys
@@ -131,30 +130,23 @@ def test_a_page_for_other_programs_is_vouched_for(tmp_path, capsys):
     assert not page.exists()
 
 
-class Entries(dict):
-    """JAX's cache of programs, in memory."""
-
-    _path = pathlib.Path("nowhere")
-
-    def put(self, key, value):
-        self.setdefault(key, value)
-
-
-def test_a_damaged_program_is_a_missing_one(capsys):
-    entries = Entries()
-    cache = programs.Sealed(entries)
+def test_a_damaged_program_is_a_missing_one(tmp_path, capsys):
+    cache = programs.Cache(tmp_path)
     cache.put("key", b"program")
     assert cache.get("key") == b"program"
     assert cache.get("other") is None
-    [name] = entries
-    entries[name] = entries[name].replace(b"r", b"s", 1)
+    [path] = tmp_path.glob("key*")
+    path.write_bytes(path.read_bytes().replace(b"r", b"s", 1))
     assert cache.get("key") is None
+    assert "was damaged" in capsys.readouterr().err
+    cache.put("key", b"program")
+    assert cache.get("key") == b"program"
 
 
-def test_jax_uses_the_cache_with_checksums():
+def test_jax_uses_the_cache_with_checksums(tmp_path):
     from jax._src import compilation_cache
 
-    assert compilation_cache.get_file_cache.sealed
+    assert isinstance(compilation_cache.get_file_cache(str(tmp_path))[0], programs.Cache)
 
 
 TRAIN = ["--data", "phantom:48", "--model_name", "small_cnn", "--pretrained", "false", "--freeze_backbone", "false"]

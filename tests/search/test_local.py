@@ -1,19 +1,15 @@
 """The local engine: each trial once, whoever dies; the same result as if nobody had; what the storage shows."""
 
 import dataclasses
-import glob
 import json
 import multiprocessing
 import os
 import pathlib
-import pwd
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import types
@@ -27,7 +23,6 @@ from ctkeras.errors import UserError
 from ctkeras.runs.folder import read_json
 from ctkeras.runs.history import write_history
 from ctkeras.runs.result import best_first
-from ctkeras.runtime import files
 from ctkeras.search import heartbeat, local, plan, status, storage, trialstore
 from ctkeras.sweep import phases
 from ctkeras.sweep.file import dump, fixed, load
@@ -597,7 +592,6 @@ def test_a_lock_keeps_others_out(tmp_path):
     opened = storage.open_storage(storage.address("", str(tmp_path)))
     with opened.lock("any"), pytest.raises(BlockingIOError):
         _try_lock(opened.file)
-    assert files.lock  # the same lock guards decoded data
     _try_lock(opened.file)
 
 
@@ -614,51 +608,6 @@ def test_an_owner_is_told_from_a_later_process_of_the_same_number():
     assert not watch.gone(me.to_dict(), trial=0, beat=None)
     assert watch.gone(dataclasses.replace(me, start="1").to_dict(), trial=0, beat=None)
     assert watch.gone(None, trial=0, beat=None)
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
-    """A PostgreSQL server of its own on loopback, run by a user who isn't root: its address, and what stops and starts it."""
-    pytest.importorskip("psycopg", reason="psycopg isn't installed: pip install 'ctkeras[postgres]'")
-    found = [pathlib.Path(path).parent for path in glob.glob("/usr/lib/postgresql/*/bin/pg_ctl")]
-    found += [pathlib.Path(path).resolve().parent for path in [shutil.which("pg_ctl")] if path]
-    if not found:
-        pytest.skip("no pg_ctl: apt-get install postgresql")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="ctkeras-pg-"))
-    user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
-    if user is not None:
-        os.chown(folder, user.pw_uid, user.pw_gid)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def server(*words):
-        command = [str(found[0] / words[0]), *words[1:]]
-        subprocess.run(
-            command,
-            user=user and user.pw_uid,
-            group=user and user.pw_gid,
-            cwd=folder,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-
-    (folder / "password").write_text("s@cret{x")
-    (folder / "password").chmod(0o644)
-    where = str(folder / "data")
-    server("initdb", "-D", where, "-U", "me", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-
-    def start():
-        server("pg_ctl", "-D", where, "-w", "-l", str(folder / "log"), "-o", options, "start")
-
-    def stop():
-        server("pg_ctl", "-D", where, "-m", "immediate", "stop")
-
-    start()
-    yield f"postgresql://me:s%40cret%7Bx@127.0.0.1:{port}/postgres", stop, start
-    stop()
-    shutil.rmtree(folder)
 
 
 @pytest.mark.integration

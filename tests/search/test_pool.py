@@ -183,6 +183,9 @@ def test_cores_are_shared_out_and_each_worker_gets_a_gpu(monkeypatch):
     assert seen == ["0", "1", "0"]
     assert all(env["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false" for env, _ in environments(3))
     assert "XLA_PYTHON_CLIENT_PREALLOCATE" not in environments(2)[0][0]
+    monkeypatch.setattr(pool_module, "_gpus", lambda: list("01234"))
+    assert [env["CUDA_VISIBLE_DEVICES"] for env, _ in environments(2)] == ["0,1", "2,3"]  # one trial over two
+    assert [env["CUDA_VISIBLE_DEVICES"] for env, _ in environments(5)] == list("01234")
 
 
 def test_runs_are_kept_offline_unless_the_user_has_said_how(monkeypatch):

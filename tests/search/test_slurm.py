@@ -253,6 +253,44 @@ def test_the_ssh_loop_of_the_page_starts_the_study_on_each_host(tmp_path):
     assert {log.read_text() for log in logs} == {shlex.join(["-m", "ctkeras", *alone]) + "\n"}
 
 
+def kubernetes():
+    """The Job of docs/cluster.md."""
+    return yaml.safe_load(re.search(r"```yaml\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.S).group(1))
+
+
+def test_the_kubernetes_job_of_the_page_runs_the_study_and_gives_it_time_to_stop():
+    job = kubernetes()
+    assert (job["apiVersion"], job["kind"], job["spec"]["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (alone,) = [words for words in page() if words[0] == "study" and "slurm" not in words]
+    assert container["command"] + container["args"] == ["python", "-m", "ctkeras", *alone]
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    assert pod["restartPolicy"] == "Never"  # which a podFailurePolicy requires
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert container["workingDir"].startswith(container["volumeMounts"][0]["mountPath"])
+    (names,) = [rule["onExitCodes"]["containerName"] for rule in job["spec"]["podFailurePolicy"]["rules"][1:]]
+    assert names == container["name"]
+
+
+@pytest.mark.slow
+def test_a_pod_that_is_evicted_leaves_a_checkpoint_and_the_next_one_finishes(tmp_path):
+    pod = kubernetes()["spec"]["template"]["spec"]
+    words = [word.replace("chest-ctscan-images.zip", "phantom:24") for word in pod["containers"][0]["args"]]
+    words += ["--image_size", "32", "--pretrained", "false", "--models", "mobilenet_v2", "--trials", "1,1,1"]
+    words += ["--max_epochs", "3000"]
+    command = Command(tmp_path, PYTHONPATH=str(ROOT), WANDB_MODE="disabled", CTKERAS_CACHE_DIR=str(tmp_path / "cache"))
+    evicted = command.start(*words)
+    wait(lambda: list(tmp_path.glob(f"runs/*/{CHECKPOINT}")), seconds=200)
+    evicted.terminate()
+    assert evicted.wait(pod["terminationGracePeriodSeconds"]) in (130, 143)
+    assert list(tmp_path.glob(f"runs/*/{CHECKPOINT}"))
+    again = command.start(*words)
+    assert again.wait(500) == 0
+    starts = [len(places.read(path.parent)) for path in tmp_path.glob(f"runs/*/{places.FILE}")]
+    assert max(starts) == 2  # resumed, not begun anew
+
+
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_on_two_nodes(tmp_path):
     (words,) = [words for words in page() if words[0] == "study" and "slurm" not in words]

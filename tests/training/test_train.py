@@ -286,33 +286,6 @@ print(train(config, data=Data(split(24), split(8), "arrays")).metrics["epochs"])
     assert done.stdout.split() == ["2"]
 
 
-@pytest.mark.integration
-def test_several_devices_give_the_numbers_of_one(tmp_path):
-    """Forced host devices; a run on 4 of them against one on 1, within float tolerance."""
-    import os
-    import subprocess
-    import sys
-
-    values = FULL | {"max_epochs": 2, "output_dir": str(tmp_path), "augmentation": 0.0}
-    code = f"""
-from ctkeras.training.train import train
-from ctkeras.config import RunConfig
-import sys
-r = train(RunConfig.from_mapping({values!r}), run_id=sys.argv[1])
-import jax; print(jax.local_device_count())
-"""
-    for count in (1, 4):
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-        command = [sys.executable, "-c", code, f"on{count}"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.strip() == str(count)
-    one, four = (read_history(tmp_path / f"on{count}") for count in (1, 4))
-    for a, b in zip(one, four, strict=True):
-        assert float(a["train_loss"]) == pytest.approx(float(b["train_loss"]), rel=1e-3)
-        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-2)
-
-
 def test_real_images_with_real_weights_reach_a_linear_classifiers_accuracy(tmp_path, real_data, real_weights):
     values = {"data": real_data, "model_name": "mobilenet_v2", "weights_dir": real_weights, "feature_views": 1}
     result = train(config(tmp_path, **values))

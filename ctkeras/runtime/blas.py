@@ -1,0 +1,25 @@
+"""How many threads NumPy's matrix products use."""
+
+import contextlib
+from collections.abc import Iterator
+
+SMALL = 4_000_000  # numbers in a matrix; a product with more takes long enough to be worth a second thread
+
+
+@contextlib.contextmanager
+def threads_for(size: int) -> Iterator[None]:
+    """Computes on one thread inside the block where matrices are small, in the whole process.
+
+    OpenBLAS' threads wait for each other actively. On a busy machine the one that is waited for does not run, so thousands
+    of small products took 4 to 7 times as long, and 3 times the CPU time, as on one thread (benchmarks/RESULTS.md).
+
+    Args:
+        size: numbers in the largest matrix.
+    """
+    import threadpoolctl
+
+    if size > SMALL:
+        yield
+        return
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        yield
