@@ -86,8 +86,9 @@ def _loaded(path: str) -> Any:
 def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:
     """Convolves images with a kernel.
 
-    A strided 1x1 convolution gets every stride-th pixel: oneDNN (3.2, AVX2) would copy these itself, and where there are
-    fewer channels than its blocks hold, two threads then overwrite each other's copy: gradients of kernels are wrong.
+    A strided 1x1 convolution gets every stride-th pixel. oneDNN would copy these itself, and where there are fewer input
+    channels than its blocks hold (8 with AVX2, 16 with AVX-512), it writes past the memory of that copy: gradients of
+    kernels are wrong, and the process may crash at any later moment (uxlfoundation/oneDNN, issue 6035).
 
     Args:
         inputs: float32 [B, H, W, C].

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ctkeras.errors import UserError
-from ctkeras.runtime.files import atomic
+from ctkeras.runtime import console
+from ctkeras.runtime.files import atomic, cannot_write
 
 CHECKPOINT = "checkpoint.npz"
+DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
 TRAINED = "trained.npz"  # the trained weights only: of a head some 20 kB
 
 
@@ -31,24 +34,44 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, name: str = CHECKPO
 
 
 def load_checkpoint(folder: Path, *, name: str = CHECKPOINT) -> Checkpoint | None:
-    """Reads checkpoint.npz, or TRAINED; None when the run has none.
+    """Reads checkpoint.npz, or TRAINED; None when the run has none. Each array has a CRC-32, which is verified.
+
+    A damaged checkpoint is set aside with a line, and the run, which then has none, starts from its beginning.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file cannot be opened, or the trained weights are damaged.
+        CannotWrite: a damaged checkpoint cannot be renamed.
     """
     path = folder / name
     if not path.exists():
         return None
     arrays: dict[str, list[np.ndarray]] = {}
+    if not (path.is_file() and os.access(path, os.R_OK)):  # not damage: whoever may read it finds it whole
+        raise UserError(f"cannot read {path}: it is not a file, or its permissions forbid it")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            facts = json.loads(stored["facts"].tobytes())
-            for key in stored.files:
+        with np.load(path, allow_pickle=False) as content:
+            facts = json.loads(content["facts"].tobytes())
+            for key in content.files:
                 if key != "facts":
-                    arrays.setdefault(key.rpartition("/")[0], []).append(stored[key])
+                    arrays.setdefault(key.rpartition("/")[0], []).append(content[key])
     except Exception as error:  # numpy, zipfile and zlib each raise errors of their own
-        raise UserError(f"{path} is damaged ({error}); this run cannot be resumed; start a new one") from error
+        if name != CHECKPOINT:
+            raise UserError(f"{path} is damaged ({error}); its run has no model without it; start a new one") from error
+        _set_aside(path, " ".join(str(error).split())[:120])
+        return None
     return Checkpoint(arrays, facts)
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    """Renames a damaged checkpoint in its folder, which may be the only disk with room for it."""
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # another process was faster
+        return
+    except OSError as error:
+        raise cannot_write(path, error.errno or 0) from error
+    console.note(f"{path} was damaged ({reason}) and is now {aside.name}; the run starts from its beginning.")
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""A home folder that cannot be written, as in containers and on clusters: what takes its place."""
+"""A home folder that cannot be written, or a user without a name, as in containers and on clusters: what takes their place."""
 
+import getpass
 import os
 import stat
 import tempfile
@@ -49,3 +50,11 @@ def temporary_files() -> None:
             os.environ["TMPDIR"] = tempfile.gettempdir()
     except OSError as error:
         raise UserError("no folder for temporary files can be written; set TMPDIR to one that can") from error
+
+
+def named_user() -> None:
+    """Names a user whom the system does not know, as containers run: JAX then caches no program, with a warning for each."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ["USER"] = f"uid-{os.getuid()}"

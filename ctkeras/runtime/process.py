@@ -27,6 +27,7 @@ def configure() -> None:
             another backend, or no cache folder can be written.
     """
     home.temporary_files()
+    home.named_user()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if "jax" not in sys.modules and os.environ.get("CTKERAS_XLA_FLAGS", "on") != "off":

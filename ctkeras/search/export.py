@@ -1,5 +1,6 @@
 """A copy of a storage's searches as a SQLite file, which optuna-dashboard opens."""
 
+import collections
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,13 +56,18 @@ def _copy_study(
         target.set_study_user_attr(identity, key, value)
     with Session(engine) as session, session.begin():
         first = (session.query(sqlalchemy.func.max(models.TrialModel.trial_id)).scalar() or 0) + 1
-        trials = source.get_all_trials(study._study_id, deepcopy=False)
-        for number, trial in enumerate(trials):
-            session.add_all(_rows(trial, number, trial_id=first + number, study_id=identity))
+        rows: dict[Any, list[dict[str, Any]]] = collections.defaultdict(list)  # by table
+        for number, trial in enumerate(source.get_all_trials(study._study_id, deepcopy=False)):
+            session.add(_trial(trial, number, trial_id=first + number, study_id=identity))
+            for table, row in _rows(trial):
+                rows[table].append({"trial_id": first + number, **row})
+        session.flush()  # the other rows refer to the trials
+        for table, content in rows.items():
+            session.execute(sqlalchemy.insert(table), content)
 
 
-def _rows(trial: optuna.trial.FrozenTrial, number: int, *, trial_id: int, study_id: int) -> Iterator[Any]:
-    """The rows of a trial in Optuna's tables.
+def _trial(trial: optuna.trial.FrozenTrial, number: int, *, trial_id: int, study_id: int) -> Any:
+    """A trial in Optuna's table of trials.
 
     Args:
         trial: to be copied.
@@ -69,7 +75,7 @@ def _rows(trial: optuna.trial.FrozenTrial, number: int, *, trial_id: int, study_
         trial_id: of the copy.
         study_id: of the copy's study.
     """
-    yield models.TrialModel(
+    return models.TrialModel(
         trial_id=trial_id,
         study_id=study_id,
         number=number,
@@ -77,21 +83,23 @@ def _rows(trial: optuna.trial.FrozenTrial, number: int, *, trial_id: int, study_
         datetime_start=trial.datetime_start,
         datetime_complete=trial.datetime_complete,
     )
-    own = {"trial_id": trial_id}
+
+
+def _rows(trial: optuna.trial.FrozenTrial) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A trial's rows in Optuna's other tables: each table's class, and the row without the trial's number."""
     values: Sequence[float] = trial.values or ()
     for objective, value in enumerate(values):
         stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-        yield models.TrialValueModel(**own, objective=objective, value=stored, value_type=kind)
+        yield models.TrialValueModel, {"objective": objective, "value": stored, "value_type": kind}
     for name, value in trial.params.items():
         distribution = trial.distributions[name]
         stored, text = distribution.to_internal_repr(value), distribution_to_json(distribution)
-        yield models.TrialParamModel(**own, param_name=name, param_value=stored, distribution_json=text)
+        yield models.TrialParamModel, {"param_name": name, "param_value": stored, "distribution_json": text}
     for key, value in trial.user_attrs.items():
-        yield models.TrialUserAttributeModel(**own, key=key, value_json=json.dumps(value))
+        yield models.TrialUserAttributeModel, {"key": key, "value_json": json.dumps(value)}
     for key, value in trial.system_attrs.items():
-        yield models.TrialSystemAttributeModel(**own, key=key, value_json=json.dumps(value))
+        yield models.TrialSystemAttributeModel, {"key": key, "value_json": json.dumps(value)}
     for step, value in trial.intermediate_values.items():
         stored, finite = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-        yield models.TrialIntermediateValueModel(
-            **own, step=step, intermediate_value=stored, intermediate_value_type=finite
-        )
+        named = {"step": step, "intermediate_value": stored, "intermediate_value_type": finite}
+        yield models.TrialIntermediateValueModel, named

@@ -25,7 +25,7 @@ import psutil
 
 from ctkeras.config import RunConfig
 from ctkeras.errors import CannotWrite, UserError
-from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.runs.folder import make_folder, read_metrics
 from ctkeras.runtime import files, locks, process, streams
 from ctkeras.tracking import run
@@ -288,7 +288,7 @@ def run_local(
     """
     folder = Path(config.output_dir) / run_id
     _drop_offline(folder, run_id)
-    resumed = (folder / CHECKPOINT).exists()
+    resumed = load_checkpoint(folder) is not None
     begun = run.start_run(
         config.to_dict(), run_id=run_id, folder=folder, resume=resumed, group=group, job_type=job_type
     )

@@ -11,7 +11,7 @@ from ctkeras.cpu import memory
 from ctkeras.data import sources, threads
 from ctkeras.errors import UserError
 from ctkeras.runs import places
-from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.checkpoint import load_checkpoint
 from ctkeras.runs.folder import FINISHED, make_folder, new_id, write_config
 from ctkeras.runtime import console, process
 from ctkeras.tracking import settings
@@ -131,7 +131,7 @@ def _train(
     folder = ending.folder
     make_folder(folder)
     write_config(folder, config)
-    resumed = (folder / CHECKPOINT).exists()
+    resumed = load_checkpoint(folder) is not None  # before W&B hears of it: a damaged one is not resumed
     tracker = ending.tracker or start_run(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
     ending.kept = earlier.place(config, built, data=data.fingerprint) if reuse else None

@@ -85,6 +85,54 @@ def test_gradients_of_strided_1x1_kernels_are_right_every_time(sizes):
 
 
 @needs_onednn
+def test_every_unsafe_geometry_reaches_onednn_without_its_stride(monkeypatch):
+    """Whatever this CPU's instructions are: the other set's unsafe geometries are not given to oneDNN either."""
+    called, real = [], onednn._call
+    monkeypatch.setattr(onednn, "_call", lambda what, shape, *rest: called.append(shape) or real(what, shape, *rest))
+    shape = geometry.of((2, 8, 9, 15), (1, 1, 15, 4), strides=(2, 3), padding="valid", depthwise=False)
+    inputs, kernel, direction = drawn(shape)
+    _, pull = jax.vjp(lambda x, k: onednn.convolve(x, k, shape), inputs, kernel)
+    assert pull(direction)[0].shape == shape.inputs
+    assert {(given.stride_y, given.stride_x) for given in called} == {(1, 1)} and len(called) == 3
+
+
+SHARES_PROGRAMS = """
+import sys
+from ctkeras.runtime import process
+process.configure()
+import jax, keras, numpy as np
+from ctkeras.cpu import check, geometry, onednn
+samples = check.samples()
+for name in sys.argv[1].split(","):
+    print(name, check.difference(samples[name]) <= check.TOLERANCE)
+for taps in map(int, sys.argv[2].split(",")):
+    x, k = np.random.default_rng(taps).standard_normal((2, 9, 9, 6), np.float32), np.ones((taps, taps, 6, 5), np.float32)
+    shape = geometry.of(x.shape, k.shape, strides=(1, 3), padding="same", depthwise=False)
+    step = jax.jit(jax.value_and_grad(lambda x, k: (onednn.convolve(x, k, shape) ** 2).sum(), argnums=(0, 1)))
+    value, (by_inputs, by_kernel) = step(x, k)
+    print(taps, np.asarray(value).tobytes().hex(), hash(np.asarray(by_inputs).tobytes()), hash(np.asarray(by_kernel).tobytes()))
+print("hits", process.compile_counts["cache_hits"], "misses", process.compile_counts["cache_misses"])
+"""
+
+
+@needs_onednn
+def test_programs_that_another_process_cached_give_the_same_numbers(tmp_path):
+    """A cached program names its convolutions by their sizes, not by what this process made, so any order is right."""
+    environment = os.environ | {"CTKERAS_CACHE_DIR": str(tmp_path), "PYTHONHASHSEED": "0"}
+
+    def lines(kinds, taps):
+        command = [sys.executable, "-c", SHARES_PROGRAMS, kinds, taps]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-500:]
+        return done.stdout.splitlines()
+
+    first = lines("1x1 convolution,strided convolution", "1,3,2")
+    second = lines("strided convolution,1x1 convolution", "2,1,3")
+    assert sorted(first[:-1]) == sorted(second[:-1]) and all(line.endswith("True") for line in first[:2])
+    assert second[-1].endswith("misses 0")
+
+
+@needs_onednn
 def test_it_gives_the_same_bits_again():
     """A resumed run goes on as the uninterrupted one."""
     inputs, kernel, direction = drawn(SHAPE)

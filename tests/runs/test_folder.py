@@ -14,7 +14,7 @@ import pytest
 from ctkeras.config import EPOCH_METRICS, RunConfig
 from ctkeras.errors import UserError
 from ctkeras.runs import folder
-from ctkeras.runs.checkpoint import CHECKPOINT, Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
+from ctkeras.runs.checkpoint import CHECKPOINT, TRAINED, Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
 from ctkeras.runs.history import by_epoch, read_history, write_history
 from ctkeras.runs.predictions import prediction_rows, read_predictions, worst_errors, write_predictions
 from ctkeras.runs.result import Result, best_first
@@ -271,11 +271,31 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+def test_a_damaged_checkpoint_is_set_aside_with_a_line(tmp_path, damage, capsys):
     (tmp_path / CHECKPOINT).write_bytes(DAMAGED[damage])
-    with pytest.raises(UserError, match=r"checkpoint\.npz is damaged .*start a new one"):
-        load_checkpoint(tmp_path)
+    assert load_checkpoint(tmp_path) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "checkpoint.npz was damaged" in line and "starts from its beginning" in line
+    assert [path.name for path in tmp_path.iterdir()] == [f"{CHECKPOINT}.damaged"]
+    assert (tmp_path / f"{CHECKPOINT}.damaged").read_bytes() == DAMAGED[damage]
+    assert load_checkpoint(tmp_path) is None and capsys.readouterr().err == ""
     assert sprung == []
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_trained_weights_are_named(tmp_path, damage):
+    """Nothing can make them again, so nobody moves them."""
+    (tmp_path / TRAINED).write_bytes(DAMAGED[damage])
+    with pytest.raises(UserError, match=r"trained\.npz is damaged .*start a new one"):
+        load_checkpoint(tmp_path, name=TRAINED)
+    assert sprung == [] and (tmp_path / TRAINED).exists()
+
+
+def test_a_checkpoint_that_cannot_be_opened_stays(tmp_path):
+    (tmp_path / CHECKPOINT).mkdir()
+    with pytest.raises(UserError, match="cannot read"):
+        load_checkpoint(tmp_path)
+    assert (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_checkpoint_with_flipped_bits_is_whole_or_called_damaged(tmp_path):
@@ -284,11 +304,11 @@ def test_a_checkpoint_with_flipped_bits_is_whole_or_called_damaged(tmp_path):
         content = bytearray(good)
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         (tmp_path / CHECKPOINT).write_bytes(content)
-        try:
-            loaded = load_checkpoint(tmp_path)
-        except UserError:
+        loaded = load_checkpoint(tmp_path)
+        if loaded is None:
             damaged += 1
         else:
+            assert loaded.facts == FACTS
             for arrays_of_key in loaded.arrays.values():
                 np.testing.assert_array_equal(arrays_of_key, [np.arange(6.0)])
     assert damaged > 150

@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -157,3 +160,42 @@ def test_a_closed_terminal_stops_as_sigterm_does_except_under_nohup():
         assert signal.SIGHUP not in stopping.heeded()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv: apt-get install util-linux")
+def test_a_user_without_a_name_and_a_home_trains_and_caches():
+    """As `docker run --user 45321` does: no entry in /etc/passwd, and HOME is nowhere."""
+    root = Path(__file__).parents[2]
+    folder = Path(tempfile.mkdtemp())  # pytest's own may be entered by its user only
+    cache = Path(tempfile.gettempdir(), "ctkeras-45321")
+    shutil.rmtree(cache, ignore_errors=True)
+    try:
+        folder.chmod(0o777)
+        kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(root), "WANDB_MODE": "offline", "HOME": "/nonexistent"}
+
+        def run(*words):
+            # Unlike os.setuid, it leaves the right to enter a folder of root's, in which Python may lie.
+            command = ["setpriv", "--reuid=45321", "--regid=45321", "--clear-groups", sys.executable, "-m", "ctkeras"]
+            return subprocess.run([*command, *words], cwd=folder, env=kept, capture_output=True, text=True, timeout=300)
+
+        doctor = run("doctor")
+        assert (doctor.returncode, "/nonexistent cannot be written" in doctor.stdout) == (0, True), doctor.stderr[-800:]
+        options = {
+            "data": "phantom:48",
+            "model_name": "small_cnn",
+            "pretrained": "false",
+            "image_size": 32,
+            "max_epochs": 1,
+        }
+        done = run(
+            "train", *(f"--{name}={value}" for name, value in (options | {"augmentation": 0, "mixup_alpha": 0}).items())
+        )
+        assert done.returncode == 0, done.stderr[-800:]
+        assert "Warning" not in done.stderr
+        assert done.stderr.count("caching in") == 1
+        assert (folder / done.stdout.split()[-1]).exists() and list((cache / "jax").iterdir())
+    finally:
+        shutil.rmtree(folder)
+        shutil.rmtree(cache, ignore_errors=True)

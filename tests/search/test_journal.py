@@ -233,9 +233,10 @@ def test_opening_two_thousand_trials_is_quick(tmp_path):
 @pytest.mark.slow
 def test_exporting_two_thousand_trials_loses_none(tmp_path):
     two_thousand(tmp_path)
-    begun = time.perf_counter()
+    begun = time.process_time()
     export(storage.address(address(tmp_path), ""), tmp_path / "study.db")
-    print(f"exported in {time.perf_counter() - begun:.1f} s, {os.path.getsize(tmp_path / 'study.db') / 1e6:.1f} MB")
+    seconds, megabytes = time.process_time() - begun, os.path.getsize(tmp_path / "study.db") / 1e6
+    print(f"exported in {seconds:.1f} s of CPU time, {megabytes:.1f} MB")
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/study.db")
     assert len(study.get_trials(deepcopy=False)) == 2000
 

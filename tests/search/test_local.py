@@ -1,5 +1,6 @@
 """The local engine: each trial once, whoever dies; the same result as if nobody had; what the storage shows."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -637,6 +638,40 @@ def test_a_search_waits_for_postgresql_while_it_restarts(tmp_path, postgres, mon
     said = "".join(capfd.readouterr())
     assert said.count("does not answer") == 1
     assert "answers again" in said
+    assert "cret" not in said
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("end", ["terminated", "restarted"])
+def test_a_storage_opens_although_postgresql_drops_its_connection(postgres, monkeypatch, capfd, end):
+    """The opener waits for the lock on the tables, which another connection holds, when the server ends both."""
+    import sqlalchemy
+
+    address, stop, start = postgres
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.5)
+    url = storage.address(address, "")
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%pg_advisory_lock%'"
+    opened = []
+    opener = threading.Thread(target=lambda: opened.append(storage.open_storage(url)))
+    gone = contextlib.suppress(sqlalchemy.exc.OperationalError)  # the connections of the test, when the server restarts
+    with gone, engine.connect() as other, storage._advisory_lock(engine, "tables"):
+        opener.start()
+        until = time.monotonic() + 60
+        while not (pids := other.execute(sqlalchemy.text(waiting)).scalars().all()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        if end == "terminated":
+            other.execute(sqlalchemy.text("SELECT pg_terminate_backend(:pid)"), {"pid": pids[0]})
+        else:
+            stop()
+            start()
+    engine.dispose()
+    opener.join(60)
+    assert opened[0].trials.get_all_studies() is not None
+    opened[0].close()
+    said = "".join(capfd.readouterr())
+    assert said.count("dropped the connection") == 1
     assert "cret" not in said
 
 

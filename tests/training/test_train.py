@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ctkeras.evaluation import calibration
 from ctkeras.runs import places
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import read_predictions
+from ctkeras.search.worker import run_local
 from ctkeras.training import stopping
 from ctkeras.training.train import TrainingFailed, train
 
@@ -173,6 +175,45 @@ def test_stop_before_the_first_epochs_end_leaves_no_model_and_says_so(tmp_path):
     metrics = json.loads((tmp_path / "cut" / "metrics.json").read_text())
     assert metrics["stopped_by"] == "sigterm"
     assert metrics["val_acc"] is None
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+
+
+def as_a_trial(found):
+    """As a worker of a search trains a trial that another worker began."""
+    seen = []
+    kinds = {"group": "", "job_type": "", "before": seen.extend, "leave": lambda: None, "export": True}
+    done = run_local(found, run_id="cut", stop=stopping.Stop(), after_epoch=lambda row: None, **kinds)
+    assert seen == []  # no epoch of the lost process counts
+    return done
+
+
+def as_resumed(found):
+    return train(found, resume=Path(found.output_dir) / "cut")
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A run that was stopped after its first epoch."""
+    found = train(config(tmp_path_factory.mktemp("runs"), **FROZEN), run_id="cut", stop=StopAfter(8))
+    assert found.metrics["epochs"] > 0
+    return found.folder
+
+
+@pytest.mark.parametrize("again", [as_resumed, as_a_trial])
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-9], lambda _: b""], ids=["bit", "cut", "empty"])
+def test_a_run_whose_checkpoint_is_damaged_trains_from_its_start(tmp_path, finished, cut, capsys, damage, again):
+    folder = shutil.copytree(cut, tmp_path / "cut")
+    path = folder / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    capsys.readouterr()
+    done = again(config(tmp_path, **FROZEN))
+    assert numbers(done.folder) == numbers(finished.folder)
+    assert capsys.readouterr().err.count("checkpoint.npz was damaged") == 1
+    assert (folder / "checkpoint.npz.damaged").exists() and not path.exists()
 
 
 def test_resume_refuses_other_data(tmp_path):
