@@ -120,6 +120,11 @@ def named(compared: Comparison) -> str:
 
 def worded(compared: Comparison) -> str:
     """The outcome of the test in one sentence, with its interval and p, wherever a difference is reported."""
+    if compared.difference == compared.low == compared.high == 0:
+        return (
+            f"The difference of 0.000 may be chance, p = 1: both are right equally often for each "
+            f"{compared.unit} ({named(compared)})."
+        )
     verdict = "may be chance" if compared.inside_noise else f"is more than chance at the {LEVEL:.0%} level"
     return (
         f"The difference of {_bound(compared.difference)} {verdict}: 95% interval {_bound(compared.low)} to "

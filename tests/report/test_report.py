@@ -350,6 +350,10 @@ def test_seeds_of_one_configuration_are_shown_together(tmp_path):
     section = Parsed(written(tmp_path)).sections["seeds"]
     assert "0.730 ± 0.036" in section
     assert "0.700 0.720 0.770" in section
+    for path in paths[:3]:
+        edit(path / "metrics.json", val_acc=1.0)
+    section = Parsed(written(tmp_path)).sections["seeds"]
+    assert "1.000 with each of 3 seeds" in section and "±" not in section.replace("± one standard deviation", "")
 
 
 def test_the_command_trains_the_same_run_again(runs):

@@ -186,3 +186,14 @@ def test_every_section_fits_a_desktop_and_a_phone(run):
             <= 0
         )
         assert shown.complaints == []
+
+
+def test_the_table_of_test_metrics_has_the_intervals_of_the_three_numbers(run):
+    edit(run / "metrics_test.json", acc=0.9, acc_group_low=0.71, acc_group_high=0.99, grouped_by="patient")
+    edit(run / "metrics_test.json", ece=0.0, ece_low=0.0, ece_high=0.0, opened="2026-11-26T01:50:05+00:00")
+    sections = sections_of(run)
+    assert "0.900 (0.710–0.990)" in sections["test"] and "bootstrap over patients" in sections["test"]
+    assert "0.000 (–)" in sections["test"] and "2026-11-26 at 01:50 UTC" in sections["test"]
+    edit(run / "metrics_test.json", acc_group_low=None, acc_group_high=None, acc_low=0.8, acc_high=0.95)
+    section = sections_of(run)["test"]
+    assert "0.900 (0.800–0.950)" in section and "bootstrap over distinct images" in section

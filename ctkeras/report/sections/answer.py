@@ -229,7 +229,7 @@ def seeds(found: Findings) -> Section | None:
         name = _apart(group[0].config, [other[0].config for other in groups if other is not group], most=2)
         shared = len({described(other[0]) for other in groups}) == 1
         name = name if shared and name else ", ".join(part for part in (described(group[0]), name) if part)
-        text = f"{mean:.3f} ± {spread:.3f}"
+        text = f"{mean:.3f} ± {spread:.3f}" if spread else f"{mean:.3f} with each of {len(group)} seeds"
         rows.append(charts.Row(name, mean, mean - spread, mean + spread, text, tuple(values), lead=number == 0))
         lines.append([name, len(group), words_number(mean), words_number(spread), _listed(values), _names(group)])
     draw = functools.partial(
@@ -238,6 +238,7 @@ def seeds(found: Findings) -> Section | None:
         title="Validation accuracy over seeds",
         description=f"{rows[0].label} has the highest mean, {rows[0].text}.",
         axis="validation accuracy",
+        bounds=charts.domain([v for row in rows for v in (row.low, row.high, *row.others)], within=(0, 1)),
     )
     data = page.table(
         ["configuration", "seeds", "mean", "standard deviation", "each", "runs"],

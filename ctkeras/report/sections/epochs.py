@@ -53,6 +53,8 @@ def learning_curves(found: Findings) -> Section:
         return page.section("curves", "Learning curves", p(words), *tables, files=found.files("history.csv", runs=top))
     words = "The ring marks the epoch whose weights were saved: the best val_acc, ties by val_loss. "
     words += "Where the validation curve departs from the training curve, the model overfits."
+    if losses and max(losses) > loss[1]:
+        words += f" Losses above {loss[1]:.2g} are drawn at the upper edge; the tables have them."
     return page.section(
         "curves",
         f"Learning curves of {len(top)} runs, the winner first" if len(top) > 1 else "Learning curves",

@@ -7,7 +7,7 @@ from typing import Any
 from ctkeras.report.findings import Findings
 from ctkeras.report.html import page
 from ctkeras.report.html.page import Section, p
-from ctkeras.report.html.words import known, three
+from ctkeras.report.html.words import known, number, with_interval
 
 # Metrics in metrics_test.json that are shown, and their names for a reader.
 SHOWN = {
@@ -51,6 +51,27 @@ def _few(test: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def _bounded(test: Mapping[str, Any], name: str) -> str:
+    """A metric with its interval by patients or groups, or, where that is missing, by images."""
+    own = f"{name}_group" if known(test.get(f"{name}_group_low")) else name
+    value, low, high = (test.get(key) for key in (name, f"{own}_low", f"{own}_high"))
+    if known(value) and value in (0, 1) and low == high:
+        return f"{number(value)} (–)"
+    return with_interval(value, low, high)
+
+
+def _method(test: Mapping[str, Any]) -> str:
+    """How the intervals of the table were made."""
+    images = "bootstrap over distinct images, 10,000 resamples"
+    if known(test.get("acc_group_low")):
+        units = "patients" if test.get("grouped_by") == "patient" else "groups of similar images"
+        images = (
+            f"bootstrap over {units} in the first two columns, without the last four rows; in all others over distinct "
+        )
+        images += "images; 10,000 resamples"
+    return f"{images}; (–): all resamples are alike, so they say nothing about chance"
+
+
 def test_numbers(found: Findings) -> Section:
     """The test split's numbers for three sets of images, or that it has not been opened."""
     test, run = found.test, found.chosen
@@ -64,8 +85,8 @@ def test_numbers(found: Findings) -> Section:
     lines = []
     for metric, name in SHOWN.items():
         if metric in test:
-            lines.append([name, *(three(test, f"{prefix}{metric}") for prefix, _ in ways)])
-    method = "95% intervals: bootstrap over distinct images, 10,000 resamples. "
+            lines.append([name, *(_bounded(test, f"{prefix}{metric}") for prefix, _ in ways)])
+    method = f"95% intervals: {_method(test)}. "
     if "sensitivity_at_specificity_90" in test:
         method += (
             "Sensitivity is the share of images of other classes that are not called normal. A threshold chosen on the "
@@ -73,7 +94,7 @@ def test_numbers(found: Findings) -> Section:
         method += "test images themselves makes it optimistic; a threshold chosen on validation does not."
     opened = test.get("opened")
     times = test.get("openings", 1)
-    when = f"It was opened on {str(opened).replace('T', ', ')}" if opened else "It was opened"
+    when = f"It was opened on {opened[:10]} at {opened[11:16]} UTC" if isinstance(opened, str) else "It was opened"
     again = f", opening number {times}. If anything was chosen by test numbers, use another test set."
     when += ", for the first time." if times == 1 else again
     return page.section(
