@@ -38,6 +38,8 @@ def _sealed(root: Path) -> Iterator[Path]:
             sealed = inside[0].endswith(f"-f{stored.FORMAT}")
         elif part in ("features", "listings", "proved", "kernels", "starts", "costs"):
             sealed = len(path.stem) == DIGITS
+        elif part == "epochs":
+            sealed = path.suffix == ".npz"
         else:
             sealed = part == "patients" or (part == programs.PART and path.name.endswith(f"{programs.SUFFIX}-cache"))
         if sealed:

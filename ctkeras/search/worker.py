@@ -294,7 +294,16 @@ def run_local(
     )
     tracker = _Followed(begun, before)
     export = export or (config.log_model and tracker.online)  # W&B keeps the model of each run
-    return train(config, run_id=run_id, stop=stop, tracker=tracker, leave=leave, after_epoch=after_epoch, export=export)
+    return train(
+        config,
+        run_id=run_id,
+        stop=stop,
+        tracker=tracker,
+        leave=leave,
+        after_epoch=after_epoch,
+        export=export,
+        reuse=True,
+    )
 
 
 def _drop_offline(folder: Path, run_id: str) -> None:

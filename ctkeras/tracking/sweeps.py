@@ -107,7 +107,22 @@ def agent(path: str, function: Callable[[], None], *, count: int | None) -> None
     import wandb
 
     entity, project, sweep_id = path.split("/")
-    wandb.agent(sweep_id, function=function, entity=entity, project=project, count=count)
+    begun = False
+
+    def run() -> None:
+        nonlocal begun
+        begun = True
+        function()
+
+    def attend() -> None:
+        try:
+            wandb.agent(sweep_id, function=run, entity=entity, project=project, count=count)
+        except Exception as error:
+            if begun:  # repeated, it would do more runs than `count`
+                raise UserError(f"the agent of {path} stopped: {settings.reason(error)}; start it again") from error
+            raise
+
+    settings.patiently(attend, f"registering an agent of {path}")
 
 
 def read_runs(path: str, *, histories: int = 50) -> tuple[dict[str, Any], list[dict[str, Any]]]:

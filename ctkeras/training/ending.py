@@ -35,6 +35,7 @@ class Ending:
         self.folder, self.tracker, self.stop = folder, tracker, stop
         self.exports = exports  # the model; otherwise only the trained weights, from which it can be exported later
         self.run: Loop | None = None
+        self.kept: Path | None = None  # where the last checkpoint is kept for later runs; see earlier.py
         self.metrics: dict[str, Any] | None = None
         self.lock = threading.RLock()  # held while the run's best epoch changes and while it is exported
         self.started, self.before = time.perf_counter(), 0.0
@@ -67,6 +68,7 @@ class Ending:
                 if self.run is not None:
                     self.run.progress.seconds = self.seconds()
                     metrics = _finish(self.run, self.folder, stopped_by, self.spent, exports=self.exports)
+                    self._drop_checkpoint(stopped_by)
                 else:
                     metrics = {"stopped_by": stopped_by, "val_acc": None, "best_epoch": 0, "epochs": 0}
                     write_metrics(self.folder, metrics)
@@ -77,6 +79,17 @@ class Ending:
                         _show(self.run, self.tracker, self.folder)
                     self.tracker.finish(metrics, exit_code=1 if failed else 0)
             return self.metrics
+
+    def _drop_checkpoint(self, stopped_by: str) -> None:
+        """Deletes a finished run's checkpoint, once it is kept for later runs of the same epochs."""
+        if stopped_by not in FINISHED:
+            return
+        if self.kept is not None and self.run is not None and stopped_by == "max_epochs":
+            from ctkeras.training import earlier
+
+            with contextlib.suppress(OSError, UserError):  # a full cache is not the run's failure
+                earlier.give(self.kept, self.folder, epochs=self.run.progress.epoch)
+        drop_checkpoint(self.folder)
 
     def finish_for(self, leave: Callable[[], None] | None) -> None:
         """Ends the run from another thread while its own still computes; then calls `leave`."""
@@ -98,7 +111,7 @@ class Ending:
 
 
 def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float], *, exports: bool) -> dict[str, Any]:
-    """Exports the model or keeps its weights, and writes the other files; a finished run's checkpoint is deleted."""
+    """Exports the model or keeps its weights, and writes the other files."""
     begun = time.perf_counter()
     if run.progress.best_epoch:
         _export(run, folder, exports=exports)
@@ -116,8 +129,6 @@ def _finish(run: "Loop", folder: Path, stopped_by: str, spent: dict[str, float],
         "versions": ", ".join([f"ctkeras {__version__}", *(f"{p} {versions.version(p)}" for p in VERSIONED)]),
     }
     write_metrics(folder, metrics)
-    if stopped_by in FINISHED:
-        drop_checkpoint(folder)
     return metrics
 
 

@@ -11,6 +11,7 @@ from ctkeras.config import RunConfig
 from ctkeras.errors import UserError
 from ctkeras.models import classifier, head
 from ctkeras.runs.checkpoint import Checkpoint, load_checkpoint
+from ctkeras.runs.history import write_history
 from ctkeras.runtime import console, process
 from ctkeras.training import solve, solver, starts
 from ctkeras.training.inputs import Data, Feed, feed_of, members_of
@@ -88,6 +89,13 @@ def begin(config: RunConfig, data: Data, built: classifier.Classifier, *, folder
         rows = part.pool[2] if len(parts) > 1 and part.pool else slice(None)
         members.append(Member(part, state, feed, rows))
     return Loop(config, data, built, progress, programs, members, weights, compiled, best=best, best_logits=best_logits)
+
+
+def take_up(run: Loop, folder: Path) -> None:
+    """Makes the epochs of another run, whose checkpoint this one has begun with, its own: its time is not."""
+    run.progress.seconds = run.progress.compile_seconds = 0.0
+    run.facts["epochs_taken_up"] = run.progress.epoch
+    write_history(folder, run.progress.history)
 
 
 def _stored_state(checkpoint: Checkpoint, number: int) -> State:

@@ -49,6 +49,7 @@ def train(
     leave: Callable[[], None] | None = None,
     after_epoch: Callable[[dict[str, Any]], None] | None = None,
     export: bool = True,
+    reuse: bool = False,
 ) -> RunResult:
     """Trains one classifier and writes its run folder.
 
@@ -62,6 +63,7 @@ def train(
         leave: called after a run was ended while its step still computed; to exit the process, for example.
         after_epoch: called with each epoch's row once it is on disk; a search asks `stop` there when a run is losing.
         export: write model.keras; otherwise only the trained weights, from which `ctkeras export` makes it.
+        reuse: take up epochs that an earlier run trained under the same settings and seed, and keep this run's for later ones.
 
     Raises:
         UserError: something the user can correct, before anything slow.
@@ -80,7 +82,7 @@ def train(
     ending = Ending(folder, tracker, stop or Stop(), exports=export)
     watch(ending.stop, lambda: ending.finish_for(leave))
     try:
-        return _train(config, data, ending, after_epoch)
+        return _train(config, data, ending, after_epoch, reuse=reuse)
     except BaseException as error:
         ending.fail(error)
         raise
@@ -90,7 +92,12 @@ def train(
 
 
 def _train(
-    config: RunConfig, data: Data | None, ending: Ending, after_epoch: Callable[[dict[str, Any]], None] | None
+    config: RunConfig,
+    data: Data | None,
+    ending: Ending,
+    after_epoch: Callable[[dict[str, Any]], None] | None,
+    *,
+    reuse: bool,
 ) -> RunResult:
     """The run in order: data, weights, model, folder, start, epochs, ending."""
     source = None
@@ -105,7 +112,7 @@ def _train(
     process.require_jax()
     from ctkeras.cpu import state
     from ctkeras.models.weights import find_weights
-    from ctkeras.training import loop, solve, start
+    from ctkeras.training import earlier, loop, solve, start
     from ctkeras.training.run import heads_of
 
     ending.passed("imports")
@@ -127,7 +134,11 @@ def _train(
     resumed = load_checkpoint(folder) is not None  # before W&B hears of it: a damaged one is not resumed
     tracker = ending.tracker or start_run(config.to_dict(), run_id=folder.name, folder=folder, resume=resumed)
     ending.tracker = tracker
+    ending.kept = earlier.place(config, built, data=data.fingerprint) if reuse else None
+    taken = earlier.take(config, ending.kept, folder) if ending.kept else 0
     run = start.begin(config, data, built, folder=folder)
+    if taken:
+        start.take_up(run, folder)
     ending.passed("features")
     # Only now: a run that is refused has not trained.
     places.begin(folder, seconds=ending.worked(), processors=threads.cores(), accelerators=start.accelerators())

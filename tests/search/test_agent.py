@@ -92,6 +92,17 @@ def test_a_grid_under_the_real_agent_to_its_end(server, shell):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("part", ["", "mutation CreateAgent"], ids=["any", "registration"])
+def test_an_agent_that_meets_four_errors_of_the_server_goes_on(server, shell, part):
+    path = create(shell, {"lr": {"values": [0.005]}}, command=[*COMMAND, "${args}"])
+    server.fail_next(4, path_contains=part)
+    shell("sweep", "agent", path)
+    assert server.faults_left == 0
+    (run,) = server.runs.values()
+    assert_whole(run, epochs=3)
+
+
+@pytest.mark.integration
 def test_a_warm_process_does_a_bayes_sweep_survives_bad_values_and_hands_on(server, shell):
     """bayes with run_cap in one process; phase 2, phase 3 and the best model follow from it."""
     path = create(
