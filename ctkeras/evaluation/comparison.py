@@ -264,19 +264,14 @@ def _labelled(predictions: Predictions) -> np.ndarray:
 
 
 def accuracy_interval(right: Mapping[str, bool], twins: Mapping[str, int]) -> Interval:
-    """Accuracy with bounds by the bootstrap over distinct images; exact ones (Clopper & Pearson 1934) at 0 and 1.
+    """Accuracy with bounds by the bootstrap over distinct images; Wilson's at 0 and 1, as everywhere else.
 
     Args:
         right: file to whether the answer was right.
         twins: file to the number of its distinct image; a file that it lacks is an image of its own.
     """
-    values = np.array(list(right.values()), float)
-    share, n = float(values.mean()), len(values)
-    if share in (0.0, 1.0):  # every resample is the same then, and the bootstrap's interval would have no width
-        edge = (LEVEL / 2) ** (1 / n)
-        return Interval(share, edge if share else 0.0, 1.0 if share else 1 - edge, n)
-    bounds = bootstrap.bounds(lambda w: {"acc": bootstrap.totals(w, values) / w.sum(1)}, _groups(right, twins))
-    return Interval(share, bounds["acc_low"], bounds["acc_high"], n)
+    values = np.array(list(right.values()), bool)
+    return Interval(float(values.mean()), *bootstrap.share(values, _groups(right, twins)), len(values))
 
 
 def against(

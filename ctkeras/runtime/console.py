@@ -19,11 +19,12 @@ class Bar:
 
     def update(self, done: int) -> None:
         """Draws the bar after `done` of `total` steps."""
-        if not self.shown or time.perf_counter() - self.start < self.after:
+        spent = time.perf_counter() - self.start
+        if not self.shown or spent < self.after:
             return
         width = 24  # characters; fits beside title and ETA in 80 columns
         filled = width * done // self.total
-        left = (time.perf_counter() - self.start) / done * (self.total - done)
+        left = spent / done * (self.total - done)
         bar = "█" * filled + "░" * (width - filled)
         print(f"\r{self.title} {bar} {done}/{self.total}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
 

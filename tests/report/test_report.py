@@ -183,12 +183,14 @@ def test_copies_of_an_image_are_not_new_evidence():
     assert copied.high - copied.low != pytest.approx(without_copies.high - without_copies.low, rel=0.02)
 
 
-def test_where_every_answer_is_right_the_interval_is_the_exact_one():
-    interval = comparison.accuracy_interval({str(i): True for i in range(72)}, {})
+def test_where_every_answer_is_right_the_interval_is_wilsons_over_distinct_images():
     from scipy import stats
 
-    exact = stats.binomtest(72, 72).proportion_ci(0.95, method="exact")
-    assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high))
+    right = {str(i): True for i in range(72)}
+    for twins, distinct in (({}, 72), ({str(i): i // 2 for i in range(72)}, 36)):
+        interval = comparison.accuracy_interval(right, twins)
+        wilson = stats.binomtest(distinct, distinct).proportion_ci(0.95, method="wilson")
+        assert (interval.low, interval.high) == pytest.approx((wilson.low, wilson.high))
 
 
 STUDY = {

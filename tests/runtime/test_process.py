@@ -430,7 +430,7 @@ def test_barriers_are_kept_unless_switched_off_or_wrong(monkeypatch, verified):
 
 
 def test_the_bar_shows_the_time_left(monkeypatch):
-    clock = iter([100.0, 110.0, 110.0])
+    clock = iter([100.0, 110.0])
     monkeypatch.setattr(console.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(sys, "stderr", Terminal())
     bar = console.Bar("epoch 1/2", 6)

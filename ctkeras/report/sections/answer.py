@@ -231,7 +231,9 @@ def seeds(found: Findings) -> Section | None:
         name = name if shared and name else ", ".join(part for part in (described(group[0]), name) if part)
         text = f"{mean:.3f} ± {spread:.3f}" if spread else f"{mean:.3f} with each of {len(group)} seeds"
         rows.append(charts.Row(name, mean, mean - spread, mean + spread, text, tuple(values), lead=number == 0))
-        lines.append([name, len(group), words_number(mean), words_number(spread), _listed(values), _names(group)])
+        lines.append(
+            [name, len(group), words_number(mean), words_number(spread or None), _listed(values), _names(group)]
+        )
     draw = functools.partial(
         charts.rows,
         rows,
