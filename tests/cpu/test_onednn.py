@@ -115,6 +115,7 @@ print("hits", process.compile_counts["cache_hits"], "misses", process.compile_co
 """
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_programs_that_another_process_cached_give_the_same_numbers(tmp_path):
     """A cached program names its convolutions by their sizes, not by what this process made, so any order is right."""

@@ -16,7 +16,7 @@ from wandb_server import WandbServer
 
 from ctkeras.config import EPOCH_METRICS, RunConfig
 from ctkeras.errors import UserError
-from ctkeras.runs.checkpoint import CHECKPOINT
+from ctkeras.runs.checkpoint import CHECKPOINT, Checkpoint, save_checkpoint
 from ctkeras.runs.folder import read_json, write_json
 from ctkeras.runs.result import Result
 from ctkeras.search import agent as agent_module
@@ -338,7 +338,7 @@ def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(mo
     other = old.with_name("offline-run-1-trial-1")
     for folder in (old, other):
         folder.mkdir(parents=True)
-    (tmp_path / "trial-0" / CHECKPOINT).touch()
+    save_checkpoint(tmp_path / "trial-0", Checkpoint({}, {}))
     monkeypatch.delenv("WANDB_DIR", raising=False)
     logged, reported, calls = [], [], []
     run = types.SimpleNamespace(offline=offline, log=lambda row, **_: logged.append(row["epoch"]), summary={})
@@ -364,7 +364,7 @@ def test_a_local_trial_reports_earlier_epochs_and_writes_an_offline_run_again(mo
     folder = tmp_path / "trial-0"
     options = {"run_id": "trial-0", "folder": folder, "resume": True, "group": "g", "job_type": "j"}
     assert calls[0] == (chosen.to_dict(), options)
-    assert calls[1] == {"run_id": "trial-0", **given}
+    assert calls[1] == {"run_id": "trial-0", **given, "reuse": True}
 
 
 def test_a_phase_at_wandb_is_one_sweep_and_is_counted_from_the_run_folders(monkeypatch, tmp_path):

@@ -551,7 +551,7 @@ def test_a_search_returns_its_trials_and_closes_its_storage(tmp_path, monkeypatc
     monkeypatch.setattr(storage.Storage, "close", lambda self: closed.append(True))
 
     class Pretended:
-        def __init__(self, trials, pool, *, stop, shared):
+        def __init__(self, trials, pool, *, stop, shared, budget):
             self.progress = types.SimpleNamespace(close=lambda: closed.append("line"))
             self.trials, self.stop = trials, stop
             assert (pool, shared["forms"][0][0]) == ("pool", 32)
