@@ -48,7 +48,8 @@ def _data(found: Findings) -> Fact:
 
 def _preparation(found: Findings) -> Fact:
     given = contract_of(found.chosen).get("preparation")
-    known_ = ", ".join(f"{name} {value}" for name, value in given.items()) if isinstance(given, dict) else ""
+    named = given.items() if isinstance(given, dict) else ()
+    known_ = ", ".join(f"{name} {value}" for name, value in named if value != "")
     size = found.chosen.config["image_size"]
     return _own(
         found,
@@ -133,7 +134,7 @@ def _hyperparameters(found: Findings) -> Fact:
     tried = [f"{name} ({', '.join(sorted({value_text(run.config[name]) for run in found.runs}))})" for name in names]
     chosen = ", ".join(f"{name} {value_text(config[name])}" for name in names)
     words = f"{plural(len(found.runs), 'run')}. Tried: {'; '.join(tried)}. Chosen: {chosen}. " if tried else ""
-    equal = ", ".join(f"{name} {value_text(config[name])}" for name in fixed)
+    equal = ", ".join(f"{name} {value_text(config[name])}" for name in fixed if config[name] != "")
     return Fact(f"{words}Equal in all runs, or of the chosen run: {equal}.", found.files("config.json"))
 
 
