@@ -90,6 +90,7 @@ def test_a_flag_that_aborts_the_process_is_found_without_harm(another, monkeypat
     assert "--xla_no_such_flag" in verdict._failure(verdict.Verdict(True, "on", ""))
 
 
+@pytest.mark.slow  # a process of its own, 13 s
 def test_the_check_passes_here():
     """With the installed versions: each kind of layer, forward and gradients, in a process of its own."""
     assert verdict._failure(verdict.Verdict(True, "on", "")) is None
