@@ -91,48 +91,35 @@ def minimise(
     Returns:
         Heads [P, R + 1, C], the biases last; their losses [P]; and the number of Newton steps.
     """
-    with blas.threads_for(rows.size):
-        return _minimise(rows, variances, labels, weights=weights, strengths=strengths, tolerance=tolerance)
-
-
-def _minimise(
-    rows: np.ndarray,
-    variances: np.ndarray,
-    labels: np.ndarray,
-    *,
-    weights: np.ndarray,
-    strengths: np.ndarray,
-    tolerance: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """As minimise."""
     labels = np.asarray(labels, np.float64)
     every = _Problems(rows, variances, labels, weights / weights.sum(1, keepdims=True), np.asarray(strengths, float))
     heads = np.zeros((len(strengths), rows.shape[1] + 1, labels.shape[1]))
     losses, first = np.zeros(len(strengths)), np.zeros(len(strengths))
     active, steps = np.arange(len(strengths)), 0
     bar = console.Bar(f"solving {len(strengths)} heads" if len(strengths) > 1 else "solving a head", 100, after=2.0)
-    for steps in range(_NEWTON_STEPS + 1):
-        problems = every.some(active)
-        logits = problems.logits(heads[active])
-        losses[active] = problems.losses(logits, heads[active])
-        probabilities = _softmax(logits)
-        residuals = problems.weights[..., None] * (probabilities * labels.sum(-1, keepdims=True) - labels)
-        gradients = problems.gradient(residuals, heads[active])
-        sizes = np.sqrt(_dot(gradients, gradients))
-        if steps == 0:
-            first = np.maximum(sizes, 1e-300)
-        relative = sizes / first[active]
-        open_ = relative > tolerance
-        bar.update(_percent(relative, tolerance, of=len(strengths)))
-        if not open_.any() or steps == _NEWTON_STEPS:
-            break
-        active, problems = active[open_], problems.some(open_)
-        direction = _newton(problems, probabilities[open_], gradients[open_], relative[open_])
-        length = _step_length(problems, heads[active], logits[open_], direction, gradients[open_], losses[active])
-        heads[active] += length[:, None, None] * direction
-        active = active[length > 0]  # no step lowers the loss further: rounding is reached
-        if not len(active):
-            break
+    with blas.threads_for(rows.size):
+        for steps in range(_NEWTON_STEPS + 1):
+            problems = every.some(active)
+            logits = problems.logits(heads[active])
+            losses[active] = problems.losses(logits, heads[active])
+            probabilities = _softmax(logits)
+            residuals = problems.weights[..., None] * (probabilities * labels.sum(-1, keepdims=True) - labels)
+            gradients = problems.gradient(residuals, heads[active])
+            sizes = np.sqrt(_dot(gradients, gradients))
+            if steps == 0:
+                first = np.maximum(sizes, 1e-300)
+            relative = sizes / first[active]
+            open_ = relative > tolerance
+            bar.update(_percent(relative, tolerance, of=len(strengths)))
+            if not open_.any() or steps == _NEWTON_STEPS:
+                break
+            active, problems = active[open_], problems.some(open_)
+            direction = _newton(problems, probabilities[open_], gradients[open_], relative[open_])
+            length = _step_length(problems, heads[active], logits[open_], direction, gradients[open_], losses[active])
+            heads[active] += length[:, None, None] * direction
+            active = active[length > 0]  # no step lowers the loss further: rounding is reached
+            if not len(active):
+                break
     bar.close()
     return heads, losses, steps
 
