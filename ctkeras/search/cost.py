@@ -35,7 +35,7 @@ class Cost:
         self.estimates: list[costs.Estimate | None] = []
         # What was known when the search began: its own trials correct the pace, and would otherwise count twice.
         self.read = functools.cache(stored.find_json)
-        self.usual = 1.0  # work of a trial for which there is no estimate
+        self.usual = 1.0  # work of a trial without an estimate
         self.last = time.monotonic()
         self.done: list[
             tuple[float, float, float]

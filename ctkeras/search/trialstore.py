@@ -136,7 +136,7 @@ class Trials:
     def _new(self, trials: Sequence[FrozenTrial], fits: Callable[[dict[str, Any], int], bool]) -> Job | None:
         """Creates a new trial in one transaction, so that it is stored with all its values or not at all.
 
-        Its values are sampled on a copy of the study in memory. Nothing is stored of a trial for which there is no time.
+        Its values are sampled on a copy of the study in memory. A trial that there is no time for is not stored.
         """
         copy = optuna.create_study(direction="maximize" if self.search.maximize else "minimize")
         copy.add_trials(trials)
