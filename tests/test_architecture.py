@@ -52,8 +52,7 @@ HOMES = {
     "gradio": {"app"},
     "sklearn": {"audit", "evaluation", "report"},
 }
-LONGEST = 320  # lines; the C binding of oneDNN is the exception
-LONGER = {"cpu/onednn.py": 400}
+LONGEST = 320  # lines
 
 
 def folder_of(file):
@@ -150,7 +149,7 @@ def test_a_folder_says_in_one_line_what_it_is_for(file):
 
 @pytest.mark.parametrize("file", FILES)
 def test_files_stay_small(file):
-    assert len(FILES[file].read_text().splitlines()) <= LONGER.get(file, LONGEST)
+    assert len(FILES[file].read_text().splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -15,6 +15,7 @@ from ctkeras.runtime import process, xla
 if TYPE_CHECKING:
     import keras
 
+States = list[list[Any]]  # values of the trainable and the other variables
 Program = Callable[[np.ndarray], np.ndarray]  # from images float32 [B, S, S, 3] to answers float32 [B, C]
 # Numbers of images that have a program of their own. Compiling one takes some seconds, more than the images that are added.
 SIZES = (1, 4, 8, 32)
@@ -69,7 +70,7 @@ def padded(rows: np.ndarray) -> np.ndarray:
     return np.pad(rows, ((0, size - len(rows)), *((0, 0),) * (rows.ndim - 1))) if size > len(rows) else rows
 
 
-def states(model: "keras.Model") -> list[list[Any]]:
+def states(model: "keras.Model") -> States:
     """The values of a model's trainable and other variables, as `stateless_call` takes them."""
     return [[v.value for v in of] for of in (model.trainable_variables, model.non_trainable_variables)]
 
@@ -88,17 +89,51 @@ def program(model: "keras.Model") -> Program:
         return lambda images: np.asarray(model.predict_on_batch(padded(images)))[: len(images)]
     import jax
 
-    def answers(state: list[list[Any]], images: "jax.Array") -> "jax.Array":
-        return fast.stateless_call(*state, images, training=False)[0]
+    from ctkeras.cpu import packs
+
+    def answers(state: States, kernels: dict[str, "jax.Array"], images: "jax.Array") -> "jax.Array":
+        with packs.using(kernels):
+            return fast.stateless_call(*state, images, training=False)[0]
 
     compiled = jax.jit(answers, compiler_options=xla.compiler_options())
+    kept = Kernels(fast)
 
     def run(images: np.ndarray) -> np.ndarray:
-        rows = np.asarray(compiled(states(model), padded(images)))
+        fed, state = padded(images), states(model)
+        rows = np.asarray(compiled(state, kept.packed(state, len(fed)), fed))
         check()
         return rows[: len(images)]
 
     return run
+
+
+class Kernels:
+    """The kernels of a model's convolutions in oneDNN's order, for the sizes of batches that were asked for."""
+
+    def __init__(self, model: "keras.Model") -> None:
+        """Args: a model from `twin`."""
+        self.model = model
+        self.state: list[Any] = []  # the arrays that the packed kernels were made from; JAX never changes an array
+        self.made: dict[int, dict[str, Any]] = {}
+
+    def packed(self, state: States, batch: int) -> dict[str, Any]:
+        """The kernels by their variables' paths, made anew if a weight has changed.
+
+        Args:
+            state: from `states`.
+            batch: number of images.
+        """
+        from ctkeras.cpu import layers, onednn
+
+        now = [array for part in state for array in part]
+        if len(now) != len(self.state) or any(a is not b for a, b in zip(now, self.state, strict=True)):
+            self.state, self.made = now, {}
+        if batch not in self.made:
+            variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+            values = {v.path: array for v, array in zip(variables, now, strict=True)}
+            shapes = layers.convolutions(self.model, batch)
+            self.made[batch] = {path: onednn.packed(values[path], shape) for path, shape in shapes.items()}
+        return self.made[batch]
 
 
 def check() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctkeras.cpu import layers as layers_module
-from ctkeras.cpu import onednn
+from ctkeras.cpu import moments, onednn
 from ctkeras.cpu.layers import (
     REPLACES,
     IndexedMaxPooling,
@@ -15,8 +15,6 @@ from ctkeras.cpu.layers import (
     RecomputedSilu,
     SettledConv,
     ShiftedDepthwise,
-    _normalise,
-    _sums,
     core,
     for_cpu,
 )
@@ -319,7 +317,7 @@ def test_a_whole_network_trains_as_the_stock_network(name, monkeypatch):
 def test_the_variance_of_a_constant_is_not_negative():
     """By its formula, the mean square less the squared mean, rounding may take it below 0."""
     inputs = np.full((4, 5, 7, 3), [0.1, 1000.1, -77.7], np.float32)
-    outputs, mean, variance = _normalise(inputs, np.ones(3, np.float32), np.zeros(3, np.float32), 1e-3)
+    outputs, mean, variance = moments.normalise(inputs, np.ones(3, np.float32), np.zeros(3, np.float32), 1e-3)
     assert (np.asarray(variance) >= 0).all() and (np.asarray(variance) < 1).all()
     np.testing.assert_allclose(mean, inputs[0, 0, 0], rtol=1e-5)
     assert np.isfinite(outputs).all()
@@ -328,7 +326,7 @@ def test_the_variance_of_a_constant_is_not_negative():
 @pytest.mark.parametrize("rows", [(1, 1, 1), (2, 7, 14), (3, 5, 11), (1, 13, 17)])
 def test_sums_over_any_number_of_pixels(rows):
     term = np.random.default_rng(0).standard_normal((*rows, 4)).astype(np.float32)
-    one, other = _sums((term, term * term))
+    one, other = moments.sums((term, term * term))
     np.testing.assert_allclose(one, term.sum((0, 1, 2)), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(other, (term * term).sum((0, 1, 2)), rtol=1e-4)
 

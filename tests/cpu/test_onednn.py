@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ctkeras.cpu import geometry, onednn
+from ctkeras.cpu import binding, geometry, onednn
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's wheel is for Linux on x86-64")
 SHAPE = geometry.of((2, 8, 9, 3), (3, 3, 3, 5), strides=(1, 1), padding="same", depthwise=False)
@@ -164,6 +164,30 @@ def test_threads_at_once_do_not_mix_their_arrays():
     assert not wrong
 
 
+@needs_onednn
+def test_threads_beyond_the_first_few_are_served_by_one(monkeypatch):
+    """The same numbers, whoever computes; with many cores each calling thread would get a team of as many."""
+    inputs, kernel, _ = drawn(SHAPE)
+    step = jax.jit(lambda x, k: onednn.convolve(x, k, SHAPE))
+    expected, served, real = np.array(step(inputs, kernel)), [], onednn._elsewhere
+    monkeypatch.setattr(onednn, "_callers", set())
+    monkeypatch.setattr(onednn, "CALLERS", 0)
+    monkeypatch.setattr(onednn, "_elsewhere", lambda *given: served.append(given[0]) or real(*given))
+    np.testing.assert_array_equal(step(inputs, kernel), expected)
+    assert served == ["forward"]
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", list(geometries(16)), ids=lambda shape: "x".join(map(str, shape)))
+def test_a_packed_kernel_gives_the_same_bits(shape):
+    inputs, kernel, _ = drawn(shape)
+    expected = jax.jit(lambda x, k: onednn.convolve(x, k, shape))(inputs, kernel)
+    packed = onednn.packed(kernel, shape)
+    assert packed.ndim == 1 and packed.size >= kernel.size
+    found = jax.jit(lambda x, k: onednn.convolve_packed(x, k, shape))(inputs, packed)
+    np.testing.assert_array_equal(found, expected)
+
+
 MADE_HERE_RUN_THERE = """
 from ctkeras.runtime import process
 process.configure()
@@ -239,7 +263,7 @@ def test_without_the_library_xla_computes(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    monkeypatch.setattr(onednn, "_library", onednn._library.__wrapped__)  # as it was before it was found
+    monkeypatch.setattr(binding, "library", binding.library.__wrapped__)  # as it was before it was found
     assert not onednn.available.__wrapped__()
 
 
@@ -259,7 +283,7 @@ def test_same_padding_is_tensorflows(size, taps, stride):
         (onednn.verdict, "verdict", lambda: onednn.verdict.NOTHING),
         (onednn.jax, "default_backend", lambda: "gpu"),
         (onednn.jax, "local_device_count", lambda: 2),
-        (onednn, "_library", lambda: None),
+        (onednn.binding, "library", lambda: None),
     ],
     ids=["a jaxlib that failed the check", "a GPU", "two devices", "no library"],
 )
@@ -270,14 +294,14 @@ def test_onednn_is_used_only_where_it_can_be(monkeypatch, place, name, value):
 
 
 def test_a_workspace_is_aligned_reused_and_grown(monkeypatch):
-    monkeypatch.setattr(onednn, "_workspaces", [])
-    addresses = [onednn._workspace(size) for size in (1000, 10, 1000)]
+    monkeypatch.setattr(binding, "_workspaces", [])
+    addresses = [binding.workspace(size) for size in (1000, 10, 1000)]
     assert addresses[0] % 64 == 0
     assert len(set(addresses)) == 1
-    assert len(onednn._workspaces[0]) == 1000 + 64
-    assert onednn._workspace(5000) % 64 == 0
-    start = ctypes.addressof(onednn._workspaces[0])
-    assert start <= onednn._workspace(5000) and onednn._workspace(5000) + 5000 <= start + len(onednn._workspaces[0])
+    assert len(binding._workspaces[0]) == 1000 + 64
+    assert binding.workspace(5000) % 64 == 0
+    start = ctypes.addressof(binding._workspaces[0])
+    assert start <= binding.workspace(5000) and binding.workspace(5000) + 5000 <= start + len(binding._workspaces[0])
 
 
 @needs_onednn
@@ -285,12 +309,11 @@ def test_the_wait_policy_is_set_only_while_the_library_loads(monkeypatch):
     during = []
     load = ctypes.CDLL
     monkeypatch.setattr(ctypes, "CDLL", lambda path: during.append(os.environ["OMP_WAIT_POLICY"]) or load(path))
-    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *_, **__: None)
-    path = onednn._library()._name
+    path = binding.library()._name
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    onednn._loaded(path)
+    binding.loaded(path)
     assert "OMP_WAIT_POLICY" not in os.environ
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    onednn._loaded(path)
+    binding.loaded(path)
     assert os.environ["OMP_WAIT_POLICY"] == "active"
     assert during == ["passive", "active"]

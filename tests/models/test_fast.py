@@ -5,10 +5,11 @@ import keras
 import numpy as np
 import pytest
 
-from ctkeras.cpu import layers
+from ctkeras.cpu import layers, onednn
 from ctkeras.models import classifier, export, fast
 
 SIZE = 48
+needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN's wheel is for Linux on x86-64")
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,33 @@ def test_a_model_that_cannot_be_cloned_answers_by_its_own_layers(pixels):
     model(pixels)
     assert fast.twin(model) is model
     np.testing.assert_allclose(fast.program(model)(pixels).sum(-1), 1, atol=1e-5)
+
+
+@needs_onednn
+def test_kernels_are_put_in_order_once_and_again_when_weights_change(exported, pixels, monkeypatch):
+    made, real = [], onednn.packed
+    monkeypatch.setattr(onednn, "packed", lambda kernel, shape: made.append(shape.batch) or real(kernel, shape))
+    model = keras.models.clone_model(exported)
+    answer = fast.program(model)
+    first = answer(pixels[:1])
+    kernels = len(made)
+    assert kernels == len(layers.convolutions(fast.twin(model), 1)) > 20
+    np.testing.assert_array_equal(answer(pixels[:1]), first)
+    assert made == [1] * kernels
+    answer(np.concatenate([pixels, pixels]))
+    more = made[kernels:]
+    assert set(more) == {4}
+    model.set_weights(exported.get_weights())
+    np.testing.assert_allclose(answer(pixels[[0, 1, 1]])[:2], np.asarray(exported.predict_on_batch(pixels)), atol=1e-5)
+    assert made[kernels:] == 2 * more
+
+
+@needs_onednn
+def test_a_layer_that_is_used_twice_answers_too(pixels):
+    inputs = keras.Input((SIZE, SIZE, 3))
+    twice = keras.layers.Conv2D(3, 3, padding="same")
+    outputs = keras.layers.Conv2D(4, 3)(twice(twice(inputs)))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(outputs))
+    np.testing.assert_allclose(
+        fast.program(model)(pixels), np.asarray(model.predict_on_batch(pixels)), rtol=1e-4, atol=1e-3
+    )

@@ -1,0 +1,30 @@
+"""Kernels in the order in which oneDNN reads them, for a model that answers: made once, as its weights stay as they are."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from ctkeras.cpu.geometry import Geometry
+
+Shapes = dict[str, Geometry]  # by the path of a kernel's variable
+_given: dict[str, jax.Array] = {}
+
+
+@contextlib.contextmanager
+def using(kernels: Mapping[str, jax.Array]) -> Iterator[None]:
+    """While JAX traces a model inside the block, its convolutions read these kernels.
+
+    Args:
+        kernels: from `onednn.packed`, by the path of the kernel's variable.
+    """
+    _given.update(kernels)
+    try:
+        yield
+    finally:
+        _given.clear()
+
+
+def given(path: str) -> jax.Array | None:
+    """The kernel to read instead of a variable, by the variable's path; None outside `using`."""
+    return _given.get(path)
