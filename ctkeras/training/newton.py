@@ -58,10 +58,14 @@ class _Problems(NamedTuple):
         return self.gradient(self.weights[..., None] * residuals, heads)
 
     def diagonal(self, probabilities: np.ndarray) -> np.ndarray:
-        """About the Hessian's diagonal, [P, R + 1, C]: exact if a row's share of it did not depend on its place."""
-        spread = np.einsum("pn,pnc->pc", self.weights, probabilities * (1 - probabilities))[:, None]
-        kernel = spread * self.variances[:, None] + self.strengths[:, None, None]
-        return np.concatenate([kernel, np.maximum(spread, 1e-12)], axis=1)
+        """About the Hessian's diagonal, [P, R + 1, 1]: exact if a row's share of it did not depend on its place or class.
+
+        It is the same for all classes. A gradient's sum over classes is 0, and so stays that of the directions; along a
+        vector that is added to all classes the loss is almost flat, so what led there would take many steps to come back.
+        """
+        spread = np.einsum("pn,pnc->p", self.weights, probabilities * (1 - probabilities)) / probabilities.shape[-1]
+        kernel = spread[:, None] * self.variances + self.strengths[:, None]
+        return np.concatenate([kernel, np.maximum(spread, 1e-12)[:, None]], axis=1)[..., None]
 
     def losses(self, logits: np.ndarray, heads: np.ndarray) -> np.ndarray:
         """The loss of each problem: [P]."""
@@ -77,6 +81,7 @@ def minimise(
     weights: np.ndarray,
     strengths: np.ndarray,
     tolerance: float,
+    what: str = "",
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Solves P problems together, from zero.
 
@@ -87,6 +92,7 @@ def minimise(
         weights: float [P, N], of each row in each problem.
         strengths: float [P], of L2.
         tolerance: of the gradient, relative to its start.
+        what: which heads these are, for the progress bar.
 
     Returns:
         Heads [P, R + 1, C], the biases last; their losses [P]; and the number of Newton steps.
@@ -96,7 +102,8 @@ def minimise(
     heads = np.zeros((len(strengths), rows.shape[1] + 1, labels.shape[1]))
     losses, first = np.zeros(len(strengths)), np.zeros(len(strengths))
     active, steps = np.arange(len(strengths)), 0
-    bar = console.Bar(f"solving {len(strengths)} heads" if len(strengths) > 1 else "solving a head", 100, after=2.0)
+    number = f"{len(strengths)} heads" if len(strengths) > 1 else "a head"
+    bar = console.Bar(f"solving {number}{what and f', {what}'}", 100, after=2.0)
     with blas.threads_for(rows.size):
         for steps in range(_NEWTON_STEPS + 1):
             problems = every.some(active)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ctkeras.training import solver
+from ctkeras.training import newton, solver
 
 
 def problem(rows, width, *, classes=4, seed=0):
@@ -72,6 +72,46 @@ def test_a_row_of_weight_zero_has_no_effect():
     changed = np.r_[labels[:50], (labels[50:] + 1) % 4]
     heads = [solver.solve(factors, np.eye(4)[some], weight_decay=0.1, weights=weights) for some in (labels, changed)]
     np.testing.assert_array_equal(heads[0].kernel, heads[1].kernel)
+
+
+@pytest.mark.parametrize("largest", [solver.LARGEST_ROTATION, 40])
+def test_a_fold_is_solved_as_if_its_rows_were_all_there_are(largest, monkeypatch):
+    """On axes of its own or, where there are too many rows for that, on those of all."""
+    features, labels = problem(60, 90, seed=largest)  # of its own: parts are kept with the features
+    used = np.arange(60) % 4 != 1
+    factors = solver.factorise(features)
+    monkeypatch.setattr(solver, "LARGEST_ROTATION", largest)
+    head = solver.solve(factors, np.eye(4)[labels], weight_decay=0.01, weights=used * 2.0)
+    queries = features[~used]
+    wanted = sklearn_logits(
+        features[used], labels[used], weight_decay=0.01, weights=np.ones(used.sum()),
+        mean=factors.mean, scale=factors.scale, queries=queries,
+    )  # fmt: skip
+    logits = queries @ head.kernel + head.bias
+    np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), wanted, atol=1e-5)
+    assert len(factors.parts) == (largest > 40)
+
+
+def test_a_rotation_is_kept_for_the_same_features_only():
+    features, _ = problem(30, 40)
+    factors = solver.factorise(features)
+    assert solver.factorise(features.copy()) is factors
+    changed = features.copy()
+    changed[3, 5] += 1
+    other = solver.factorise(changed)
+    assert other is not factors
+    assert not np.array_equal(other.rows, factors.rows)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_weak_strength_takes_few_products(smoothing, monkeypatch):
+    """Hundreds of steps lead to the same optimum where the preconditioner lets classes drift together."""
+    features, labels = problem(120, 300)
+    products, real = [], newton._Problems.curved
+    monkeypatch.setattr(newton._Problems, "curved", lambda *given: products.append(1) or real(*given))
+    targets = solver.smoothed(np.eye(4)[labels], smoothing)
+    solver.solve(solver.factorise(features), targets, weight_decay=1e-4, weights=(np.arange(120) % 5 > 0) * 1.0)
+    assert len(products) < 150
 
 
 def test_constant_features_get_no_weight():
