@@ -1,7 +1,9 @@
 """How many threads NumPy's matrix products use."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 SMALL = 4_000_000  # numbers in a matrix; a product with more takes long enough to be worth a second thread
 
@@ -16,10 +18,16 @@ def threads_for(size: int) -> Iterator[None]:
     Args:
         size: numbers in the largest matrix.
     """
-    import threadpoolctl
-
     if size > SMALL:
         yield
         return
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         yield
+
+
+@functools.cache  # finding them reads the process's whole list of mapped files
+def _libraries() -> Any:
+    """The libraries with threads that NumPy has loaded."""
+    import threadpoolctl
+
+    return threadpoolctl.ThreadpoolController()

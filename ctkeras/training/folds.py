@@ -1,9 +1,9 @@
 """Folds: training and validation images pooled, distinct images once, and divided so that no group is parted."""
 
-import hashlib
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
 from ctkeras.audit import groups
 from ctkeras.data import crop, ondisk
@@ -34,7 +34,7 @@ def pool(train: Split, valid: Split) -> tuple[Split, np.ndarray]:
     thumbnails = np.concatenate([thumbnails_of(train), thumbnails_of(valid)])
     copies: dict[bytes, list[int]] = {}
     for number in np.argsort(files, kind="stable"):
-        copies.setdefault(hashlib.sha256(np.ascontiguousarray(images[number]).data).digest(), []).append(int(number))
+        copies.setdefault(xxhash.xxh3_128_digest(np.ascontiguousarray(images[number]).data), []).append(int(number))
     chosen = np.array([same[0] for same in copies.values() if len(set(labels[same].tolist())) == 1], int)
     patients = (*train.patients, *valid.patients) if train.patients and valid.patients else ()
     grouped = None
