@@ -70,6 +70,16 @@ class Budget:
         return self.refused is None
 
     @property
+    def left(self) -> float:
+        """The seconds until the search's trials are to end."""
+        return max(0.0, self.ends - time.monotonic())
+
+    @property
+    def left_in_all(self) -> float:
+        """The same for those of the later searches."""
+        return max(0.0, self.whole - time.monotonic())
+
+    @property
     def spent(self) -> bool:
         """Whether a trial did not fit, so that none starts any more."""
         return self.refused is not None

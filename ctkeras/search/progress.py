@@ -1,6 +1,7 @@
 """A search's progress in the terminal."""
 
 import datetime
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial, TrialState
 
 from ctkeras.runtime.console import seconds_text
+from ctkeras.search.budget import Budget
 from ctkeras.search.cost import Cost
 from ctkeras.search.status import best, counted, outcome, settings
 
@@ -25,9 +27,11 @@ class Progress:
         maximize: bool,
         later: int = 0,
         cost: Cost | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.later = later  # number of trials that follow
         self.cost = cost or Cost()
+        self.budget = budget or Budget.of(math.inf)
         self.title, self.total, self.names, self.metric, self.maximize = title, total, names, metric, maximize
         self.live = sys.stderr.isatty()
         self.running: dict[int, str] = {}  # what each running trial is doing
@@ -69,6 +73,7 @@ class Progress:
         left = self.total - self.ended
         seconds, in_all = self.cost.left(left), self.cost.left(left, later=self.later)
         if seconds is not None and in_all is not None and left + self.later > 0:
+            seconds, in_all = min(seconds, self.budget.left), min(in_all, self.budget.left_in_all)
             parts += [f"{seconds_text(seconds)} left"] if left else []
             at = datetime.datetime.now() + datetime.timedelta(seconds=in_all)
             parts.append(f"{'all phases ' if self.later else ''}done at {at:%H:%M}")

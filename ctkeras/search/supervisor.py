@@ -50,10 +50,10 @@ class Supervisor:
             maximize=search.maximize,
             later=search.later,
             cost=self.cost,
+            budget=self.budget,
         )
         self.jobs: list[Job | None] = [None] * len(pool.workers)
-        self.looked = self.beaten = 0.0
-        self.failed_here = 0
+        self.looked, self.beaten, self.failed_here = 0.0, 0.0, 0
         self.halted = ""  # why nothing can be written, once a trial has found that
 
     def run(self) -> None:

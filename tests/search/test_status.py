@@ -15,7 +15,7 @@ from sweeps import opened, planned, pretend
 
 from ctkeras.errors import UserError
 from ctkeras.runtime import console
-from ctkeras.search import cost, status
+from ctkeras.search import budget, cost, status
 from ctkeras.search import progress as progress_module
 from ctkeras.search.progress import Progress
 
@@ -158,6 +158,18 @@ def test_the_lines_of_a_search_estimate_its_end(study, clock, capsys):
     last.update(study.get_trials())
     last.end(study.get_trials()[-1])
     assert capsys.readouterr().err.endswith("[best 0.7500 (trial 1)]\n")  # nothing is left
+
+
+def test_a_budget_ends_a_search_before_its_estimate(study, clock, capsys):
+    """The clock stands at 0 when the budget of 20 minutes begins; half of it is this search's."""
+    given = budget.Budget.of(1200).part(0.5)
+    progress = Progress("phase1", 4, ["lr"], metric="val_acc", maximize=True, later=2, budget=given)
+    clock.seconds = 300
+    study.add(TrialState.COMPLETE, 0.5, epochs=3, seconds=300.0)
+    progress.update(study.get_trials())
+    progress.end(study.get_trials()[-1])
+    # By the estimate, 3 more here take 15 minutes, and 5 in all 25.
+    assert "[best 0.5000 (trial 0), 5.0 min left, all phases done at 12:20]" in capsys.readouterr().err
 
 
 def test_a_live_line_is_drawn_over_and_fits_the_terminal(monkeypatch, capsys):
