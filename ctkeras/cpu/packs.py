@@ -1,6 +1,7 @@
 """Kernels in the order in which oneDNN reads them, for a model that answers: made once, as its weights stay as they are."""
 
 import contextlib
+import contextvars
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -8,7 +9,8 @@ import jax
 from ctkeras.cpu.geometry import Geometry
 
 Shapes = dict[str, Geometry]  # by the path of a kernel's variable
-_given: dict[str, jax.Array] = {}
+# Of the thread that traces: an app answers in several.
+_given: contextvars.ContextVar[Mapping[str, jax.Array] | None] = contextvars.ContextVar("kernels", default=None)
 
 
 @contextlib.contextmanager
@@ -18,13 +20,13 @@ def using(kernels: Mapping[str, jax.Array]) -> Iterator[None]:
     Args:
         kernels: from `onednn.packed`, by the path of the kernel's variable.
     """
-    _given.update(kernels)
+    before = _given.set(kernels)
     try:
         yield
     finally:
-        _given.clear()
+        _given.reset(before)
 
 
 def given(path: str) -> jax.Array | None:
     """The kernel to read instead of a variable, by the variable's path; None outside `using`."""
-    return _given.get(path)
+    return (_given.get() or {}).get(path)

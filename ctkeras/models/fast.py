@@ -126,14 +126,15 @@ class Kernels:
         from ctkeras.cpu import layers, onednn
 
         now = [array for part in state for array in part]
-        if len(now) != len(self.state) or any(a is not b for a, b in zip(now, self.state, strict=True)):
-            self.state, self.made = now, {}
-        if batch not in self.made:
+        same = len(now) == len(self.state) and all(a is b for a, b in zip(now, self.state, strict=True))
+        made = self.made if same else {}
+        if batch not in made:
             variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
             values = {v.path: array for v, array in zip(variables, now, strict=True)}
             shapes = layers.convolutions(self.model, batch)
-            self.made[batch] = {path: onednn.packed(values[path], shape) for path, shape in shapes.items()}
-        return self.made[batch]
+            made = made | {batch: {path: onednn.packed(values[path], shape) for path, shape in shapes.items()}}
+        self.state, self.made = now, made
+        return made[batch]
 
 
 def check() -> None:

@@ -1,5 +1,7 @@
 """Answers by the fast layers: equal to the file's own, without a change to the model."""
 
+import concurrent.futures
+
 import jax
 import keras
 import numpy as np
@@ -109,3 +111,14 @@ def test_a_layer_that_is_used_twice_answers_too(pixels):
     np.testing.assert_allclose(
         fast.program(model)(pixels), np.asarray(model.predict_on_batch(pixels)), rtol=1e-4, atol=1e-3
     )
+
+
+def test_threads_that_trace_at_once_get_their_own_answers(exported, pixels):
+    """As an app does that answers its first questions together."""
+    model = keras.models.clone_model(exported)
+    model.set_weights(exported.get_weights())
+    expected, answer = np.asarray(exported.predict_on_batch(pixels)), fast.program(model)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(answer, [pixels[:1], pixels, np.repeat(pixels[:1], 5, 0)]))
+    for found, rows in zip(answers, ([0], [0, 1], [0] * 5), strict=True):
+        np.testing.assert_allclose(found, expected[rows], atol=1e-5)
