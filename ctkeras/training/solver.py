@@ -27,7 +27,9 @@ KEPT_BYTES = 2**26  # of features whose rotation is kept for the next trial of a
 LARGEST_ROTATION = 3000  # rows or features, whichever is fewer; a rotation of more takes longer than it saves
 TOLERANCE = 1e-10  # of the gradient, relative to its start
 TIED = 1e-3  # of log-loss, in nats
-_ROUGH = 1e-5  # the same where only a loss is compared
+_ROUGH = (
+    1e-7  # the same where only losses are compared; at 1e-5 the choice among nearly equal ones depends on the solver
+)
 _RANK = 1e-12  # of the largest eigenvalue; smaller ones are rounding
 
 
