@@ -63,7 +63,7 @@ def test_what_computes_convolutions_is_named(monkeypatch, patches, expected):
     monkeypatch.setenv("CTKERAS_CPU_KERNELS", given["kernels"])
     monkeypatch.setattr(jax, "default_backend", lambda: given["backend"])
     monkeypatch.setattr(jax, "local_device_count", lambda: given["devices"])
-    monkeypatch.setattr(onednn.binding, "library", lambda: object() if given["library"] and given["wheel"] else None)
+    monkeypatch.setattr(onednn.binding, "dnnl", lambda: object() if given["library"] and given["wheel"] else None)
     monkeypatch.setattr(onednn, "available", onednn.available.__wrapped__)  # not what was found before
     assert expected in doctor._convolutions()
 

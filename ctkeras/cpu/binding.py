@@ -56,7 +56,7 @@ class Primitive(NamedTuple):
 
 
 @functools.cache
-def library() -> Any:
+def dnnl() -> Any:
     """The loaded library; None if it, or libgomp on a minimal Linux, is not installed."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files("onednn-cpu-gomp") or ():
@@ -93,13 +93,13 @@ def run(primitive: Primitive, addresses: tuple[int, ...]) -> None:
         RuntimeError: oneDNN fails.
     """
     place = workspace(sum(_aligned(size) for _, size in primitive.workspace))
-    set_address = library().dnnl_memory_set_data_handle
+    set_address = dnnl().dnnl_memory_set_data_handle
     for memory, address in zip(primitive.arrays, addresses, strict=True):
         _checked(set_address(memory, address))
     for memory, size in primitive.workspace:
         _checked(set_address(memory, place))
         place += _aligned(size)
-    execute, stream = library().dnnl_primitive_execute, _engine()[1]
+    execute, stream = dnnl().dnnl_primitive_execute, _engine()[1]
     for call, arguments in primitive.calls:
         _checked(execute(call, stream, len(arguments), arguments))
 
@@ -166,8 +166,8 @@ def packing(shape: Geometry) -> tuple[Primitive, int]:
 def _engine() -> tuple[Any, Any]:
     """The (engine, stream) of oneDNN in this process."""
     engine, stream = ctypes.c_void_p(), ctypes.c_void_p()
-    _checked(library().dnnl_engine_create(ctypes.byref(engine), CPU, ctypes.c_size_t(0)))
-    _checked(library().dnnl_stream_create(ctypes.byref(stream), engine, IN_ORDER))
+    _checked(dnnl().dnnl_engine_create(ctypes.byref(engine), CPU, ctypes.c_size_t(0)))
+    _checked(dnnl().dnnl_stream_create(ctypes.byref(stream), engine, IN_ORDER))
     return engine, stream
 
 
@@ -175,8 +175,8 @@ def _engine() -> tuple[Any, Any]:
 def _attributes() -> Any:
     """Attributes of a primitive whose scratch memory comes from us; oneDNN's own belongs to the thread that made it."""
     made = ctypes.c_void_p()
-    _checked(library().dnnl_primitive_attr_create(ctypes.byref(made)))
-    _checked(library().dnnl_primitive_attr_set_scratchpad_mode(made, SCRATCH_BY_USER))
+    _checked(dnnl().dnnl_primitive_attr_create(ctypes.byref(made)))
+    _checked(dnnl().dnnl_primitive_attr_set_scratchpad_mode(made, SCRATCH_BY_USER))
     return made
 
 
@@ -206,27 +206,27 @@ def _dims(*values: int) -> Any:
 def _layout(sizes: tuple[int, ...], strides: tuple[int, ...] | None = None) -> Any:
     made, number, dims = ctypes.c_void_p(), len(sizes), _dims(*sizes)
     if strides is None:
-        create = library().dnnl_memory_desc_create_with_tag
+        create = dnnl().dnnl_memory_desc_create_with_tag
         _checked(create(ctypes.byref(made), number, dims, FLOAT32, ANY_FORMAT))
     else:
-        create = library().dnnl_memory_desc_create_with_strides
+        create = dnnl().dnnl_memory_desc_create_with_strides
         _checked(create(ctypes.byref(made), number, dims, FLOAT32, _dims(*strides)))
     return made
 
 
 def _queried(description: Any, what: int) -> Any:
     """A layout that oneDNN chose for a primitive."""
-    return ctypes.c_void_p(library().dnnl_primitive_desc_query_md(description, what, 0))
+    return ctypes.c_void_p(dnnl().dnnl_primitive_desc_query_md(description, what, 0))
 
 
 def _bytes(layout: Any) -> int:
-    return int(library().dnnl_memory_desc_get_size(layout))
+    return int(dnnl().dnnl_memory_desc_get_size(layout))
 
 
 def _memory(layout: Any) -> Any:
     """A memory of this layout; its address is set later."""
     made = ctypes.c_void_p()
-    _checked(library().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], None))
+    _checked(dnnl().dnnl_memory_create(ctypes.byref(made), layout, _engine()[0], None))
     return made
 
 
@@ -236,13 +236,13 @@ def _arguments(*pairs: tuple[int, Any]) -> Any:
 
 def _made(description: Any) -> Any:
     made = ctypes.c_void_p()
-    _checked(library().dnnl_primitive_create(ctypes.byref(made), description))
+    _checked(dnnl().dnnl_primitive_create(ctypes.byref(made), description))
     return made
 
 
 def _description(what: str, shape: Geometry, source: Any, kernel: Any, output: Any) -> Any:
     """The description of a primitive; a gradient's needs the forward one as a hint."""
-    engine, found, attributes = _engine()[0], library(), _attributes()
+    engine, found, attributes = _engine()[0], dnnl(), _attributes()
     steps = (
         _dims(shape.stride_y, shape.stride_x),
         _dims(0, 0),  # no dilation
@@ -266,7 +266,7 @@ def _description(what: str, shape: Geometry, source: Any, kernel: Any, output: A
 def _reordering(source: tuple[Any, Any], destination: tuple[Any, Any]) -> tuple[tuple[Any, Any], tuple[Any, int]]:
     """The call that copies a kernel, given as (layout, memory), into another layout, and its scratch memory with its bytes."""
     description, engine = ctypes.c_void_p(), _engine()[0]
-    create = library().dnnl_reorder_primitive_desc_create
+    create = dnnl().dnnl_reorder_primitive_desc_create
     _checked(create(ctypes.byref(description), source[0], engine, destination[0], engine, _attributes()))
     scratch = _queried(description, QUERY_SCRATCH)
     memory = _memory(scratch)

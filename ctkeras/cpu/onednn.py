@@ -28,7 +28,7 @@ def available() -> bool:
     # Only with one device: XLA would gather the inputs of a custom call from several.
     if xla.kernels_wanted() != "on" or jax.default_backend() != "cpu" or jax.local_device_count() > 1:
         return False
-    return verdict.verdict().kernels == "on" and binding.library() is not None
+    return verdict.verdict().kernels == "on" and binding.dnnl() is not None
 
 
 def convolve(inputs: jax.Array, kernel: jax.Array, shape: Geometry) -> jax.Array:

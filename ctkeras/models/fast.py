@@ -121,10 +121,13 @@ class Kernels:
 
         Args:
             state: from `states`.
-            batch: number of images.
+            batch: number of images. More than the largest of SIZES have none: copies for any number would fill the memory,
+                and so many images take far longer than putting kernels in order.
         """
         from ctkeras.cpu import layers, onednn
 
+        if batch > SIZES[-1]:
+            return {}
         now = [array for part in state for array in part]
         same = len(now) == len(self.state) and all(a is b for a, b in zip(now, self.state, strict=True))
         made = self.made if same else {}

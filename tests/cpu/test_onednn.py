@@ -263,7 +263,7 @@ def test_without_the_library_xla_computes(monkeypatch):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    monkeypatch.setattr(binding, "library", binding.library.__wrapped__)  # as it was before it was found
+    monkeypatch.setattr(binding, "dnnl", binding.dnnl.__wrapped__)  # as it was before it was found
     assert not onednn.available.__wrapped__()
 
 
@@ -283,7 +283,7 @@ def test_same_padding_is_tensorflows(size, taps, stride):
         (onednn.verdict, "verdict", lambda: onednn.verdict.NOTHING),
         (onednn.jax, "default_backend", lambda: "gpu"),
         (onednn.jax, "local_device_count", lambda: 2),
-        (onednn.binding, "library", lambda: None),
+        (onednn.binding, "dnnl", lambda: None),
     ],
     ids=["a jaxlib that failed the check", "a GPU", "two devices", "no library"],
 )
@@ -309,7 +309,7 @@ def test_the_wait_policy_is_set_only_while_the_library_loads(monkeypatch):
     during = []
     load = ctypes.CDLL
     monkeypatch.setattr(ctypes, "CDLL", lambda path: during.append(os.environ["OMP_WAIT_POLICY"]) or load(path))
-    path = binding.library()._name
+    path = binding.dnnl()._name
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     binding.loaded(path)
     assert "OMP_WAIT_POLICY" not in os.environ

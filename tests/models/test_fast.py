@@ -100,6 +100,9 @@ def test_kernels_are_put_in_order_once_and_again_when_weights_change(exported, p
     model.set_weights(exported.get_weights())
     np.testing.assert_allclose(answer(pixels[[0, 1, 1]])[:2], np.asarray(exported.predict_on_batch(pixels)), atol=1e-5)
     assert made[kernels:] == 2 * more
+    many = np.repeat(pixels[:1], fast.SIZES[-1] + 1, 0)  # of any larger number no copies are kept
+    np.testing.assert_allclose(answer(many)[-1], answer(pixels)[0], atol=1e-5)
+    assert len(made) == kernels + 2 * len(more)
 
 
 @needs_onednn
