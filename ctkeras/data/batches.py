@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ctkeras.data import images
+from ctkeras.data import images, threads
 from ctkeras.data.augment import augment, mix_pixels
 from ctkeras.data.decoded import Split
 from ctkeras.runtime import process
 
+MAX_PARALLEL = 8  # batches that are augmented at once; each takes up to 40 MB
 
 class Batch(NamedTuple):
     """The input of one step."""
@@ -95,8 +96,13 @@ def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     numbers = (tf.constant(recipe.augmentation, tf.float32), tf.constant(recipe.mixup_alpha, tf.float32))
     dataset = tf.data.Dataset.from_tensor_slices((order, seeds))
     dataset = dataset.map(
-        lambda indices, seed: batch_of(indices, seed, *numbers), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        lambda indices, seed: batch_of(indices, seed, *numbers),
+        num_parallel_calls=min(threads.cores(), MAX_PARALLEL),
+        deterministic=True,
     )
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread sleeps for seconds, and in some epochs the end waits for that
+    dataset = dataset.with_options(options)
     for batch in dataset.prefetch(2).as_numpy_iterator():  # 2: one in use, one ready
         yield Batch(*batch)
 

@@ -218,6 +218,16 @@ def test_augmentation_never_mirrors():
     assert count == 64
 
 
+def test_no_thread_of_tensorflow_tunes_the_input(monkeypatch):
+    """It sleeps for as long again as an epoch has taken, and in some epochs the end waits for that: 8 s after 33 s."""
+    import tensorflow as tf
+
+    read, seen = tf.data.Dataset.as_numpy_iterator, []
+    monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator", lambda data: seen.append(data.options()) or read(data))
+    assert len(list(train_batches(make_split(), Recipe(4, seed=0, augmentation=1.0), 0))) == 3
+    assert [options.autotune.enabled for options in seen] == [False]
+
+
 def test_images_of_a_batch_are_augmented_each_in_its_own_way():
     image = np.random.default_rng(0).integers(60, 180, (SIZE, SIZE))
     split = make_split_of(np.tile(image, (8, 1, 1)), np.zeros(8), classes=1)
