@@ -89,18 +89,25 @@ def program(model: "keras.Model") -> Program:
         return lambda images: np.asarray(model.predict_on_batch(padded(images)))[: len(images)]
     import jax
 
-    from ctkeras.cpu import packs
+    from ctkeras.cpu import memory, packs
 
     def answers(state: States, kernels: dict[str, "jax.Array"], images: "jax.Array") -> "jax.Array":
         with packs.using(kernels):
             return fast.stateless_call(*state, images, training=False)[0]
 
-    compiled = jax.jit(answers, compiler_options=xla.compiler_options())
-    kept = Kernels(fast)
+    jitted = jax.jit(answers, compiler_options=xla.compiler_options())
+    kernels, compiled = Kernels(fast), {}
 
     def run(images: np.ndarray) -> np.ndarray:
         fed, state = padded(images), states(model)
-        rows = np.asarray(compiled(state, kept.packed(state, len(fed)), fed))
+        given = jax.block_until_ready((state, kernels.packed(state, len(fed)), jax.device_put(fed)))
+        if len(fed) not in compiled:
+            program = jitted.lower(*given).compile()
+            analysis = program.memory_analysis()
+            compiled[len(fed)] = program, analysis.temp_size_in_bytes if analysis else 0
+        program, size = compiled[len(fed)]
+        with memory.kept(size):
+            rows = np.asarray(program(*given))
         check()
         return rows[: len(images)]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ctkeras.cpu import memory
 from ctkeras.data.crop import Preparation, prepare
 from ctkeras.data.images import as_rgb, read_rgb
 from ctkeras.data.listing import image_files
@@ -224,16 +225,20 @@ def _in_batches(
     """Yields (probabilities float32 [C], '') for each of `count` images, or (None, the error) if `read` raises UserError."""
     size, batch_size = model.input.shape[1], min(batch_size, count)
     answer = fast.program(model)
-    for start in range(0, count, batch_size):
-        numbers, errors = range(start, min(start + batch_size, count)), {}
-        pixels = np.zeros((batch_size, size, size, 3), np.float32)
-        for number in numbers:
-            try:
-                pixels[number - start] = read(number)
-            except UserError as error:
-                errors[number] = str(error)
-        for number, row in zip(numbers, _probabilities(answer, pixels), strict=False):
-            yield (None, errors[number]) if number in errors else (row, "")
+    try:
+        for start in range(0, count, batch_size):
+            numbers, errors = range(start, min(start + batch_size, count)), {}
+            pixels = np.zeros((batch_size, size, size, 3), np.float32)
+            for number in numbers:
+                try:
+                    pixels[number - start] = read(number)
+                except UserError as error:
+                    errors[number] = str(error)
+            for number, row in zip(numbers, _probabilities(answer, pixels), strict=False):
+                yield (None, errors[number]) if number in errors else (row, "")
+    finally:
+        if batch_size > 1:  # a single image takes little, and a client may ask about many, one by one
+            memory.release()
 
 
 def _probabilities(answer: fast.Program, batch: np.ndarray) -> np.ndarray:

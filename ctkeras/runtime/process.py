@@ -34,12 +34,13 @@ def configure() -> None:
         require_known_flags(os.environ.get("XLA_FLAGS", ""))
         os.environ["XLA_FLAGS"] = with_cpu_flags(os.environ.get("XLA_FLAGS", ""))
     _import_jax()
-    require_devices()
-    _import_keras()
     import jax
 
-    # On CPU, run each program in the thread that calls it: cpu/memory.py reuses memory of that thread only.
+    # On CPU, run each program in the thread that calls it: cpu/memory.py reuses memory of that thread only. JAX reads this
+    # when it opens its devices, and not again.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    require_devices()
+    _import_keras()
     if "listening" not in compile_counts:  # once per process
         compile_counts["listening"] = 1
         jax.monitoring.register_event_listener(_count_compilation)

@@ -360,12 +360,6 @@ def test_descriptors_do_not_leak():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_on_cpu_a_program_runs_in_the_calling_thread():
-    import jax
-
-    assert jax.config.values["jax_cpu_enable_async_dispatch"] is False
-
-
 def test_hits_and_misses_of_the_compile_cache_are_counted(monkeypatch):
     monkeypatch.setattr(process, "compile_counts", process.collections.Counter())
     for name in ("cache_hits", "cache_misses", "cache_hits", "compile_requests_use_cache"):
