@@ -22,6 +22,7 @@ from ctkeras.runtime import process
 
 MAX_PARALLEL = 8  # batches that are augmented at once; each takes up to 40 MB
 
+
 class Batch(NamedTuple):
     """The input of one step."""
 

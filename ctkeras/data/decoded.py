@@ -129,9 +129,12 @@ def _decode(source: Source, split: str, *, image_size: int, preparation: Prepara
         except UserError as error:
             raise _Unreadable(str(error)) from error
         first, last = grays[0], grays[-1]
-        look = _look(entry, first, header) if wanted else None
-        small = look.small if look else crop.prepare(first, SMALL, Preparation())
+        body = crop.cropped(first, Preparation())
+        look = _look(entry, first, header, body) if wanted else None
+        small = look.small if look else crop.prepare(body, SMALL, crop.WHOLE)
         last = as_rgb(last) if preparation.window == "three" else last
+        if last is first and preparation.crop == "body":
+            return entry, crop.prepare(body, image_size, preparation._replace(crop="none")), small, look
         return entry, crop.prepare(last, image_size, preparation), small, look
 
     count = sources.count(source, split)
@@ -215,16 +218,17 @@ def _describe(entry: Entry, content: bytes | UserError, span: str) -> Look | tup
             raise content
         window = [(entry.window or "auto", span)]
         (gray,), header = in_windows(content, window, name=entry.file, frame=entry.frame)
-        return _look(entry, gray, header)
+        return _look(entry, gray, header, crop.cropped(gray, Preparation()))
     except UserError as error:
         return entry.file, error
 
 
-def _look(entry: Entry, gray: np.ndarray, header: Header) -> Look:
-    """Returns the look of a decoded image."""
+def _look(entry: Entry, gray: np.ndarray, header: Header, body: np.ndarray) -> Look:
+    """Returns the look of a decoded image, and of the part of it that shows the body."""
     pixels = hashlib.sha256(b"%d %d " % gray.shape + gray.tobytes()).hexdigest()
-    small, described = facts.describe(gray)
-    return Look(entry.file, entry.class_name, entry.patient, pixels, header, small, described, images_thumbnail(gray))
+    thumbnail, small = images_thumbnail(gray), crop.prepare(body, SMALL, crop.WHOLE)
+    described = facts.describe(gray, thumbnail, body)
+    return Look(entry.file, entry.class_name, entry.patient, pixels, header, small, described, thumbnail)
 
 
 def split_folder(source: Source, image_size: int, preparation: Preparation) -> Path:

@@ -3,7 +3,6 @@
 import numpy as np
 
 from ctkeras.data import crop, images
-from ctkeras.data.crop import Preparation
 
 SIDES = ("margin_top", "margin_left", "margin_bottom", "margin_right")  # shares of a side outside the body
 GRAYS = ("gray_1", "gray_25", "gray_50", "gray_75", "gray_99")  # percentiles, 0 to 255
@@ -16,17 +15,18 @@ BLACK = 16  # gray levels; below it is air
 _EDGE = 1e-3  # squared gray levels, far below noise: a flat picture has sharpness 0
 
 
-def original(gray: np.ndarray) -> np.ndarray:
+def original(gray: np.ndarray, thumbnail: np.ndarray) -> np.ndarray:
     """Facts of a slice as its file holds it.
 
     Args:
         gray: uint8 [H, W].
+        thumbnail: uint8 [128, 128], the slice from images.thumbnail.
 
     Returns:
         float32 [len(NAMES)], in the order of NAMES.
     """
     height, width = gray.shape
-    return np.array([*_seen(gray, images.thumbnail(gray)), width, height, width / height], np.float32)
+    return np.array([*_seen(gray, thumbnail), width, height, width / height], np.float32)
 
 
 def prepared(cropped: np.ndarray) -> np.ndarray:
@@ -57,14 +57,15 @@ def _sharpness(gray: np.ndarray) -> float:
     return float(np.sqrt(steps / (2 * pixels.var() + _EDGE)))
 
 
-def describe(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What tells slices apart, whatever a run's own preparation is: a thumbnail, and the facts.
+def describe(gray: np.ndarray, thumbnail: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """The facts of a slice before and after the crop, whatever a run's own preparation is.
 
     Args:
         gray: uint8 [H, W], as decoded.
+        thumbnail: uint8 [128, 128], of all of it.
+        body: uint8 [h, w], cropped to the body.
 
     Returns:
-        uint8 [32, 32], cropped to the body, and float32 [len(NAMES) + len(PREPARED)].
+        float32 [len(NAMES) + len(PREPARED)].
     """
-    cropped = crop.cropped(gray, Preparation())
-    return crop.prepare(cropped, SMALL, crop.WHOLE), np.concatenate([original(gray), prepared(cropped)])
+    return np.concatenate([original(gray, thumbnail), prepared(body)])

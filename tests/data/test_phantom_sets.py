@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ctkeras.data import facts, images, layout, phantom, phantom_sets, sources
+from ctkeras.data import crop, facts, images, layout, phantom, phantom_sets, sources
 from ctkeras.data.phantom_sets import Recipe
 from ctkeras.errors import UserError
 
@@ -37,7 +37,7 @@ def test_each_split_has_every_class_and_patients_are_parted_only_where_they_leak
 
 def test_slices_of_a_patient_are_neighbours_and_not_copies():
     slices = [[phantom.phantom_slice(seed, 0, size=64, position=at) for at in range(4)] for seed in range(6)]
-    rows = [facts.describe(picture)[0].ravel() for series in slices for picture in series]
+    rows = [crop.prepare(picture, facts.SMALL, crop.Preparation()).ravel() for series in slices for picture in series]
     correlation = np.corrcoef(rows)
     whose = np.repeat(np.arange(6), 4)
     same = whose[:, None] == whose
