@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ctkeras.training.ending import Ending
     from ctkeras.training.stopping import Stop
 
+SOON = 4.0  # seconds of training before the export is checked; shorter runs check it only at their end
 IN_FLIGHT = 2  # steps on an accelerator: one computes while the next is sent, and a request to stop waits for no more
 
 
@@ -43,7 +44,7 @@ def run_epochs(
     Returns:
         Why it ended, and what went wrong, '' for nothing.
     """
-    config, progress, proved = run.config, run.progress, False
+    config, progress, proved, begun = run.config, run.progress, False, time.perf_counter()
     while progress.epoch < config.max_epochs:
         if cut_at(config, progress.epoch) != progress.cut:
             unfreeze(run)
@@ -60,7 +61,7 @@ def run_epochs(
         console.note(_line(row, config.max_epochs, better))
         if after_epoch is not None:
             after_epoch(row)
-        if better and not proved:
+        if not proved and time.perf_counter() - begun > SOON and progress.epoch < config.max_epochs:
             _prove_early(run, ending)
             proved = True
         if config.early_stopping and row["epoch"] - progress.best_epoch >= config.early_stopping:
@@ -168,7 +169,7 @@ def not_finite(run: Loop, row: dict[str, Any]) -> str:
 
 
 def _prove_early(run: Loop, ending: "Ending") -> None:
-    """Exports once, after the first epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
+    """Exports once, after an early epoch, a graph not yet proved to reload: a later stop then has enough time to export."""
     if ending.exports and not export.is_proved(trained_model(run.config, run.built, run.best)):
         with console.waiting("Checking that this model exports and reloads with the same answers"), ending.lock:
             export_best(run, ending.folder)

@@ -85,6 +85,7 @@ def run_epochs(run, end, **options):
     ],
 )
 def test_the_best_epoch_is_by_accuracy_then_loss_then_the_first(monkeypatch, tmp_path, rows, best):
+    monkeypatch.setattr(loop, "SOON", 0.0)
     run, end = scripted(monkeypatch, tmp_path, rows)
     assert run_epochs(run, end) == ("max_epochs", "")
     progress = run.progress
@@ -95,6 +96,12 @@ def test_the_best_epoch_is_by_accuracy_then_loss_then_the_first(monkeypatch, tmp
     assert [each for each in end.saved if each != "proved"] == [(i + 1, 7.5) for i in range(len(rows))]
     assert end.saved.count("proved") == 1  # once per process
     assert progress.plateau.best_loss == min(loss for _, loss in rows)
+
+
+def test_a_short_run_has_its_export_checked_at_its_end_only(monkeypatch, tmp_path):
+    run, end = scripted(monkeypatch, tmp_path, [(0.5, 1.0), (0.6, 1.0)])
+    run_epochs(run, end)
+    assert "proved" not in end.saved
 
 
 @pytest.mark.parametrize(
