@@ -6,8 +6,6 @@ Parts: predict, evaluate, head, finetune; without any, all of them. Both sides a
 """
 
 import argparse
-import csv
-import json
 import os
 import pathlib
 import resource
@@ -135,18 +133,45 @@ class Bench:
             self.alternated(name, ours, peer)
 
     def epochs(self) -> None:
-        """Prints the rows of one epoch of fine-tuning: the second of two, with its validation."""
+        """Prints the rows of one epoch of fine-tuning with its validation; the first of each process is not counted."""
         for name in FINE_TUNED:
             for batch in ("16", "32"):
+                sides = [self.finetuned(name, batch), self.finetuned(name, batch, ours=False)]
                 seconds: tuple[list[float], list[float]] = [], []
-                words = ("--freeze_backbone", "false", "--max_epochs", "2", "--batch_size", batch, "--folds", "0")
-                for _ in range(self.options.epoch_rounds):
-                    folder = pathlib.Path(self.train(*words, name=name)[2])
-                    with (folder / "history.csv").open() as file:
-                        seconds[0].append(float(list(csv.DictReader(file))[-1]["epoch_seconds"]))
-                    said = self.theirs("finetune", self.options.data, "2", batch, name=name)[2]
-                    seconds[1].append(json.loads(said.splitlines()[-1])["epoch_seconds"][-1])
-                row(f"one epoch of fine-tuning {name}, batch {batch}", *seconds)
+                for _ in range(self.options.epoch_rounds + 1):
+                    for side, taken in zip(sides, seconds, strict=True):
+                        taken.append(side())
+                row(f"one epoch of fine-tuning {name}, batch {batch}", *(taken[1:] for taken in seconds))
+
+    def finetuned(self, name: str, batch: str, *, ours: bool = True) -> Callable[[], float]:
+        """Starts a process that fine-tunes; each call of the result is one epoch, and gives its seconds."""
+        data, epochs, weights = self.options.data, str(self.options.epoch_rounds + 1), str(self.folder / f"{name}.pt")
+        if ours:
+            command = [sys.executable, str(HERE / "ours.py"), "finetune", name, batch, data, epochs]
+        else:
+            self.theirs("save", name=name)
+            script = str(HERE / "pytorch_commands.py")
+            command = [self.options.torch_python, script, "finetune", name, weights, data, batch]
+        running = subprocess.Popen(
+            command,
+            env=os.environ | self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        left = iter(range(self.options.epoch_rounds, -1, -1))
+
+        def epoch() -> float:
+            running.stdin.write("\n")
+            running.stdin.flush()
+            seconds = float(running.stdout.readline())
+            if not next(left):
+                running.stdin.close()
+                running.wait()
+            return seconds
+
+        return epoch
 
 
 def main() -> None:

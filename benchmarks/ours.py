@@ -1,8 +1,12 @@
-"""Measures ctkeras. Each line of standard input is a number of repeats; the answer is their seconds, as JSON."""
+"""Measures ctkeras. Each line of standard input is a number of repeats; the answer is their seconds, as JSON.
+
+Of fine-tuning each line is one epoch, and the answer its seconds with validation.
+"""
 
 import json
 import resource
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -13,9 +17,11 @@ process.configure()
 
 import jax  # noqa: E402
 
+from ctkeras.config import RunConfig  # noqa: E402
 from ctkeras.cpu import layers  # noqa: E402
 from ctkeras.data import batches, decoded  # noqa: E402
 from ctkeras.models import classifier, export, fast  # noqa: E402
+from ctkeras.training import train  # noqa: E402
 from ctkeras.training.programs import programs_at  # noqa: E402
 from ctkeras.training.steps import Hyper  # noqa: E402
 
@@ -77,9 +83,35 @@ def feed(batch: int, size: int):
     return run
 
 
+def finetune(name: str, batch: int, data: str, epochs: int) -> None:
+    """Trains as `train` does, on the images that pytorch_commands.py trains on, which has duplicates left in."""
+
+    def after_epoch(row: dict) -> None:
+        print(row["epoch_seconds"], flush=True)
+        sys.stdin.readline()
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig(
+            data=data,
+            output_dir=folder,
+            model_name=name,
+            pretrained=False,
+            freeze_backbone=False,
+            batch_size=batch,
+            max_epochs=epochs,
+            folds="0",
+            leaks="keep",
+        )
+        sys.stdin.readline()
+        train.train(config, after_epoch=after_epoch, export=False)
+
+
 def main() -> None:
-    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, or input BATCH SIZE."""
+    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, input BATCH SIZE, or finetune NAME BATCH DATA EPOCHS."""
     kind, *words = sys.argv[1:]
+    if kind == "finetune":
+        finetune(words[0], int(words[1]), words[2], int(words[3]))
+        return
     name, numbers = words[0], [int(word) for word in words[1:3]]
     if kind == "step":
         run = step(name, *numbers, frozen=words[3] == "frozen")

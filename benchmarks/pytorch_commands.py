@@ -4,9 +4,10 @@
     python benchmarks/pytorch_commands.py predict NETWORK WEIGHTS IMAGE
     python benchmarks/pytorch_commands.py evaluate NETWORK WEIGHTS ZIP
     python benchmarks/pytorch_commands.py head NETWORK WEIGHTS ZIP EPOCHS
-    python benchmarks/pytorch_commands.py finetune NETWORK WEIGHTS ZIP EPOCHS BATCH
+    python benchmarks/pytorch_commands.py finetune NETWORK WEIGHTS ZIP BATCH
 
-Images are decoded each time, as nothing is cached between processes. The last line is JSON.
+Images are decoded each time, as nothing is cached between processes. The last line is JSON; finetune trains an epoch for
+each line of standard input, and prints its seconds.
 """
 
 import io
@@ -145,16 +146,15 @@ class Augmented(torch.utils.data.Dataset):
         return tensor(self.augment(image=self.images[at])["image"][None])[0], int(self.labels[at])
 
 
-def finetune(name: str, weights: str, place: str, epochs: str, batch: str) -> dict:
-    """Seconds of each epoch of fine-tuning, with its validation."""
+def finetune(name: str, weights: str, place: str, batch: str) -> dict:
+    """Prints the seconds of each epoch of fine-tuning, with its validation."""
     model = network(name, weights)
     (images, labels), (others, truth) = (split(place, part) for part in ("train", "valid"))
     loader = torch.utils.data.DataLoader(
         Augmented(images, labels), int(batch), shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    seconds = []
-    for _ in range(int(epochs)):
+    for _ in sys.stdin:
         begun = time.perf_counter()
         model.train()
         for fed, targets in loader:
@@ -163,8 +163,8 @@ def finetune(name: str, weights: str, place: str, epochs: str, batch: str) -> di
             torch.nn.functional.cross_entropy(model(fed), targets).backward()
             optimizer.step()
         accuracy = (outputs(model.eval(), others).argmax(-1) == truth).mean()
-        seconds.append(time.perf_counter() - begun)
-    return {"epoch_seconds": seconds, "val_acc": float(accuracy)}
+        print(time.perf_counter() - begun, flush=True)
+    return {"val_acc": float(accuracy)}
 
 
 if __name__ == "__main__":
