@@ -1,6 +1,7 @@
 """model.keras and contract.json: a file that plain Keras opens on any backend, checked by reloading it; and prediction."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ctkeras.data.crop import Preparation
-from ctkeras.models import contract, fast, older
+from ctkeras.models import contract, fast, older, safety
 from ctkeras.runtime import files, process, stored
 from ctkeras.runtime.versions import version
 
@@ -51,9 +52,9 @@ def export(
     """
     import keras
 
-    path = folder / "model.keras"
+    path, values = folder / "model.keras", sum(math.prod(weight.shape) for weight in trained.weights)
     with files.atomic(path) as partial:
-        with process.without("tensorflow"):
+        with process.without("tensorflow"), safety.bounded(2 * values):  # of two models
             exported = core_model(trained, len(class_names), kind, temperature=temperature or 1.0)
             exported.save(partial)
             older.rewrite(partial)
