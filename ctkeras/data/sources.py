@@ -1,8 +1,10 @@
 """Where images come from: a zip, a folder, a table or Kaggle, listed and checked before any is decoded."""
 
 import dataclasses
+import functools
 import io
 import os
+import zipfile
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -54,6 +56,21 @@ def open_source(spec: str, *, slices: str = "all") -> Source:
         raise UserError("no data given: use --data FILE.zip, --data FOLDER, --data phantom, or set CTKERAS_DATA")
     if spec == "phantom" or spec.startswith("phantom:"):
         return _phantom(spec)
+    place = Path(os.path.expanduser(spec))
+    if manifest.is_table(spec) or not os.path.isfile(place) or not zipfile.is_zipfile(place):
+        return _opened(spec, slices)
+    facts = os.stat(place)
+    return _zip(spec, slices, (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=2)
+def _zip(spec: str, slices: str, facts: tuple[int, ...]) -> Source:
+    """A single zip, which each trial of a search opens: read again once the file has changed, by what the system says of it."""
+    return _opened(spec, slices)
+
+
+def _opened(spec: str, slices: str) -> Source:
+    """Finds and checks a data set that is not generated."""
     found = find(str(kaggle.download()) if spec == "kaggle" else spec, slices)
     entries, notes = division.completed(found.entries, lambda some: thumbnails(found.root, some, span=found.span))
     found.notes += [*notes, *_parted(entries, found.path)]

@@ -45,7 +45,7 @@ class Classifier:
 
     model: keras.Model  # images [B, S, S, 3] in 0..255 to logits float32 [B, C]
     model_name: str
-    pretrained: list[np.ndarray]  # the loaded weights of the backbone, to reset them for the next run; [] without any
+    pretrained: list[jax.Array]  # the loaded weights of the backbone, to reset them for the next run; [] without any
     programs: dict[tuple, Any] = dataclasses.field(default_factory=dict)
 
     def frozen_layers(self, cut: str) -> set[str]:
@@ -163,7 +163,7 @@ def build(
     pooled = head.pooled(head.maps_of(flat, model_name, head_stages), policy=policy)
     dropped = TracedDropout(name="dropout", dtype=policy)(head.standardise(pooled))
     dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=BlankZeros())
-    loaded = [] if weights is None else [np.array(weight.value) for weight in flat.weights]
+    loaded = [] if weights is None else [weight.value for weight in flat.weights]
     return Classifier(keras.Model(flat.input, dense(dropped), name=model_name), model_name, loaded)
 
 

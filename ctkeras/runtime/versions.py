@@ -1,9 +1,10 @@
 """Versions of installed packages."""
 
+import functools
 import importlib.metadata
-import importlib.util
 
 
+@functools.cache  # each trial of a search asks for a dozen
 def version(package: str) -> str:
     """The installed version of a package; '' if it is not installed."""
     try:

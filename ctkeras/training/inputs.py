@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -65,46 +65,83 @@ def in_fold(data: Data, fold_of: np.ndarray, fold: int) -> Data:
     return dataclasses.replace(data, train=train, valid=valid, folds=None, pool=rows)
 
 
+class Wanted(NamedTuple):
+    """What of a run's settings decides its data."""
+
+    image_size: int
+    form: Preparation
+    leaks: str
+    group_pattern: str
+    grouped: bool  # images need their groups
+    fold_count: int  # 0: the given split
+    auto: bool  # the given split will do where folds are not possible
+    fold: str
+    seed: int
+
+
 def load_data(source: sources.Source, config: RunConfig) -> Data:
     """Decodes training and validation, or reads them from the cache; test is not opened.
 
     Raises:
         UserError: an image cannot be read, or the images cannot be divided into folds.
     """
-    form = preparation_of(config)
-    train, valid = (decoded.load_split(source, split, config.image_size, form) for split in ("train", "valid"))
-    if config.fold_count or config.optimizer == "lbfgs":  # whose weight_decay is chosen by folds of training
-        train, valid = (cleaning.grouped(one, source, group_pattern=config.group_pattern) for one in (train, valid))
-    if config.fold_count:
+    data, notes = _loaded(
+        source,
+        Wanted(
+            image_size=config.image_size,
+            form=preparation_of(config),
+            leaks=config.leaks,
+            group_pattern=config.group_pattern,
+            # Solved heads choose their weight_decay by folds of training.
+            grouped=bool(config.fold_count) or config.optimizer == "lbfgs",
+            fold_count=config.fold_count,
+            auto=is_auto(config.folds),
+            fold=config.fold,
+            seed=config.seed if config.fold_count else 0,
+        ),
+    )
+    for note in notes:
+        console.note(note)
+    return data
+
+
+@functools.lru_cache(maxsize=1)  # the trials of a search read the same
+def _loaded(source: sources.Source, wanted: Wanted) -> tuple[Data, list[str]]:
+    """The data of a run, and what there is to say about it."""
+    train, valid = (decoded.load_split(source, split, wanted.image_size, wanted.form) for split in ("train", "valid"))
+    notes: list[str] = []
+    if wanted.grouped:
+        train, valid = (cleaning.grouped(one, source, group_pattern=wanted.group_pattern) for one in (train, valid))
+    if wanted.fold_count:
         try:
-            return _in_folds(source, config, train, valid)
+            return _in_folds(source, wanted, train, valid)
         except UserError as error:
-            if not is_auto(config.folds):
+            if not wanted.auto:
                 raise
-            console.note(f"Validating on the given split instead of folds: {error}.")
-    train, cleaned = cleaning.clean(train, source, leaks=config.leaks)
+            notes.append(f"Validating on the given split instead of folds: {error}.")
+    train, cleaned = cleaning.clean(train, source, leaks=wanted.leaks)
     if left_out := cleaned.train_images_dropped + cleaned.conflicts_dropped:
-        console.note(
+        notes.append(
             f"Training on {cleaned.train_images} images: {left_out} are left out because they also appear in valid or "
             "test, or have two labels (ctkeras data check lists them; --leaks keep trains on them)."
         )
-    return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned), span=source.span)
+    return Data(train, valid, source.fingerprint, dataclasses.asdict(cleaned), span=source.span), notes
 
 
-def _in_folds(source: sources.Source, config: RunConfig, train: Split, valid: Split) -> Data:
+def _in_folds(source: sources.Source, wanted: Wanted, train: Split, valid: Split) -> tuple[Data, list[str]]:
     """The pooled images, or the part of them that one fold trains and validates on."""
     pooled, given = folds.pool(train, valid)
     given_files = set(np.array(pooled.files, object)[given])
-    pooled, cleaned = cleaning.clean_pool(pooled, source, leaks=config.leaks)
+    pooled, cleaned = cleaning.clean_pool(pooled, source, leaks=wanted.leaks)
     given = np.array([file in given_files for file in pooled.files], bool)
-    fold_of = folds.divide(pooled, config.fold_count, seed=config.seed)
-    console.note(
-        f"Cross-validating in {config.fold_count} folds of {len(pooled.files)} distinct images of train and valid; similar "
+    fold_of = folds.divide(pooled, wanted.fold_count, seed=wanted.seed)
+    note = (
+        f"Cross-validating in {wanted.fold_count} folds of {len(pooled.files)} distinct images of train and valid; similar "
         "slices stay in one fold."
     )
-    divided = Folds(fold_of, given, config.fold == "refit")
+    divided = Folds(fold_of, given, wanted.fold == "refit")
     data = Data(pooled, pooled, source.fingerprint, dataclasses.asdict(cleaned), divided, span=source.span)
-    return in_fold(data, fold_of, int(config.fold)) if config.fold.isdecimal() else data
+    return in_fold(data, fold_of, int(wanted.fold)) if wanted.fold.isdecimal() else data, [note]
 
 
 def preparation_of(config: RunConfig) -> Preparation:

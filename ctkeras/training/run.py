@@ -67,6 +67,7 @@ class Loop:
     # Of validation, float32 [N, C]: at the best epoch, and at the last.
     best_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    tempered: tuple[np.ndarray, float] | None = None  # best_logits and their temperature, once it was asked for
 
 
 def improve(run: Loop, row: dict[str, Any]) -> bool:
@@ -173,7 +174,10 @@ def temperature(run: Loop) -> float | None:
     """What the logits of the best epoch are divided by, from its answers on validation; None without calibration."""
     if not run.config.calibrate or not len(run.best_logits):
         return None
-    return calibration.temperature(run.data.valid.labels, softmax(run.best_logits))
+    if run.tempered is None or run.tempered[0] is not run.best_logits:  # asked for several times at the end of a run
+        found = calibration.temperature(run.data.valid.labels, softmax(run.best_logits))
+        run.tempered = run.best_logits, found
+    return run.tempered[1]
 
 
 def answers(run: Loop) -> np.ndarray:

@@ -517,3 +517,23 @@ def test_more_phantoms_than_can_be_drawn_are_refused():
         with pytest.raises(UserError, match="up to 999999"):
             sources.open_source(f"phantom:{count}")
     assert sources.open_source("phantom:999999").images == 999_999
+
+
+def test_a_zip_that_was_written_again_is_read_again(tmp_path):
+    place = tmp_path / "set.zip"
+
+    def write(count):
+        with zipfile.ZipFile(place, "w") as archive:
+            for split in ("train", "valid", "test"):
+                for name in ("a", "b"):
+                    for number in range(count):
+                        archive.writestr(f"{split}/{name}/{number}.png", bytes([number]))
+
+    write(2)
+    first = sources.open_source(str(place))
+    assert sources.open_source(str(place)) is first
+    write(3)
+    assert sources.open_source(str(place)).images == 18
+    place.unlink()
+    with pytest.raises(UserError, match="is not a file or folder"):
+        sources.open_source(str(place))

@@ -14,7 +14,7 @@ from ctkeras.config import RunConfig
 from ctkeras.data import decoded, pseudonyms, sources
 from ctkeras.errors import CannotWrite
 from ctkeras.runtime import caches, files, programs, stored
-from ctkeras.training.inputs import load_data
+from ctkeras.training import inputs
 
 ARRAYS = [
     np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
@@ -205,7 +205,8 @@ def test_ten_damaged_files_change_no_number(cache, tmp_path, capsys):
 
     def run():
         audit.load(sources.open_source("phantom:48"))
-        data = load_data(sources.open_source(config.data), config)
+        inputs._loaded.cache_clear()  # as in another process
+        data = inputs.load_data(sources.open_source(config.data), config)
         features = np.arange(12.0).reshape(3, 4)
         path = cache / "features" / f"{'0' * 64}.npy"
         kept = stored.reuse(

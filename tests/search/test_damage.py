@@ -76,7 +76,7 @@ def test_waiting_for_a_dropped_connection_ends(monkeypatch):
 def test_a_server_that_closes_the_connection_is_tried_again(monkeypatch):
     pytest.importorskip("psycopg")
     monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 0.5)
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 2.0)
     server, accepted = socket.create_server(("127.0.0.1", 0)), []
 
     def drop():

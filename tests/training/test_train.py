@@ -282,7 +282,9 @@ def test_early_stopping_waits_its_epochs(tmp_path):
 
 def test_training_never_opens_the_test_split(tmp_path, monkeypatch):
     from ctkeras.data import decoded
+    from ctkeras.training import inputs
 
+    inputs._loaded.cache_clear()
     opened = []
     load = decoded.load_split
     monkeypatch.setattr(decoded, "load_split", lambda *args: opened.append(args[1]) or load(*args))
