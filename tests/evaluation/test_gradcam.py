@@ -178,7 +178,7 @@ def multi_stage(members):
     return export.core_model(built.model, 3, core)
 
 
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_maps_of_all_stages_sum_to_the_logit(members, monkeypatch):
     """Before negative values are set to 0, the sum of the map is the mean logit but for a constant of the class: CAM."""
     import jax

@@ -57,7 +57,14 @@ def without_flock(number):
 
 
 @pytest.mark.parametrize(
-    ("place", "killed"), [("local", 0), ("local", 1), ("nfs4", 1), ("error 38", 1), ("no locks", 0)]
+    ("place", "killed"),
+    [
+        pytest.param("local", 0, marks=pytest.mark.slow),
+        ("local", 1),
+        pytest.param("nfs4", 1, marks=pytest.mark.slow),
+        pytest.param("error 38", 1, marks=pytest.mark.slow),
+        ("no locks", 0),
+    ],
 )
 def test_sixteen_processes_compile_a_program_once(tmp_path, monkeypatch, place, killed):
     if place == "nfs4":

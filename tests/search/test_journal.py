@@ -401,7 +401,7 @@ def load_slowly(folder, number):
     (folder / f"{number}.loaded").write_text(content)
 
 
-@pytest.mark.parametrize(("kind", "killed"), [("ext4", 0), ("nfs4", 1)])
+@pytest.mark.parametrize(("kind", "killed"), [pytest.param("ext4", 0, marks=pytest.mark.slow), ("nfs4", 1)])
 def test_sixteen_processes_build_what_they_share_once(tmp_path, monkeypatch, kind, killed):
     mount(tmp_path, monkeypatch, kind)
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))

@@ -139,7 +139,7 @@ def test_parameters_are_counted(finished):
     ("values", "epochs"),
     [
         pytest.param(FULL, 2, id="full", marks=pytest.mark.slow),
-        pytest.param(FROZEN, 2, id="frozen"),
+        pytest.param(FROZEN, 2, id="frozen", marks=pytest.mark.slow),
         pytest.param(FROZEN | {"folds": 2, "best": "last"}, 2, id="folds"),
         pytest.param(STAGE, 2, id="stage", marks=pytest.mark.slow),
         pytest.param(STAGE | {"head_epochs": 2}, 2, id="between_head_and_stage", marks=pytest.mark.slow),
