@@ -96,16 +96,18 @@ def program(model: "keras.Model") -> Program:
             return fast.stateless_call(*state, images, training=False)[0]
 
     jitted = jax.jit(answers, compiler_options=xla.compiler_options())
-    kernels, compiled = Kernels(fast), {}
+    kernels = Kernels(fast)
+    compiled: dict[tuple, tuple[Any, int]] = {}  # the programs, each with the bytes of memory that it works in
 
     def run(images: np.ndarray) -> np.ndarray:
         fed, state = padded(images), states(model)
         given = jax.block_until_ready((state, kernels.packed(state, len(fed)), jax.device_put(fed)))
-        if len(fed) not in compiled:
+        kind = fed.shape, fed.dtype
+        if kind not in compiled:
             program = jitted.lower(*given).compile()
             analysis = program.memory_analysis()
-            compiled[len(fed)] = program, analysis.temp_size_in_bytes if analysis else 0
-        program, size = compiled[len(fed)]
+            compiled[kind] = program, analysis.temp_size_in_bytes if analysis else 0
+        program, size = compiled[kind]
         with memory.kept(size):
             rows = np.asarray(program(*given))
         check()
