@@ -86,3 +86,18 @@ def test_stretch_of_grays_brings_percentiles_to_the_ends():
     stretched = crop.stretched(ramp)
     assert stretched.min() == 0 and stretched.max() == 255
     assert (crop.stretched(np.full((8, 8), 9, np.uint8)) == 9).all()
+
+
+def test_the_opening_and_the_percentiles_are_those_of_scipy_and_numpy():
+    from scipy import ndimage
+
+    from ctkeras.data import facts
+
+    rng = np.random.default_rng(0)
+    for share in np.linspace(0, 1, 20):
+        bright = ndimage.maximum_filter((rng.random((128, 128)) < share**3).astype(np.uint8), 7)
+        least = ndimage.minimum_filter(bright, crop.OPENING, mode="nearest")
+        expected = ndimage.maximum_filter(least, crop.OPENING, mode="nearest")
+        np.testing.assert_array_equal(crop._opened(bright), expected)
+        gray = (rng.random((61, 128)) ** (1 + 3 * share) * 255).astype(np.uint8)
+        np.testing.assert_allclose(facts._percentiles(gray), np.percentile(gray, (1, 25, 50, 75, 99)), atol=1e-9)
