@@ -1,5 +1,6 @@
 """The epochs of a run, from top to bottom: each batch's step, then validation, then the row, the best model, the checkpoint."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ctkeras.training.stopping import Stop
 
 SOON = 4.0  # seconds of training before the export is checked; shorter runs check it only at their end
+AT_ONCE = 16  # steps of a head on features in one program
 IN_FLIGHT = 2  # steps on an accelerator: one computes while the next is sent, and a request to stop waits for no more
 
 
@@ -122,17 +124,23 @@ def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Ite
     """
     config, programs, epoch = run.config, run.programs, run.progress.epoch
     member.state = member.state._replace(totals=programs.place(new_totals()))
+    at_once = AT_ONCE if run.progress.cut == "head" and programs.parts.on_features and not programs.spread() else 1
     frozen = programs.place(programs.frozen_variables())
     pending: list[Any] = []
-    for i, batch in enumerate(member.feed.train(epoch)):
-        if stop.reason:
-            return
-        lr = learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
-        numbers = lr, config.weight_decay, config.label_smoothing
-        hyper = Hyper(*map(np.float32, numbers))
-        member.state = programs.train_step(member.state, frozen, programs.place_batch(batch), hyper)
+    numbered = enumerate(itertools.takewhile(lambda _: not stop.reason, member.feed.train(epoch)))
+    while several := list(itertools.islice(numbered, at_once)):
+        rates = [
+            learning_rate(config, epoch * steps + i, steps_per_epoch=steps, plateau=run.progress.plateau)
+            for i, _ in several
+        ]
+        hypers = [Hyper(*map(np.float32, (lr, config.weight_decay, config.label_smoothing))) for lr in rates]
+        if at_once > 1:
+            member.state = programs.train_steps(member.state, [batch for _, batch in several], hypers, at_once)
+        else:
+            batch = programs.place_batch(several[0][1])
+            member.state = programs.train_step(member.state, frozen, batch, hypers[0])
         _wait_for_earlier(pending, member.state)
-        yield lr
+        yield from rates
 
 
 def _wait_for_earlier(pending: list[Any], state: State) -> None:

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -21,12 +22,18 @@ from ctkeras.training.steps import Hyper, Parts, State, new_totals
 from ctkeras.training.steps import eval_step as steps_eval_step
 from ctkeras.training.steps import prefix_step as steps_prefix_step
 from ctkeras.training.steps import train_step as steps_train_step
+from ctkeras.training.steps import train_steps as steps_train_steps
 
 # Bytes of a batch's inputs up to which a program on CPU copies them by itself, sooner than JAX places them. Large ones would
 # be copied to where the heap keeps the program's own memory (cpu/memory.py).
 TAKEN_AS_IS = 2**20
 # Of the steps, for the line that waits for another process.
-NAMES = {"train_step": "the training step", "eval_step": "the validation step", "prefix_step": "the frozen part"}
+NAMES = {
+    "train_step": "the training step",
+    "train_steps": "the training steps",
+    "eval_step": "the validation step",
+    "prefix_step": "the frozen part",
+}
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
 
@@ -99,6 +106,10 @@ class Programs:
         layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
         return Batch(*(jax.device_put(array, layout) for array, layout in zip(batch, layouts, strict=True)))
 
+    def spread(self) -> bool:
+        """Whether each batch is divided among several devices."""
+        return keras.distribution.distribution() is not None
+
     def frozen_variables(self) -> list[Any]:
         """The prefix's variables as arrays; [] when everything is trained or the batches hold features."""
         if self.parts.prefix is None or self.parts.on_features:
@@ -108,6 +119,18 @@ class Programs:
     def train_step(self, state: State, frozen: list[Any], batch: Batch, hyper: Hyper) -> State:
         """steps.train_step, compiled; `state` is used up."""
         return self._call(steps_train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
+
+    def train_steps(self, state: State, batches: Sequence[Batch], hypers: Sequence[Hyper], most: int) -> State:
+        """steps.train_steps of batches of features, compiled once for any number up to `most`; `state` is used up."""
+        # The program takes `most`; those beyond the count are left out, so any will do.
+        filled = [*batches, *[batches[0]] * (most - len(batches))]
+        inputs, labels, weights = zip(*filled, strict=True)
+        stacked = jnp.stack(inputs) if isinstance(inputs[0], jax.Array) else np.stack(inputs)
+        batch = Batch(stacked, np.stack(labels), np.stack(weights))
+        numbers = [*hypers, *[hypers[0]] * (most - len(hypers))]
+        hyper = Hyper(*(np.array(column, np.float32) for column in zip(*numbers, strict=True)))
+        count = np.int32(len(batches))
+        return self._call(steps_train_steps, state, [], batch, hyper, count, sized_by=batch, donate=(0,))
 
     def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
         """steps.eval_step, compiled: logits float32 [B, C]."""
@@ -133,7 +156,7 @@ class Programs:
         if key not in self.compiled:
             start = time.perf_counter()
             self.compiled[key] = _compile(
-                functools.partial(step, self.parts), args, donate, counted=step is steps_train_step
+                functools.partial(step, self.parts), args, donate, counted=step in (steps_train_step, steps_train_steps)
             )
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]

@@ -324,3 +324,27 @@ def test_a_process_keeps_its_models_and_programs(monkeypatch):
     kept = programs_at(one, optimizer="adam", **options)
     assert programs_at(again, optimizer="adam", **options) is kept
     assert programs_at(again, optimizer="adamw", **options) is not kept
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_steps_in_one_program_are_the_steps_one_by_one(optimizer, count):
+    programs = linear(optimizer)
+    batches = [linear_batch(seed) for seed in range(count)]
+    hypers = [hyper(lr=0.1 / (1 + step), weight_decay=0.01, label_smoothing=0.1) for step in range(count)]
+    after, single = run(programs, batches, hypers)
+    several = programs.train_steps(programs.start(), batches, hypers, 4)
+    for ours, each in zip(several.trainable, after[-1], strict=True):
+        np.testing.assert_allclose(np.asarray(ours), each, rtol=1e-5, atol=1e-6)
+    assert jax.tree.structure(several) == jax.tree.structure(single)
+    for name in single.totals:
+        np.testing.assert_allclose(several.totals[name], single.totals[name], rtol=1e-5)
+    assert int(several.totals["steps"]) == count
+
+
+def test_another_number_of_steps_runs_the_same_program():
+    programs, state = linear("adamw"), None
+    for count in (4, 1, 2):
+        batches = [linear_batch(seed) for seed in range(count)]
+        state = programs.train_steps(state or programs.start(), batches, [hyper()] * count, 4)
+    assert len(programs.compiled) == 1

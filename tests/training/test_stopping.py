@@ -17,14 +17,15 @@ STUCK = """
 import sys, time
 from ctkeras.cli.main import run
 from ctkeras.training.programs import Programs
-real, calls, stuck_at = Programs.train_step, [], int(sys.argv.pop(1))
-def train_step(self, *args):
-    calls.append(1)
-    if len(calls) == stuck_at:
+real, done, stuck_at = Programs.train_steps, [], int(sys.argv.pop(1))
+def train_steps(self, state, batches, *args):
+    before = len(done)
+    done.extend(batches)
+    if before < stuck_at <= len(done):
         print("stuck", flush=True)
         time.sleep(60)
-    return real(self, *args)
-Programs.train_step = train_step
+    return real(self, state, batches, *args)
+Programs.train_steps = train_steps
 run()
 """
 TRAIN = (
