@@ -4,10 +4,9 @@ Each graph starts after the library's own preprocessing layers, if there are any
 `weights="imagenet"` and `weights=None`, so one constant Rescaling of ours replaces them all.
 """
 
-import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +149,10 @@ def build(name: str, image_size: int, *, weights: Path | None = None) -> "keras.
     """
     import keras
 
+    from ctkeras.models import blank
+
     row = BACKBONES[name]
-    with _blank_initializers():
+    with blank.initializers():
         whole = row.build(image_size)
         if weights is not None:
             _load(whole, weights, name)
@@ -178,20 +179,3 @@ def _load(whole: "keras.Model", path: Path, name: str) -> None:
     except Exception as error:  # h5py, safetensors and Keras each raise their own for a file of another model
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} does not hold weights of {name} without its top ({reason})") from error
-
-
-@contextlib.contextmanager
-def _blank_initializers() -> Iterator[None]:
-    """Makes layers start at zero. JAX would compile one random draw per shape: 10 s for weights that are replaced anyway."""
-    import keras
-
-    class Blank(keras.initializers.Initializer):
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def __call__(self, shape: tuple[int, ...], dtype: Any = None, **_: Any) -> np.ndarray:
-            return np.zeros(shape, "float32")
-
-    names = ("glorot_uniform", "GlorotUniform", "VarianceScaling", "he_normal", "zeros", "Zeros", "ones", "Ones")
-    with keras.utils.custom_object_scope(dict.fromkeys(names, Blank)):
-        yield

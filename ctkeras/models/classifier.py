@@ -11,6 +11,7 @@ import numpy as np
 from ctkeras.cpu import layers
 from ctkeras.errors import UserError
 from ctkeras.models import backbones, head
+from ctkeras.models.blank import BlankZeros
 from ctkeras.runtime import xla
 
 # PyTorch's default (there called momentum 0.1). keras.applications uses up to 0.999: after the 600 or so steps of a run, a
@@ -165,14 +166,6 @@ def build(
     dense = keras.layers.Dense(classes * members, name="logits", dtype="float32", kernel_initializer=BlankZeros())
     loaded = [] if weights is None else [weight.value for weight in flat.weights]
     return Classifier(keras.Model(flat.input, dense(dropped), name=model_name), model_name, loaded)
-
-
-class BlankZeros(keras.initializers.Zeros):
-    """Zeros from NumPy: JAX would compile one program per shape. `initialise` or a weight file sets the values."""
-
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
-        """Zeros of a shape; float32 without a dtype."""
-        return np.zeros(shape, dtype or "float32")
 
 
 def initialise(classifier: Classifier, *, seed: int, dropout: float) -> None:

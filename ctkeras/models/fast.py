@@ -35,7 +35,7 @@ def twin(model: "keras.Model") -> "keras.Model":
     if keras.backend.backend() != "jax" or not xla.cpu_kernels():
         return model
     from ctkeras.cpu import layers
-    from ctkeras.models.classifier import BlankZeros
+    from ctkeras.models.blank import BlankZeros
 
     def clone(layer: Any) -> Any:
         settings = layer.get_config()

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from ctkeras.models.blank import BlankZeros
+
 
 def joined(model: Any, shared: Collection[str], weights: Sequence[Mapping[str, np.ndarray]]) -> Any:
     """Joins M models that differ only behind a point.
@@ -47,7 +49,7 @@ def _copy(layer: Any, name: str) -> Any:
     """A new layer or operation of the same kind, whose weights are set later."""
     settings = layer.get_config()
     if isinstance(layer, keras.layers.Layer):
-        settings |= {key: "zeros" for key in settings if key.endswith("_initializer")}
+        settings |= {key: BlankZeros() for key in settings if key.endswith("_initializer")}
         settings["name"] = name
     copy = type(layer).from_config(settings)
     copy.name = name  # plain operations have no name in their settings

@@ -163,7 +163,7 @@ def bounded(values: int) -> Iterator[None]:
     """
     import keras
 
-    from ctkeras.models.classifier import BlankZeros
+    from ctkeras.models.blank import BlankZeros
 
     most, built = 2 * values + 100_000, 0  # some layers have state that is not stored
     original = keras.layers.Layer.add_weight

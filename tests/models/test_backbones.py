@@ -15,7 +15,7 @@ from keras.src.utils import file_utils
 
 from ctkeras import config
 from ctkeras.errors import UserError
-from ctkeras.models import backbones, classifier, weights
+from ctkeras.models import backbones, blank, classifier, weights
 
 SIZE = 32  # pixels of a side
 APPLICATIONS = {
@@ -38,7 +38,7 @@ def images(size=SIZE, count=3, seed=0):
 
 def from_library(name, **options):
     """keras.applications' model without its top."""
-    with backbones._blank_initializers(), warnings.catch_warnings(action="ignore"):  # of 32 px
+    with blank.initializers(), warnings.catch_warnings(action="ignore"):  # of 32 px
         build = getattr(keras.applications, APPLICATIONS[name][0])
         return build(include_top=False, input_shape=(SIZE, SIZE, 3), **options)
 
@@ -239,7 +239,7 @@ def test_a_wrong_file_is_refused_by_name(kind, tmp_path):
     elif kind == "other model":
         from_library("mobilenet_v3_large", weights=None).save_weights(path)
     elif kind == "with its top":
-        with backbones._blank_initializers():
+        with blank.initializers():
             whole = keras.applications.MobileNetV2(weights=None, input_shape=(SIZE, SIZE, 3), classes=10)
         save_upstream(whole, path)
     else:

@@ -10,7 +10,7 @@ import pytest
 from ctkeras.config import CUTS
 from ctkeras.data.batches import Batch
 from ctkeras.errors import UserError
-from ctkeras.models import backbones, classifier
+from ctkeras.models import backbones, blank, classifier
 from ctkeras.training import steps
 from ctkeras.training.programs import programs_at
 
@@ -37,7 +37,7 @@ def tiny_backbone(monkeypatch):
 @pytest.fixture
 def weights(tmp_path):
     """A file of weights of the tiny backbone, standing in for ImageNet's."""
-    with backbones._blank_initializers():
+    with blank.initializers():
         source = tiny(SIZE)
     rng = np.random.default_rng(7)
     for weight in source.weights:
@@ -124,7 +124,7 @@ def test_no_backbone_is_nested_and_its_weights_come_first_in_the_model(name):
     built = check_flat(name)
     names = [weight.path for weight in built.model.weights]
     assert names[-len(HEAD) :] == HEAD  # so that initialise puts loaded weights where they belong
-    with backbones._blank_initializers():
+    with blank.initializers():
         backbone = backbones.build(name, SIZE)
     assert [weight.shape for weight in backbone.weights] == [
         weight.shape for weight in built.model.weights[: -len(HEAD)]
@@ -285,7 +285,7 @@ def test_initialise_gives_loaded_weights_back_to_a_used_model(weights):
 
 def test_loaded_weights_are_those_of_the_file_and_no_seed_changes_them(weights):
     rng = np.random.default_rng(7)
-    with backbones._blank_initializers():
+    with blank.initializers():
         expected = [rng.uniform(0.5, 1.5, weight.shape).astype(np.float32) for weight in tiny(SIZE).weights]
     for seed in (0, 1):
         backbone = fresh(seed=seed, weights=weights).model.weights[: -len(HEAD)]

@@ -266,21 +266,48 @@ def test_exporting_changes_nothing_in_the_trained_model(trained, folder):
         np.testing.assert_array_equal(variable.value, value)
 
 
-@pytest.mark.parametrize("wrong", [2e-4, np.nan])
-def test_a_file_with_other_answers_is_not_left_behind(trained, folder, wrong, monkeypatch):
-    answers, calls = export._answers, []
+def reloading(monkeypatch, change):
+    """Makes keras.saving.load_model return a changed model; returns the number of answers that were computed."""
+    load, answers, calls = keras.saving.load_model, export._answers, []
 
-    def drifting(network, batch):
-        calls.append(1)
-        return answers(network, batch) + (wrong if len(calls) == 2 else 0)
+    def changed(*args, **options):
+        loaded = load(*args, **options)
+        change(loaded)
+        return loaded
 
-    monkeypatch.setattr(export, "_answers", drifting)
+    def counted(network, batch):
+        calls.append(network)
+        return answers(network, batch)
+
+    monkeypatch.setattr(keras.saving, "load_model", changed)
+    monkeypatch.setattr(export, "_answers", counted)
+    return calls
+
+
+def test_a_file_that_reloads_as_another_graph_is_not_left_behind(trained, folder, monkeypatch):
+    calls = reloading(monkeypatch, lambda loaded: setattr(loaded.get_layer("logits"), "activation", keras.ops.tanh))
     with pytest.raises(RuntimeError, match="nothing was exported"):
         write(trained, folder)
     assert len(calls) == 2
     assert not list(folder.iterdir())
     assert not export.is_proved(trained)
-    monkeypatch.undo()
+
+
+def test_a_file_that_only_states_other_settings_is_kept(trained, folder, monkeypatch):
+    calls = reloading(monkeypatch, lambda loaded: setattr(loaded.get_layer("dropout"), "rate", 0.9))
+    write(trained, folder)
+    assert len(calls) == 2  # the settings differ, and the answers do not
+    assert export.is_proved(trained)
+
+
+@pytest.mark.parametrize("wrong", [2e-4, np.nan])
+def test_a_file_with_probabilities_that_are_none_is_not_left_behind(trained, folder, wrong, monkeypatch):
+    answers = export._answers
+    monkeypatch.setattr(export, "_answers", lambda network, batch: answers(network, batch) + wrong)
+    with pytest.raises(RuntimeError, match="nothing was exported"):
+        write(trained, folder)
+    assert not list(folder.iterdir())
+    assert not export.is_proved(trained)
 
 
 def test_a_failing_proof_keeps_the_file_from_before(trained, folder, monkeypatch):

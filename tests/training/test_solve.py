@@ -339,10 +339,10 @@ def test_fine_tuning_starts_from_the_solved_head(tmp_path):
     """Bright and dark images: even a network of no training tells them apart once its head is solved."""
     import keras
 
-    from ctkeras.models import backbones
+    from ctkeras.models import blank
     from ctkeras.training.train import train as run
 
-    with backbones._blank_initializers():
+    with blank.initializers():
         whole = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
     rng = np.random.default_rng(0)
     for weight in whole.weights:

@@ -340,10 +340,10 @@ def test_a_run_after_fine_tuning_starts_from_the_weight_file_again(tmp_path):
     """In a warm process the model is reused; what one run has learnt must not leak into the next."""
     import keras
 
-    from ctkeras.models import backbones
+    from ctkeras.models import blank
 
     (tmp_path / "weights").mkdir()
-    with backbones._blank_initializers():
+    with blank.initializers():
         whole = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3))
     rng = np.random.default_rng(0)
     whole.set_weights([rng.uniform(0.5, 1.0, w.shape) * (0.1 if w.ndim > 1 else 1) for w in whole.weights])
