@@ -13,6 +13,9 @@ CONSTRAINTS = ".ci/constraints.txt"
 DEMO = ["--data=phantom:1600", "--models=small_cnn", "--trials=3,2,4", "--image_size=64", "--batch_size=16"]
 DEMO += ["--max_epochs=6", "--lr=0.003", "--augmentation=0", "--mixup_alpha=0"]
 
+# The quick tests compile hundreds of small programs, each of which runs for milliseconds; the slow ones run them as users do.
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+
 
 def groups(*names: str) -> list[str]:
     """The requirements of dependency groups."""
@@ -28,7 +31,7 @@ def install(session: nox.Session, *requirements: str) -> None:
 def tests(session: nox.Session) -> None:
     """The quick tests: at most 4 minutes on two quiet cores. Prints the ten slowest."""
     install(session, *groups("test"))
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", "--durations=10", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", "--durations=10", *session.posargs, env=QUICK)
 
 
 @nox.session
@@ -36,7 +39,7 @@ def coverage(session: nox.Session) -> None:
     """The quick tests with coverage, including the processes that they start; fails under the floor in pyproject.toml."""
     install(session, *groups("test", "coverage"))
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs, env=QUICK)
     session.run("coverage", "combine")
     session.run("coverage", "report")
 

@@ -67,6 +67,7 @@ print(min(seen[2:]), seen)
 
 
 @pytest.mark.skipif(memory._libc() is None, reason="glibc alone has mallopt")
+@pytest.mark.slow
 def test_answers_of_a_model_find_their_memory_again():
     done = subprocess.run([sys.executable, "-c", ANSWERS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

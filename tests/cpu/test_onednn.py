@@ -208,7 +208,9 @@ print(len(found), all(np.array_equal(found[0], other) for other in found))
 
 
 @needs_onednn
-@pytest.mark.parametrize("machine", ["DEFAULT", "AVX2", "SSE41"])
+@pytest.mark.parametrize(
+    "machine", ["DEFAULT", *(pytest.param(each, marks=pytest.mark.slow) for each in ("AVX2", "SSE41"))]
+)
 def test_any_thread_may_run_what_another_made(machine):
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": machine}
     done = subprocess.run([sys.executable, "-c", MADE_HERE_RUN_THERE], capture_output=True, text=True, env=environment)
@@ -251,7 +253,9 @@ print(onednn.available(), onednn.TARGET in text)
 
 
 @needs_onednn
-@pytest.mark.parametrize(("chosen", "expected"), [("on", "True True"), ("xla", "False False")])
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [pytest.param("on", "True True", marks=pytest.mark.slow), ("xla", "False False")]
+)
 def test_the_environment_chooses(chosen, expected):
     environment = os.environ | {"CTKERAS_CPU_KERNELS": chosen}
     done = subprocess.run([sys.executable, "-c", ONE_STEP], capture_output=True, text=True, env=environment, check=True)

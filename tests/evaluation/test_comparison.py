@@ -44,6 +44,7 @@ def test_the_interval_the_p_and_the_words_never_contradict_each_other():
     assert "over 1 patient)" in comparison.worded(edge)
 
 
+@pytest.mark.slow
 def test_slices_of_one_patient_are_not_independent():
     """Equally good models that are right on whole patients: by image one of two is called different, by patient one of 20."""
     rng = np.random.default_rng(1)

@@ -151,7 +151,7 @@ def test_heat_lies_on_what_the_model_looks_for():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("mobilenet_v2", "small_cnn") else pytest.mark.slow) for n in MODEL_NAMES]
+    "name", [pytest.param(n, marks=[] if n == "small_cnn" else pytest.mark.slow) for n in MODEL_NAMES]
 )
 def test_every_backbone_as_exported_is_explained(name):
     built = classifier.build(name, 64, classes=3)
@@ -178,7 +178,8 @@ def multi_stage(members):
     return export.core_model(built.model, 3, core)
 
 
-@pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.slow
 def test_maps_of_all_stages_sum_to_the_logit(members, monkeypatch):
     """Before negative values are set to 0, the sum of the map is the mean logit but for a constant of the class: CAM."""
     import jax

@@ -142,10 +142,7 @@ def check_as_the_library(library, ours, preprocess):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("densenet121", "efficientnet_b0")))
-        for name in APPLICATIONS
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "mobilenet_v2")) for name in APPLICATIONS],
 )
 def test_each_form_of_the_weights_is_normalised_for_once_and_as_the_library_does(name, upstream):
     row, preprocess = backbones.BACKBONES[name], APPLICATIONS[name][1]

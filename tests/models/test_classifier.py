@@ -319,7 +319,9 @@ def test_random_weights_have_the_published_scales():
     assert not np.array(built.model.get_layer("logits").bias).any()
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", pytest.param("densenet121", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "densenet121"))]
+)
 def test_each_stage_cuts_the_network_in_two_that_make_the_whole(name):
     """Later stages train fewer layers, and prefix and suffix in turn give the whole network's logits."""
     built = classifier.build(name, 64, classes=3)

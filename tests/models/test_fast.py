@@ -116,6 +116,7 @@ def test_a_layer_that_is_used_twice_answers_too(pixels):
     )
 
 
+@pytest.mark.slow
 def test_threads_that_trace_at_once_get_their_own_answers(exported, pixels):
     """As an app does that answers its first questions together."""
     model = keras.models.clone_model(exported)

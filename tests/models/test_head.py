@@ -31,7 +31,8 @@ def test_head_reads_the_last_stages(name):
         assert built.model.output.shape == (None, 6)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+@pytest.mark.slow
 def test_no_cut_changes_the_logits(name):
     """Also where the head reads stages before the cut, whose features are packed with the map."""
     built = classifier.build(name, 64, classes=3, head_stages=4)

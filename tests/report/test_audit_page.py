@@ -227,6 +227,7 @@ def test_pairs_stand_side_by_side_with_words_for_those_who_do_not_see_them(fault
     assert not [attributes for _, attributes in page.tags if str(attributes.get("src", "data:")).startswith("http")]
 
 
+@pytest.mark.slow
 def test_the_page_stays_under_10_mb_whatever_the_pictures(tmp_path, own_cache):
     rng = np.random.default_rng(0)
     folder = write_images(tmp_path / "set", classes=("a", "b"), counts={"train": 130, "valid": 1, "test": 1}, size=8)

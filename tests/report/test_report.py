@@ -330,6 +330,7 @@ def test_importance_finds_what_a_result_depends_on(runs):
     assert ranked.explained > 0.8
 
 
+@pytest.mark.slow
 def test_importance_of_chance_is_called_what_it_is(tmp_path):
     rng = np.random.default_rng(0)
     for path in run_folders.write(tmp_path, runs=40):
@@ -480,7 +481,7 @@ def test_a_loss_that_was_not_a_number_is_not_damage(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("attempts", [12, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("attempts", [4, pytest.param(80, marks=pytest.mark.slow)])
 def test_random_damage_never_ends_a_report(tmp_path, attempts):
     run_folders.write(tmp_path / "whole", runs=6)
     rng, reported = random.Random(0), 0

@@ -63,7 +63,7 @@ def without_flock(number):
         ("local", 1),
         pytest.param("nfs4", 1, marks=pytest.mark.slow),
         pytest.param("error 38", 1, marks=pytest.mark.slow),
-        ("no locks", 0),
+        pytest.param("no locks", 0, marks=pytest.mark.slow),
     ],
 )
 def test_sixteen_processes_compile_a_program_once(tmp_path, monkeypatch, place, killed):

@@ -137,6 +137,7 @@ def test_a_trial_of_a_dead_process_is_taken_over_once(tmp_path):
 
 
 @pytest.mark.parametrize(("processes", "trials", "kills"), [(8, 24, 6)])
+@pytest.mark.slow
 def test_killed_processes_lose_and_repeat_nothing(tmp_path, processes, trials, kills):
     kill_at_random(tmp_path, processes=processes, trials=trials, kills=kills)
 
@@ -401,7 +402,8 @@ def load_slowly(folder, number):
     (folder / f"{number}.loaded").write_text(content)
 
 
-@pytest.mark.parametrize(("kind", "killed"), [pytest.param("ext4", 0, marks=pytest.mark.slow), ("nfs4", 1)])
+@pytest.mark.parametrize(("kind", "killed"), [("ext4", 0), ("nfs4", 1)])
+@pytest.mark.slow
 def test_sixteen_processes_build_what_they_share_once(tmp_path, monkeypatch, kind, killed):
     mount(tmp_path, monkeypatch, kind)
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))

@@ -164,6 +164,7 @@ def assert_no_double(folder, url="", *, processes=4, trials=24):
     assert len(facts) == trials
 
 
+@pytest.mark.slow
 def test_four_processes_on_one_sqlite_file_never_take_the_same_trial(tmp_path):
     assert_no_double(tmp_path)
 
@@ -287,6 +288,7 @@ def _to_the_end(folder, found, *, rng=None):
             trials.storage.close()
 
 
+@pytest.mark.slow
 def test_a_search_whose_process_dies_again_and_again_ends_as_if_it_had_not(tmp_path):
     content = sweeps.sweep(run_cap=14)
     _to_the_end(tmp_path / "calm", sweeps.planned(tmp_path / "calm", content))
@@ -386,6 +388,7 @@ def test_the_trial_study_in_the_file_is_optunas_own(tmp_path):
     assert study.user_attrs["sweep"] == found.content
 
 
+@pytest.mark.slow
 def test_the_command_runs_goes_on_and_says_when_all_is_done(tmp_path):
     command = sweeps.Command(tmp_path)
     content = sweeps.sweep(method="grid", lr={"values": [0.01, 0.02]}, dropout=0.2, hyperband=False, max_epochs=2)

@@ -157,7 +157,7 @@ def test_a_stopped_process_is_seen_to_stand_still(worker):
     assert "sent and computed nothing" in until(worker.hang, 30)
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_no_worker_outlives_its_supervisor(stopped):
     code = "import os, time; from ctkeras.search.pool import Worker\n"
     code += "print(Worker(os.environ, cores=(), patience=300).process.pid, flush=True); time.sleep(600)"

@@ -397,6 +397,7 @@ def test_the_shipped_sweeps_make_runs(name, trials):
 # TPE
 
 
+@pytest.mark.slow
 def test_tpe_finds_better_than_random():
     parameters = {
         "lr": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1.0},

@@ -221,6 +221,7 @@ def test_a_large_lead_is_more_than_noise_and_no_predictions_are_no_test(tmp_path
     assert winner.compare(*far, {"0.1-0": folders["0.1-0"]}) is None  # the other's predictions are on another machine
 
 
+@pytest.mark.slow
 def test_the_noise_covers_what_chance_makes_of_equal_configurations(tmp_path):
     """Two equally good configurations, seeds and images drawn: their difference is outside the noise in about one of 20."""
     rng = random.Random(1)

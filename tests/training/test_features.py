@@ -155,6 +155,7 @@ def test_of_two_processes_at_once_each_view_is_computed_by_one(kept, tmp_path):
     assert len(kept()) == 2
 
 
+@pytest.mark.slow
 def test_a_process_killed_over_features_keeps_nobody_out(kept, tmp_path):
     code = PROCESS.replace("time.sleep(0.5)", "print('in', flush=True); time.sleep(600)")
     process = started(tmp_path, code, tmp_path / "a", tmp_path / "a")

@@ -19,7 +19,7 @@ TINY = {"data": "phantom:48", "model_name": "mobilenet_v2", "pretrained": False,
 @pytest.mark.parametrize(
     "values",
     [
-        {"folds": 2},
+        pytest.param({"folds": 2}, marks=pytest.mark.slow),
         pytest.param({"model_name": "small_cnn", "max_epochs": 1, "batch_size": 8}, marks=pytest.mark.slow),
     ],
 )

@@ -48,6 +48,7 @@ def test_curve_rises_with_groups_and_its_last_point_is_the_accuracy_in_folds():
     assert curve["per_doubling"] > 0 and f"{100 * curve['per_doubling']:+.1f} points" in curve["sentence"]
 
 
+@pytest.mark.slow
 def test_verb_writes_the_curve_of_a_run_in_folds_and_refuses_others(tmp_path):
     values = {"data": "phantom:80", "model_name": "mobilenet_v2", "pretrained": False, "image_size": 32}
     values |= {"output_dir": str(tmp_path)}

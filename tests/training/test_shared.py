@@ -101,7 +101,10 @@ def load_features(folder, number, start, *, dies):
     (folder / f"{number}.loaded").write_bytes(np.concatenate(views).tobytes())
 
 
-@pytest.mark.parametrize(("kind", "killed"), [("ext4", 0), ("nfs4", 1), ("error 38", 1)])
+@pytest.mark.parametrize(
+    ("kind", "killed"),
+    [pytest.param("ext4", 0, marks=pytest.mark.slow), ("nfs4", 1), pytest.param("error 38", 1, marks=pytest.mark.slow)],
+)
 def test_sixteen_processes_compute_features_once(tmp_path, monkeypatch, kind, killed):
     monkeypatch.setenv("CTKERAS_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "mounts").write_text(f"server:/x {tmp_path} {'nfs4' if kind == 'nfs4' else 'ext4'} rw 0 0\n")

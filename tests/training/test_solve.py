@@ -242,6 +242,7 @@ def test_members_are_one_file_of_core_layers_whose_answer_is_their_mean(in_folds
     np.testing.assert_allclose(model.predict_on_batch(pixels), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluate_shows_out_of_fold_answers_for_what_the_model_was_trained_on(in_folds, tmp_path):
     import shutil
 
@@ -271,7 +272,8 @@ def test_evaluate_shows_out_of_fold_answers_for_what_the_model_was_trained_on(in
 TRAINED = {"head": {"lr": 0.03}, "stage4": {"unfreeze_from": "stage4"}, "input": {"freeze_backbone": False}}
 
 
-@pytest.mark.parametrize("cut", ["head", *(pytest.param(cut, marks=pytest.mark.slow) for cut in ("stage4", "input"))])
+@pytest.mark.parametrize("cut", ["head", "stage4", "input"])
+@pytest.mark.slow
 def test_folds_trained_side_by_side_are_the_folds_trained_one_by_one(tmp_path, cut):
     from ctkeras.evaluation import gradcam
 
@@ -302,6 +304,7 @@ def test_refit_leaves_one_head(tmp_path, in_folds):
     assert result.metrics["params_total"] < in_folds.metrics["params_total"]
 
 
+@pytest.mark.slow
 def test_data_too_small_for_folds_is_validated_on_its_own_split(tmp_path, capsys):
     from image_sets import clean_set, write_set
 

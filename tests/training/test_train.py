@@ -203,7 +203,7 @@ def cut(tmp_path_factory):
     return found.folder
 
 
-@pytest.mark.parametrize("again", [as_resumed, as_a_trial])
+@pytest.mark.parametrize("again", [as_resumed, pytest.param(as_a_trial, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("damage", [flipped, lambda content: content[:-9], lambda _: b""], ids=["bit", "cut", "empty"])
 def test_a_run_whose_checkpoint_is_damaged_trains_from_its_start(tmp_path, finished, cut, capsys, damage, again):
     folder = shutil.copytree(cut, tmp_path / "cut")
@@ -258,6 +258,7 @@ def test_a_second_process_finds_the_compiled_programs(tmp_path):
         assert (metrics["cache_misses"] == 0) == bool(number)
 
 
+@pytest.mark.slow
 def test_before_a_stage_nothing_changes_and_behind_it_all_does(tmp_path):
     import keras
 
