@@ -28,10 +28,10 @@ from ctkeras.training.steps import Hyper  # noqa: E402
 CLASSES = 4
 
 
-def step(name: str, batch: int, size: int, *, frozen: bool):
+def step(name: str, batch: int, size: int, *, frozen: bool, precision: str = "float32"):
     """A function that runs one optimizer step and returns the number of images."""
     with process.without("tensorflow", "tensorflow_text"):  # as a run does it
-        built = classifier.build(name, size, classes=CLASSES)
+        built = classifier.build(name, size, classes=CLASSES, precision=precision)
     classifier.initialise(built, seed=0, dropout=0.3)
     programs = programs_at(built, cut="head" if frozen else "input", on_features=False, optimizer="adamw")
     rng = np.random.default_rng(0)
@@ -107,14 +107,14 @@ def finetune(name: str, batch: int, data: str, epochs: int) -> None:
 
 
 def main() -> None:
-    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, input BATCH SIZE, or finetune NAME BATCH DATA EPOCHS."""
+    """Arguments: step NAME BATCH SIZE FROZEN [PRECISION], infer NAME BATCH SIZE, input BATCH SIZE, or finetune, see there."""
     kind, *words = sys.argv[1:]
     if kind == "finetune":
         finetune(words[0], int(words[1]), words[2], int(words[3]))
         return
     name, numbers = words[0], [int(word) for word in words[1:3]]
     if kind == "step":
-        run = step(name, *numbers, frozen=words[3] == "frozen")
+        run = step(name, *numbers, frozen=words[3] == "frozen", precision=(words[4:] or ["float32"])[0])
     else:
         run = infer(name, *numbers) if kind == "infer" else feed(*map(int, words))
     run()  # compiles

@@ -16,8 +16,10 @@ NAMES = {
 }  # where timm has another name
 
 
-def step(name: str, batch: int, size: int, *, frozen: bool):
-    """A function that runs one optimizer step and returns the number of images."""
+def step(name: str, batch: int, size: int, *, frozen: bool, precision: str = "float32"):
+    """A function that runs one optimizer step and returns the number of images; with bfloat16, on a GPU and compiled."""
+    mixed = precision == "bfloat16"
+    device = "cuda" if mixed else "cpu"
     network = timm.create_model(NAMES.get(name, name), num_classes=CLASSES).to(memory_format=torch.channels_last)
     network.train()
     if frozen:
@@ -26,14 +28,16 @@ def step(name: str, batch: int, size: int, *, frozen: bool):
             parameter.requires_grad = False
         for parameter in network.get_classifier().parameters():
             parameter.requires_grad = True
+    network = torch.compile(network.to(device)) if mixed else network
     learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=1e-4)
-    images = torch.rand(batch, 3, size, size).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, CLASSES, (batch,))
+    images = torch.rand(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (batch,), device=device)
 
     def run() -> int:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(images), labels)
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = torch.nn.functional.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
         loss.item()
@@ -90,13 +94,13 @@ def feed(batch: int, size: int):
 
 
 def main() -> None:
-    """Arguments: step NAME BATCH SIZE FROZEN, infer NAME BATCH SIZE, or input BATCH SIZE."""
+    """Arguments: step NAME BATCH SIZE FROZEN [PRECISION], infer NAME BATCH SIZE, or input BATCH SIZE."""
     kind, *words = sys.argv[1:]
     if kind != "infer":
         torch.set_num_threads(os.cpu_count() or 1)
     name, numbers = words[0], [int(word) for word in words[1:3]]
     if kind == "step":
-        run = step(name, *numbers, frozen=words[3] == "frozen")
+        run = step(name, *numbers, frozen=words[3] == "frozen", precision=(words[4:] or ["float32"])[0])
     else:
         run = infer(name, *numbers) if kind == "infer" else feed(*map(int, words))
     run()

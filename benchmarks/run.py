@@ -1,7 +1,8 @@
 """Prints the tables of RESULTS.md: `nox -s bench`, or python benchmarks/run.py --torch-python PYTHON [PARTS…].
 
 The two sides alternate, so that other load on the machine affects both. Parts: steps, inference, input, trial, phase1;
-without any, all of them, which takes about half an hour on two cores. quick is inference, five minutes.
+without any, all of them, which takes about half an hour on two cores. quick is inference, five minutes. gpu is steps on an
+NVIDIA GPU, in bfloat16 against torch.compile; it has not been run on one yet.
 """
 
 import argparse
@@ -81,6 +82,16 @@ def steps(torch_python: str) -> dict[tuple[str, str], tuple[float, float]]:
             row = f"| {name} | {what} | {spread(ours.seconds)} | {spread(theirs.seconds)} | {ratio:.2f} |"
             print(f"{row} {ours.peak / theirs.peak:.2f} |", flush=True)
     return medians
+
+
+def gpu(torch_python: str) -> None:
+    """Prints the bfloat16 step of the ResNets and EfficientNet-B0 on a GPU, against torch.compile."""
+    print(f"\n### One training step on a GPU, batch {BATCH} at {SIZE} px, bfloat16, seconds\n")
+    print("| backbone | ctkeras | torch.compile + timm | ratio |\n| --- | --- | --- | --- |")
+    for name in BACKBONES[:3]:
+        ours, theirs = compared(torch_python, "step", name, str(BATCH), str(SIZE), "all", "bfloat16")
+        ratio = statistics.median(ours.seconds) / statistics.median(theirs.seconds)
+        print(f"| {name} | {spread(ours.seconds)} | {spread(theirs.seconds)} | {ratio:.2f} |", flush=True)
 
 
 def inference(torch_python: str) -> None:
@@ -220,6 +231,8 @@ def main() -> None:
     medians = steps(options.torch_python) if "steps" in options.parts else {}
     if {"inference", "quick"} & set(options.parts):
         inference(options.torch_python)
+    if "gpu" in options.parts:
+        gpu(options.torch_python)
     if "input" in options.parts:
         feeding(options.torch_python)
     if "trial" in options.parts:

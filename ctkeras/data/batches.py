@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ctkeras.data import images, threads
-from ctkeras.data.augment import augment, mix_pixels
+from ctkeras.data.augment import Draws, augment, draw, draw_mix, mix_pixels
 from ctkeras.data.decoded import Split
 from ctkeras.runtime import process
 
@@ -24,11 +24,11 @@ MAX_PARALLEL = 8  # batches that are augmented at once; each takes up to 40 MB
 
 
 class Batch(NamedTuple):
-    """The input of one step."""
+    """The input of one step: arrays of NumPy, or on a device."""
 
-    inputs: np.ndarray  # uint8 or float32 [B, S, S, 3], or features float32 [B, D]
-    labels: np.ndarray  # float32 [B, C], soft
-    weights: np.ndarray  # float32 [B]; 0 marks padding
+    inputs: Any  # uint8 or float32 [B, S, S, 3], or features float32 [B, D]
+    labels: Any  # float32 [B, C], soft
+    weights: Any  # float32 [B]; 0 marks padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,23 +89,57 @@ def train_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
     if not recipe.augmentation and not recipe.mixup_alpha:
         yield from _plain_batches(split, recipe, order)
         return
+    batch_of = _batch_function(split, recipe.class_weighting, bool(recipe.augmentation), bool(recipe.mixup_alpha))
+    for batch in _mapped(batch_of, order, recipe, epoch):
+        yield Batch(*batch)
+
+
+class Drawn(NamedTuple):
+    """What decides a batch of train_batches apart from the images: some kilobytes."""
+
+    indices: Any  # int32 [B]
+    draws: Draws | None  # None: not augmented
+    mix: tuple[Any, Any] | None  # pairs int32 [B] and shares float32 [B]; None: no mixup
+
+
+def drawn_batches(split: Split, recipe: Recipe, epoch: int) -> Iterator[Drawn]:
+    """Yields the draws of train_batches' batches, for a device that has the images and augments them itself.
+
+    Args:
+        split: for the number and size of its images.
+        recipe: with augmentation or mixup.
+        epoch: as for train_batches.
+    """
+    augmented, mixed = bool(recipe.augmentation), bool(recipe.mixup_alpha)
+    order = epoch_order(split.labels, recipe, epoch)
+    for row in _mapped(_draw_function(split.images.shape[1], augmented, mixed), order, recipe, epoch):
+        indices, *rest = row
+        yield Drawn(indices, Draws(*rest[:3]) if augmented else None, (rest[-2], rest[-1]) if mixed else None)
+
+
+def _mapped(function: Callable, order: np.ndarray, recipe: Recipe, epoch: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields a function's results for each step of an epoch, computed ahead by tf.data.
+
+    Args:
+        function: from _batch_function or _draw_function.
+        order: int32 [steps, B], from epoch_order.
+        recipe: see Recipe.
+        epoch: from 0.
+    """
     process.configure_tensorflow()
     import tensorflow as tf
 
     seeds = np.random.default_rng([recipe.seed, epoch, 1]).integers(2**31 - 1, size=(len(order), 2), dtype=np.int32)
-    batch_of = _batch_function(split, recipe.class_weighting, bool(recipe.augmentation), bool(recipe.mixup_alpha))
     numbers = (tf.constant(recipe.augmentation, tf.float32), tf.constant(recipe.mixup_alpha, tf.float32))
     dataset = tf.data.Dataset.from_tensor_slices((order, seeds))
     dataset = dataset.map(
-        lambda indices, seed: batch_of(indices, seed, *numbers),
+        lambda indices, seed: function(indices, seed, *numbers),
         num_parallel_calls=min(threads.cores(), MAX_PARALLEL),
         deterministic=True,
     )
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread sleeps for seconds, and in some epochs the end waits for that
-    dataset = dataset.with_options(options)
-    for batch in dataset.prefetch(2).as_numpy_iterator():  # 2: one in use, one ready
-        yield Batch(*batch)
+    yield from dataset.with_options(options).prefetch(2).as_numpy_iterator()  # 2: one in use, one ready
 
 
 def _plain_batches(split: Split, recipe: Recipe, order: np.ndarray) -> Iterator[Batch]:
@@ -155,6 +189,7 @@ def padded(array: np.ndarray, length: int) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) -> Callable:
     """Returns a traced function from (indices [B], seed [2], strength, alpha) to a batch, shared by runs with other numbers."""
+    process.configure_tensorflow()
     import tensorflow as tf
 
     classes = len(split.class_names)
@@ -173,6 +208,20 @@ def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) 
         return _three(gray), soft, tf.linalg.matvec(soft, weights)
 
     return tf.function(batch_of)
+
+
+@functools.lru_cache(maxsize=4)
+def _draw_function(side: int, augmented: bool, mixed: bool) -> Callable:
+    """Returns a traced function from (indices [B], seed [2], strength, alpha) to the indices and their draws."""
+    process.configure_tensorflow()
+    import tensorflow as tf
+
+    def drawn(indices: Any, seed: Any, strength: Any, alpha: Any) -> tuple[Any, ...]:
+        count = tf.shape(indices)[0]
+        draws = draw(count, float(side), seed, strength) if augmented else ()
+        return (indices, *draws, *(draw_mix(count, seed, alpha) if mixed else ()))
+
+    return tf.function(drawn)
 
 
 @functools.cache

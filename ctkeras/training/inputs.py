@@ -180,11 +180,23 @@ def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str
     """
     if not programs.parts.on_features:
         size = data.valid.images.size * 4 * 3  # bytes as float32 in three channels
-        return Feed(
-            lambda epoch: train_batches(data.train, _recipe(config), epoch),
-            _resident(programs, lambda: eval_batches(data.valid, config.batch_size), size),
-        )
+        valid = _resident(programs, lambda: eval_batches(data.valid, config.batch_size), size)
+        return Feed(_pixel_batches(programs, config, data), valid)
     return _feature_feed(programs, config, data, weights=weights)
+
+
+def _pixel_batches(programs: "Programs", config: RunConfig, data: Data) -> Callable[[int], Iterator[Batch]]:
+    """Training's batches by epoch; an accelerator augments images that fit into RESIDENT_BYTES itself."""
+    import jax
+
+    recipe = _recipe(config)
+    fits = jax.default_backend() != "cpu" and data.train.images.size <= RESIDENT_BYTES
+    if not fits or not (recipe.augmentation or recipe.mixup_alpha):
+        return lambda epoch: train_batches(data.train, recipe, epoch)
+    from ctkeras.training import resident
+
+    placed = programs.place(resident.images(data.train, recipe))
+    return lambda epoch: resident.train_batches(placed, data.train, recipe, epoch)
 
 
 def _feature_feed(programs: "Programs", config: RunConfig, data: Data, *, weights: str) -> Feed:

@@ -14,11 +14,11 @@ from ctkeras.data.batches import Batch
 
 
 class Hyper(NamedTuple):
-    """The numbers a train step takes, float32 scalars."""
+    """The numbers a train step takes, float32 scalars; of K steps in one program, [K]."""
 
-    lr: np.float32
-    weight_decay: np.float32
-    label_smoothing: np.float32
+    lr: Any
+    weight_decay: Any
+    label_smoothing: Any
 
 
 class State(NamedTuple):
