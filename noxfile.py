@@ -1,5 +1,6 @@
 """Checks and the demo, each in its own environment: `nox -s tests`, `nox -s demo`, `nox -l` for all."""
 
+import os
 import pathlib
 import shutil
 
@@ -14,7 +15,7 @@ DEMO = ["--data=phantom:1600", "--models=small_cnn", "--trials=3,2,4", "--image_
 DEMO += ["--max_epochs=6", "--lr=0.003", "--augmentation=0", "--mixup_alpha=0"]
 
 # The quick tests compile hundreds of small programs, each of which runs for milliseconds; the slow ones run them as users do.
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+QUICK = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()}
 
 
 def groups(*names: str) -> list[str]:
@@ -90,9 +91,10 @@ def examples(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Compares speed with PyTorch and timm, which get their own environment; prints the tables of benchmarks/RESULTS.md.
 
-    `nox -s bench -- quick` compares inference only, in about five minutes; without words it takes half an hour.
+    `nox -s bench -- quick` compares inference only, in about five minutes; without words it takes half an hour. `gpu` needs an
+    NVIDIA GPU.
     """
-    install(session)
+    session.install("-c", CONSTRAINTS, "-e", ".[cuda12]" if "gpu" in session.posargs else ".")
     other = pathlib.Path(session.cache_dir, "bench-pytorch")
     python = str(other / "bin" / "python")
     if not other.exists():

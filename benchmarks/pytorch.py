@@ -9,7 +9,7 @@ import time
 import timm
 import torch
 
-CLASSES = 4
+CLASSES, WARM_UP = 4, 3
 NAMES = {
     "mobilenet_v2": "mobilenetv2_100",
     "mobilenet_v3_large": "mobilenetv3_large_100",
@@ -103,7 +103,8 @@ def main() -> None:
         run = step(name, *numbers, frozen=words[3] == "frozen", precision=(words[4:] or ["float32"])[0])
     else:
         run = infer(name, *numbers) if kind == "infer" else feed(*map(int, words))
-    run()
+    for _ in range(WARM_UP):
+        run()
     print("ready", flush=True)
     for line in sys.stdin:
         seconds, done = [], 0

@@ -50,12 +50,12 @@ class Side:
         self.process.wait()
 
 
-def compared(torch_python: str, *words: str) -> tuple[Side, Side]:
-    """Both sides after ROUNDS alternating measurements."""
+def compared(torch_python: str, *words: str, repeats: int = 1) -> tuple[Side, Side]:
+    """Both sides after ROUNDS alternating measurements of some repeats each."""
     sides = Side(sys.executable, "ours.py", *words), Side(torch_python, "pytorch.py", *words)
     for _ in range(ROUNDS):
         for side in sides:
-            side.measure()
+            side.measure(repeats)
     for side in sides:
         side.close()
     return sides
@@ -86,12 +86,13 @@ def steps(torch_python: str) -> dict[tuple[str, str], tuple[float, float]]:
 
 def gpu(torch_python: str) -> None:
     """Prints the bfloat16 step of the ResNets and EfficientNet-B0 on a GPU, against torch.compile."""
-    print(f"\n### One training step on a GPU, batch {BATCH} at {SIZE} px, bfloat16, seconds\n")
+    print(f"\n### One training step on a GPU, batch {BATCH} at {SIZE} px, bfloat16, milliseconds\n")
     print("| backbone | ctkeras | torch.compile + timm | ratio |\n| --- | --- | --- | --- |")
     for name in BACKBONES[:3]:
-        ours, theirs = compared(torch_python, "step", name, str(BATCH), str(SIZE), "all", "bfloat16")
+        ours, theirs = compared(torch_python, "step", name, str(BATCH), str(SIZE), "all", "bfloat16", repeats=50)
+        thousands = [[1000 * seconds for seconds in side.seconds] for side in (ours, theirs)]
         ratio = statistics.median(ours.seconds) / statistics.median(theirs.seconds)
-        print(f"| {name} | {spread(ours.seconds)} | {spread(theirs.seconds)} | {ratio:.2f} |", flush=True)
+        print(f"| {name} | {spread(thousands[0])} | {spread(thousands[1])} | {ratio:.2f} |", flush=True)
 
 
 def inference(torch_python: str) -> None:

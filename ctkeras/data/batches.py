@@ -126,7 +126,6 @@ def _mapped(function: Callable, order: np.ndarray, recipe: Recipe, epoch: int) -
         recipe: see Recipe.
         epoch: from 0.
     """
-    process.configure_tensorflow()
     import tensorflow as tf
 
     seeds = np.random.default_rng([recipe.seed, epoch, 1]).integers(2**31 - 1, size=(len(order), 2), dtype=np.int32)

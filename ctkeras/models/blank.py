@@ -9,10 +9,10 @@ import numpy as np
 
 
 class BlankZeros(keras.initializers.Zeros):
-    """Zeros from NumPy: JAX would compile one program per shape, for each first model of a process half a second in all."""
+    """Zeros from NumPy: JAX would compile one program per shape, half a second for the first model of a process."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        """Takes what any other initializer does."""
+        """Accepts and ignores the arguments of any initializer."""
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None, **_: Any) -> Any:
         """Zeros of a shape; float32 without a dtype."""

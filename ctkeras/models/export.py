@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Kind = Callable[["keras.layers.Layer"], type["keras.layers.Layer"]]  # from a layer to the class it is exported as
 DROPOUT = r"dropout(_m\d+)?"  # its layer, one per member of a joined model
 LOGITS = r"logits(_m\d+)?"  # the last layer, one per member
-TOLERANCE = 1e-4  # largest difference in probability between the reloaded file and the trained model in float32
+TOLERANCE = 1e-4  # largest error of the reloaded file's probabilities, or of their sum
 
 
 def export(
@@ -116,7 +116,7 @@ def is_joined(model: "keras.Model") -> bool:
 
 
 def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Model") -> None:
-    """Compares the weights of the reloaded and the saved model; unless the graph is proved, also the graphs, or the answers.
+    """Checks that the reloaded model has the saved one's weights and, once per graph, its settings or its answers.
 
     Keras makes both models from their settings alone: with the same settings and weights they give the same answers.
     """
@@ -129,7 +129,7 @@ def _prove(trained: "keras.Model", exported: "keras.Model", reloaded: "keras.Mod
     # One image: `predict` then finds its program in the cache.
     probe = rng.integers(0, 256, (1, *exported.input.shape[1:])).astype(np.float32)
     answers = _answers(reloaded, probe)
-    # They differ where reloading adds settings that the file's own Keras did not state.
+    # Reloading may fill in settings that the saved model does not state; then the answers decide.
     same = exported.to_json() == reloaded.to_json()
     difference = np.abs(answers.sum(-1) - 1 if same else answers - _answers(exported, probe)).max()
     if not difference <= TOLERANCE:

@@ -133,7 +133,7 @@ def without(*modules: str) -> Iterator[None]:
     """Makes imports of these modules fail inside the block, unless they are already imported.
 
     It is for building and loading models, not for running them. Keras imports TensorFlow only to check the type of a
-    setting, scikit-learn only for its wrappers, and pandas only to train on tables, which would take seconds.
+    setting, scikit-learn only for its wrappers, and pandas only for data frames given to its models, which would take seconds.
     """
     absent = [name for name in modules if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None makes an import raise ImportError

@@ -21,7 +21,7 @@ from ctkeras.training.folds import Folds
 if TYPE_CHECKING:
     from ctkeras.training.programs import Programs
 
-RESIDENT_BYTES = 2**30  # of features, or of validation, that stay on an accelerator; it has tens of times as much
+RESIDENT_BYTES = 2**30  # of features, of training images, or of validation, that stay on an accelerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,18 +180,20 @@ def feed_of(programs: "Programs", config: RunConfig, data: Data, *, weights: str
     """
     if not programs.parts.on_features:
         size = data.valid.images.size * 4 * 3  # bytes as float32 in three channels
-        valid = _resident(programs, lambda: eval_batches(data.valid, config.batch_size), size)
+        valid = _validation(programs, lambda: eval_batches(data.valid, config.batch_size), size)
         return Feed(_pixel_batches(programs, config, data), valid)
     return _feature_feed(programs, config, data, weights=weights)
 
 
 def _pixel_batches(programs: "Programs", config: RunConfig, data: Data) -> Callable[[int], Iterator[Batch]]:
-    """Training's batches by epoch; an accelerator augments images that fit into RESIDENT_BYTES itself."""
+    """Training's batches by epoch; a single accelerator augments images that fit into RESIDENT_BYTES itself."""
     import jax
 
     recipe = _recipe(config)
-    fits = jax.default_backend() != "cpu" and data.train.images.size <= RESIDENT_BYTES
-    if not fits or not (recipe.augmentation or recipe.mixup_alpha):
+    alone = jax.default_backend() != "cpu" and not programs.is_spread()
+    # In folds each member would have its own copy of nearly the same images there.
+    fits = data.pool is None and data.train.images.size <= RESIDENT_BYTES
+    if not (alone and fits and (recipe.augmentation or recipe.mixup_alpha)):
         return lambda epoch: train_batches(data.train, recipe, epoch)
     from ctkeras.training import resident
 
@@ -220,7 +222,7 @@ def _feature_feed(programs: "Programs", config: RunConfig, data: Data, *, weight
         train = programs.place(np.stack(train))
     return Feed(
         lambda epoch: features.train_batches(train, data.train, _recipe(config), epoch, rows=rows),
-        _resident(
+        _validation(
             programs,
             lambda: features.eval_batches(valid, data.valid, config.batch_size, rows=valid_rows),
             len(data.valid.files) * valid[0][0].nbytes,
@@ -235,7 +237,7 @@ def _recipe(config: RunConfig) -> Recipe:
     return Recipe(config.batch_size, config.seed, config.class_weighting, config.mixup_alpha, config.augmentation)
 
 
-def _resident(programs: "Programs", make: Callable[[], Iterator[Batch]], size: int) -> Callable[[], Iterator[Batch]]:
+def _validation(programs: "Programs", make: Callable[[], Iterator[Batch]], size: int) -> Callable[[], Iterator[Batch]]:
     """Validation's batches, the same in every epoch: on an accelerator they stay there when they are small."""
     import jax
 

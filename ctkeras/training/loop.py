@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SOON = 4.0  # seconds of training before the export is checked; shorter runs check it only at their end
 AT_ONCE = 16  # steps of a head on features in one program
-IN_FLIGHT = 2  # steps on an accelerator: one computes while the next is sent, and a request to stop waits for no more
+IN_FLIGHT = (
+    2  # programs on an accelerator: one computes while the next is sent, and a request to stop waits for no more
+)
 
 
 def run_epochs(
@@ -76,7 +78,7 @@ def train_epoch(run: Loop, stop: "Stop") -> dict[str, Any] | None:
 
     Args:
         run: at the epoch's start.
-        stop: its `reason` is read before each step.
+        stop: its `reason` is read before each batch; the steps of those already read still run.
 
     Returns:
         The epoch's row of EPOCH_METRICS; None when it was stopped half-way, and nothing of it counts.
@@ -119,12 +121,12 @@ def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Ite
     Args:
         run: at the epoch's start.
         member: one of its members.
-        stop: its `reason` is read before each step.
+        stop: its `reason` is read before each batch.
         steps: number of steps per epoch.
     """
     config, programs, epoch = run.config, run.programs, run.progress.epoch
     member.state = member.state._replace(totals=programs.place(new_totals()))
-    at_once = AT_ONCE if run.progress.cut == "head" and programs.parts.on_features and not programs.spread() else 1
+    at_once = AT_ONCE if run.progress.cut == "head" and programs.parts.on_features and not programs.is_spread() else 1
     frozen = programs.place(programs.frozen_variables())
     pending: list[Any] = []
     numbered = enumerate(itertools.takewhile(lambda _: not stop.reason, member.feed.train(epoch)))
@@ -144,7 +146,7 @@ def _train_member(run: Loop, member: Member, stop: "Stop", *, steps: int) -> Ite
 
 
 def _wait_for_earlier(pending: list[Any], state: State) -> None:
-    """On an accelerator, waits until no more than IN_FLIGHT steps are under way."""
+    """On an accelerator, waits until no more than IN_FLIGHT programs are under way."""
     if jax.default_backend() == "cpu":
         return
     pending.append(state.totals["steps"] + 0)  # a copy: the next step uses up the state itself

@@ -106,7 +106,7 @@ class Programs:
         layouts = [distribution.get_data_layout(array.shape).backend_layout for array in batch]
         return Batch(*(jax.device_put(array, layout) for array, layout in zip(batch, layouts, strict=True)))
 
-    def spread(self) -> bool:
+    def is_spread(self) -> bool:
         """Whether each batch is divided among several devices."""
         return keras.distribution.distribution() is not None
 
@@ -121,7 +121,14 @@ class Programs:
         return self._call(steps_train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
 
     def train_steps(self, state: State, batches: Sequence[Batch], hypers: Sequence[Hyper], most: int) -> State:
-        """steps.train_steps of batches of features, compiled once for any number up to `most`; `state` is used up."""
+        """steps.train_steps, compiled once for any number of batches up to `most`; `state` is used up.
+
+        Args:
+            state: before the first step.
+            batches: of features, all of one shape.
+            hypers: the numbers of each step.
+            most: how many batches the program takes.
+        """
         # The program takes `most`; those beyond the count are left out, so any will do.
         filled = [*batches, *[batches[0]] * (most - len(batches))]
         inputs, labels, weights = zip(*filled, strict=True)

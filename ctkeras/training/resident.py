@@ -1,4 +1,4 @@
-"""Batches of training images that an accelerator, which has all of them, augments itself: the host sends only the draws.
+"""Training batches that an accelerator augments itself: it holds all images, and the host sends only the random draws.
 
 The numbers are those of data/batches.py up to rounding. On a CPU its resampling is the faster one.
 """
@@ -26,7 +26,12 @@ class Images(NamedTuple):
 
 
 def images(split: Split, recipe: Recipe) -> Images:
-    """What `train_batches` needs on the device, for the caller to put there."""
+    """What `train_batches` needs on the device, for the caller to put there.
+
+    Args:
+        split: the decoded training images.
+        recipe: see Recipe.
+    """
     classes = len(split.class_names)
     weights = batches.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
     return Images(np.asarray(split.images), split.labels, weights.astype(np.float32))
@@ -56,11 +61,19 @@ def _batch(placed: Images, drawn: Drawn) -> Batch:
         pairs, shares = drawn.mix
         shown = _mixed(shown, pairs, shares[:, None, None, None])
         soft = _mixed(soft, pairs, shares[:, None])
-    return Batch(jnp.broadcast_to(shown, (*shown.shape[:3], 3)), soft, soft @ placed.weights)
+    return Batch(jnp.broadcast_to(shown, (*shown.shape[:3], 3)), soft, (soft * placed.weights).sum(-1))
 
 
 def augmented(shown: jax.Array, draws: Draws) -> jax.Array:
-    """Augments a batch: float32 [B, S, S, K], within 0..255; the arithmetic of data.augment.augment."""
+    """Augments a batch by the arithmetic of data.augment.augment.
+
+    Args:
+        shown: float32 [B, S, S, K], 0..255.
+        draws: of each image.
+
+    Returns:
+        float32 [B, S, S, K], within 0..255.
+    """
     warped = jax.vmap(_warped)(shown, draws.transforms)
     means, factor = warped.mean((1, 2), keepdims=True), draws.contrast[:, None, None, None]
     contrasted = jnp.clip((warped - means) * factor + means, 0, 255)

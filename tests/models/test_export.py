@@ -284,6 +284,13 @@ def reloading(monkeypatch, change):
     return calls
 
 
+def test_a_file_that_reloads_as_it_was_saved_answers_once(trained, folder, monkeypatch):
+    calls = reloading(monkeypatch, lambda loaded: None)
+    write(trained, folder)
+    assert len(calls) == 1
+    assert export.is_proved(trained)
+
+
 def test_a_file_that_reloads_as_another_graph_is_not_left_behind(trained, folder, monkeypatch):
     calls = reloading(monkeypatch, lambda loaded: setattr(loaded.get_layer("logits"), "activation", keras.ops.tanh))
     with pytest.raises(RuntimeError, match="nothing was exported"):
@@ -301,7 +308,7 @@ def test_a_file_that_only_states_other_settings_is_kept(trained, folder, monkeyp
 
 
 @pytest.mark.parametrize("wrong", [2e-4, np.nan])
-def test_a_file_with_probabilities_that_are_none_is_not_left_behind(trained, folder, wrong, monkeypatch):
+def test_a_file_whose_answers_are_not_probabilities_is_not_left_behind(trained, folder, wrong, monkeypatch):
     answers = export._answers
     monkeypatch.setattr(export, "_answers", lambda network, batch: answers(network, batch) + wrong)
     with pytest.raises(RuntimeError, match="nothing was exported"):

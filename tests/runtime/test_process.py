@@ -430,3 +430,10 @@ def test_the_bar_shows_the_time_left(monkeypatch):
     bar = console.Bar("epoch 1/2", 6)
     bar.update(2)  # 10 s for 2 steps: 20 s for the other 4
     assert ", 20 s left" in sys.stderr.getvalue()
+
+
+def test_keras_is_imported_without_what_takes_long():
+    code = "import sys; from ctkeras.runtime import process; process.configure(); "
+    code += "print(*{'pandas', 'sklearn', 'tensorflow', 'keras'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["keras"]

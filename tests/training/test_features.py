@@ -17,7 +17,7 @@ from ctkeras.models import backbones, classifier
 from ctkeras.models.weights import fingerprint
 from ctkeras.runtime import files
 from ctkeras.training import features, steps
-from ctkeras.training.inputs import RESIDENT_BYTES, _resident
+from ctkeras.training.inputs import RESIDENT_BYTES, _validation
 from ctkeras.training.programs import Programs, programs_at
 
 SIZE, COUNT, WIDTH = 32, 37, 5  # pixels; images, more than a pass holds; features
@@ -317,7 +317,7 @@ def test_validation_stays_on_an_accelerator_when_it_is_small(monkeypatch):
         return features.eval_batches(numbered(1), split, 8)
 
     def epochs(size):
-        batches = _resident(programs, make, size)
+        batches = _validation(programs, make, size)
         return [list(batches()) for _ in range(3)]
 
     assert len(epochs(100)) == len(made) == 3  # on CPU there is nothing to gain

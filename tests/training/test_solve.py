@@ -272,8 +272,7 @@ def test_evaluate_shows_out_of_fold_answers_for_what_the_model_was_trained_on(in
 TRAINED = {"head": {"lr": 0.03}, "stage4": {"unfreeze_from": "stage4"}, "input": {"freeze_backbone": False}}
 
 
-@pytest.mark.parametrize("cut", ["head", "stage4", "input"])
-@pytest.mark.slow
+@pytest.mark.parametrize("cut", ["head", *(pytest.param(cut, marks=pytest.mark.slow) for cut in ("stage4", "input"))])
 def test_folds_trained_side_by_side_are_the_folds_trained_one_by_one(tmp_path, cut):
     from ctkeras.evaluation import gradcam
 

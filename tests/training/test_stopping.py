@@ -17,15 +17,20 @@ STUCK = """
 import sys, time
 from ctkeras.cli.main import run
 from ctkeras.training.programs import Programs
-real, done, stuck_at = Programs.train_steps, [], int(sys.argv.pop(1))
-def train_steps(self, state, batches, *args):
+one, several, done, stuck_at = Programs.train_step, Programs.train_steps, [], int(sys.argv.pop(1))
+def count(steps):
     before = len(done)
-    done.extend(batches)
+    done.extend([1] * steps)
     if before < stuck_at <= len(done):
         print("stuck", flush=True)
         time.sleep(60)
-    return real(self, state, batches, *args)
-Programs.train_steps = train_steps
+def train_step(self, *args):
+    count(1)
+    return one(self, *args)
+def train_steps(self, state, batches, *args):
+    count(len(batches))
+    return several(self, state, batches, *args)
+Programs.train_step, Programs.train_steps = train_step, train_steps
 run()
 """
 TRAIN = (
@@ -34,9 +39,9 @@ TRAIN = (
 )
 
 
-def stopped(tmp_path, *, stuck_at, number, env=None):
+def stopped(tmp_path, *words, stuck_at, number, env=None):
     """Starts a run, sends a signal once it is stuck; returns (exit code, seconds it took to end, run folder, output)."""
-    command = [sys.executable, "-c", STUCK, str(stuck_at), *TRAIN.split(), "--output_dir", str(tmp_path)]
+    command = [sys.executable, "-c", STUCK, str(stuck_at), *TRAIN.split(), *words, "--output_dir", str(tmp_path)]
     env = os.environ | (env or {})
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     assert process.stdout.readline().strip() == "stuck", process.stderr.read()[-2000:]
@@ -48,10 +53,13 @@ def stopped(tmp_path, *, stuck_at, number, env=None):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stuck_run_leaves_its_best_model_within_20_s(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "frozen"), [(signal.SIGTERM, "true"), (signal.SIGINT, "true"), (signal.SIGTERM, "false")]
+)
+def test_a_stuck_run_leaves_its_best_model_within_20_s(tmp_path, number, frozen):
     steps = 48 * 6 // 10 // 8
-    code, seconds, folder, output = stopped(tmp_path, stuck_at=2 * steps + 2, number=number)
+    words = ("--freeze_backbone", frozen)
+    code, seconds, folder, output = stopped(tmp_path, *words, stuck_at=2 * steps + 2, number=number)
     assert code == 0, output[-2000:]
     assert seconds < 20
     metrics = json.loads((folder / "metrics.json").read_text())

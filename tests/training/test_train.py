@@ -16,7 +16,7 @@ from ctkeras.runs import places
 from ctkeras.runs.folder import read_config
 from ctkeras.runs.predictions import read_predictions
 from ctkeras.search.worker import run_local
-from ctkeras.training import stopping
+from ctkeras.training import loop, stopping
 from ctkeras.training.train import TrainingFailed, train
 
 TINY = {"data": "phantom:48", "model_name": "mobilenet_v2", "pretrained": False, "image_size": 32, "batch_size": 8}
@@ -160,6 +160,18 @@ def test_resumed_run_repeats_the_uninterrupted_one(tmp_path, values, epochs):
     assert numbers(resumed.folder) == numbers(whole.folder)
     assert resumed.metrics["best_epoch"] == whole.metrics["best_epoch"]
     assert resumed.metrics["stopped_by"] == "max_epochs"
+
+
+def test_a_heads_steps_have_the_same_numbers_in_programs_of_any_length(tmp_path, monkeypatch):
+    """Of three steps per epoch: one program of three, a program of two and one of one, and each by itself."""
+    values = FROZEN | {"dropout": 0.4, "warmup_epochs": 1, "scheduler": "cosine"}
+    found = []
+    for most in (16, 2, 1):
+        monkeypatch.setattr(loop, "AT_ONCE", most)
+        rows = read_history(train(config(tmp_path, **values), run_id=f"at_once-{most}", export=False).folder)
+        found.append([[float(row[name]) for name in ("train_loss", "val_loss", "train_acc", "lr")] for row in rows])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
 
 
 def test_same_seed_same_numbers_in_a_used_process_other_seed_others(tmp_path, finished):
