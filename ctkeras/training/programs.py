@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -18,8 +17,10 @@ from ctkeras.data.batches import Batch
 from ctkeras.models.classifier import Classifier, build
 from ctkeras.models.weights import fingerprint
 from ctkeras.runtime import process, programs, xla
+from ctkeras.training import together
 from ctkeras.training.steps import Hyper, Parts, State, new_totals
 from ctkeras.training.steps import eval_step as steps_eval_step
+from ctkeras.training.steps import fold_steps as steps_fold_steps
 from ctkeras.training.steps import prefix_step as steps_prefix_step
 from ctkeras.training.steps import train_step as steps_train_step
 from ctkeras.training.steps import train_steps as steps_train_steps
@@ -31,9 +32,11 @@ TAKEN_AS_IS = 2**20
 NAMES = {
     "train_step": "the training step",
     "train_steps": "the training steps",
+    "fold_steps": "the training steps of all folds",
     "eval_step": "the validation step",
     "prefix_step": "the frozen part",
 }
+TRAINING = (steps_train_step, steps_train_steps, steps_fold_steps)
 MOMENTUM = 0.9  # of sgd; torchvision's training reference
 
 
@@ -120,7 +123,7 @@ class Programs:
         """steps.train_step, compiled; `state` is used up."""
         return self._call(steps_train_step, state, frozen, batch, hyper, sized_by=batch, donate=(0,))
 
-    def train_steps(self, state: State, batches: Sequence[Batch], hypers: Sequence[Hyper], most: int) -> State:
+    def train_steps(self, state: State, batches: Sequence[Batch], *, hypers: Sequence[Hyper], most: int) -> State:
         """steps.train_steps, compiled once for any number of batches up to `most`; `state` is used up.
 
         Args:
@@ -129,15 +132,17 @@ class Programs:
             hypers: the numbers of each step.
             most: how many batches the program takes.
         """
-        # The program takes `most`; those beyond the count are left out, so any will do.
-        filled = [*batches, *[batches[0]] * (most - len(batches))]
-        inputs, labels, weights = zip(*filled, strict=True)
-        stacked = jnp.stack(inputs) if isinstance(inputs[0], jax.Array) else np.stack(inputs)
-        batch = Batch(stacked, np.stack(labels), np.stack(weights))
-        numbers = [*hypers, *[hypers[0]] * (most - len(hypers))]
-        hyper = Hyper(*(np.array(column, np.float32) for column in zip(*numbers, strict=True)))
+        batch, numbers = together.batches(batches, most), together.numbers(hypers, most)
         count = np.int32(len(batches))
-        return self._call(steps_train_steps, state, [], batch, hyper, count, sized_by=batch, donate=(0,))
+        return self._call(steps_train_steps, state, [], batch, numbers, count, sized_by=batch, donate=(0,))
+
+    def fold_steps(
+        self, states: State, batches: Sequence[Sequence[Batch]], *, hypers: Sequence[Hyper], most: int
+    ) -> State:
+        """steps.fold_steps, as train_steps: `states` is from together.stacked, and each step has a batch of each member."""
+        batch = together.joined([together.batches(own, most) for own in zip(*batches, strict=True)])
+        numbers, count = together.numbers(hypers, most), np.int32(len(batches))
+        return self._call(steps_fold_steps, states, [], batch, numbers, count, sized_by=batch, donate=(0,))
 
     def eval_step(self, state: State, frozen: list[Any], batch: Batch) -> Any:
         """steps.eval_step, compiled: logits float32 [B, C]."""
@@ -162,9 +167,7 @@ class Programs:
         key = (step.__name__, devices, *((array.shape, array.dtype) for array in sized_by))
         if key not in self.compiled:
             start = time.perf_counter()
-            self.compiled[key] = _compile(
-                functools.partial(step, self.parts), args, donate, counted=step in (steps_train_step, steps_train_steps)
-            )
+            self.compiled[key] = _compile(functools.partial(step, self.parts), args, donate, counted=step in TRAINING)
             self.compile_seconds += time.perf_counter() - start
         program, size = self.compiled[key]
         if size < memory.MMAP_THRESHOLD:

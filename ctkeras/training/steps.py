@@ -89,6 +89,20 @@ def train_steps(parts: Parts, state: State, frozen: list[Any], batch: Batch, hyp
     return jax.lax.fori_loop(0, count, step, state)
 
 
+def fold_steps(parts: Parts, states: State, frozen: list[Any], batch: Batch, hyper: Hyper, count: Any) -> State:
+    """train_steps of several members at once, which differ in their data and have the same numbers.
+
+    Args:
+        parts: the model and its optimizer.
+        states: of M members, each array [M, …].
+        frozen: as for train_step.
+        batch: of K steps of each member: inputs [M, K, B, …], labels [M, K, B, C] and weights [M, K, B].
+        hyper: as for train_steps.
+        count: as for train_steps.
+    """
+    return jax.vmap(lambda state, own: train_steps(parts, state, frozen, own, hyper, count))(states, batch)
+
+
 def eval_step(parts: Parts, values: tuple[list[Any], list[Any]], frozen: list[Any], inputs: Any) -> Any:
     """Logits float32 [B, C], in inference mode.
 

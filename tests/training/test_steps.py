@@ -8,7 +8,7 @@ import pytest
 from ctkeras.data.batches import Batch
 from ctkeras.models import backbones
 from ctkeras.models.classifier import Classifier, build, initialise
-from ctkeras.training import steps
+from ctkeras.training import steps, together
 from ctkeras.training.programs import Structure, programs_at
 from ctkeras.training.programs import classifier as programs_classifier
 
@@ -333,7 +333,7 @@ def test_steps_in_one_program_are_the_steps_one_by_one(optimizer, count):
     batches = [linear_batch(seed) for seed in range(count)]
     hypers = [hyper(lr=0.1 / (1 + step), weight_decay=0.01, label_smoothing=0.1) for step in range(count)]
     after, single = run(programs, batches, hypers)
-    several = programs.train_steps(programs.start(), batches, hypers, 4)
+    several = programs.train_steps(programs.start(), batches, hypers=hypers, most=4)
     for ours, each in zip(several.trainable, after[-1], strict=True):
         np.testing.assert_allclose(np.asarray(ours), each, rtol=1e-5, atol=1e-6)
     assert jax.tree.structure(several) == jax.tree.structure(single)
@@ -342,9 +342,23 @@ def test_steps_in_one_program_are_the_steps_one_by_one(optimizer, count):
     assert int(several.totals["steps"]) == count
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_members_side_by_side_are_the_members_one_by_one(optimizer):
+    programs = linear(optimizer)
+    feeds = [[linear_batch(10 * member + step) for step in range(3)] for member in range(3)]
+    hypers = [hyper(lr=0.1 / (1 + step), weight_decay=0.01, label_smoothing=0.1) for step in range(3)]
+    one_by_one = [programs.train_steps(programs.start(), feed, hypers=hypers, most=4) for feed in feeds]
+    joined = together.stacked([programs.start() for _ in feeds])
+    found = together.separated(programs.fold_steps(joined, list(zip(*feeds, strict=True)), hypers=hypers, most=4))
+    for ours, expected in zip(found, one_by_one, strict=True):
+        assert jax.tree.structure(ours) == jax.tree.structure(expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, expected)
+    assert not np.allclose(found[0].trainable[0], found[1].trainable[0])
+
+
 def test_another_number_of_steps_runs_the_same_program():
     programs, state = linear("adamw"), None
     for count in (4, 1, 2):
         batches = [linear_batch(seed) for seed in range(count)]
-        state = programs.train_steps(state or programs.start(), batches, [hyper()] * count, 4)
+        state = programs.train_steps(state or programs.start(), batches, hypers=[hyper()] * count, most=4)
     assert len(programs.compiled) == 1

@@ -27,9 +27,9 @@ def count(steps):
 def train_step(self, *args):
     count(1)
     return one(self, *args)
-def train_steps(self, state, batches, *args):
+def train_steps(self, state, batches, **options):
     count(len(batches))
-    return several(self, state, batches, *args)
+    return several(self, state, batches, **options)
 Programs.train_step, Programs.train_steps = train_step, train_steps
 run()
 """

@@ -174,6 +174,23 @@ def test_a_heads_steps_have_the_same_numbers_in_programs_of_any_length(tmp_path,
     np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
 
 
+def test_heads_side_by_side_have_the_numbers_of_one_at_a_time_and_resume(tmp_path, monkeypatch):
+    """As on an accelerator: stopped in the third epoch of four, between its two batches."""
+    values = FROZEN | {"folds": 2, "best": "last", "dropout": 0.4}
+    runs = {"one_at_a_time": train(config(tmp_path, **values), run_id="one_at_a_time", export=False)}
+    monkeypatch.setattr(loop, "_together", lambda run: True)
+    runs["together"] = train(config(tmp_path, **values), run_id="together", export=False)
+    cut = train(config(tmp_path, **values), run_id="cut", stop=StopAfter(2 * 2 + 1), export=False)
+    assert (cut.metrics["stopped_by"], cut.metrics["epochs"]) == ("sigterm", 2)
+    runs["resumed"] = train(read_config(cut.folder), resume=cut.folder, export=False)
+    assert numbers(runs["resumed"].folder) == numbers(runs["together"].folder)
+    for name in ("train_loss", "val_loss", "train_acc"):
+        alone, together = (
+            [float(row[name]) for row in read_history(runs[which].folder)] for which in ("one_at_a_time", "together")
+        )
+        np.testing.assert_allclose(together, alone, rtol=1e-3)
+
+
 def test_same_seed_same_numbers_in_a_used_process_other_seed_others(tmp_path, finished):
     again = train(config(tmp_path, **FROZEN))
     assert numbers(again.folder) == numbers(finished.folder)
