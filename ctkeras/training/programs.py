@@ -132,8 +132,7 @@ class Programs:
             hypers: the numbers of each step.
             most: how many batches the program takes.
         """
-        batch, numbers = together.batches(batches, most), together.numbers(hypers, most)
-        count = np.int32(len(batches))
+        batch, numbers, count = together.batches(batches, most), together.numbers(hypers, most), np.int32(len(batches))
         return self._call(steps_train_steps, state, [], batch, numbers, count, sized_by=batch, donate=(0,))
 
     def fold_steps(
