@@ -217,6 +217,7 @@ def told(number, folder, *, epochs=3, asks=(), **values):
     return request | {"asks": list(asks), "export": False}
 
 
+@pytest.mark.slow
 def test_one_process_serves_many_trials_whatever_becomes_of_them(worker, tmp_path):
     """Trained, stopped as losing, refused, diverged; one that a person stopped is gone on with by another process."""
     worker.send(trial=told(0, tmp_path))

@@ -272,7 +272,8 @@ def test_evaluate_shows_out_of_fold_answers_for_what_the_model_was_trained_on(in
 TRAINED = {"head": {"lr": 0.03}, "stage4": {"unfreeze_from": "stage4"}, "input": {"freeze_backbone": False}}
 
 
-@pytest.mark.parametrize("cut", ["head", *(pytest.param(cut, marks=pytest.mark.slow) for cut in ("stage4", "input"))])
+@pytest.mark.parametrize("cut", ["head", "stage4", "input"])
+@pytest.mark.slow  # of heads, test_train.py compares the numbers in the quick tests
 def test_folds_trained_side_by_side_are_the_folds_trained_one_by_one(tmp_path, cut):
     from ctkeras.evaluation import gradcam
 
