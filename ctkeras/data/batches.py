@@ -53,6 +53,12 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
+def loss_weights(split: Split, weighting: str) -> np.ndarray:
+    """Returns the classes' weights in the loss, float32 [C]: balanced if class_weighting is "loss", otherwise 1."""
+    classes = len(split.class_names)
+    return class_weights(split.labels, classes) if weighting == "loss" else np.ones(classes, np.float32)
+
+
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Returns the full batches per epoch, at least one; each epoch leaves out different images of the remainder."""
     return max(1, examples // batch_size)
@@ -143,8 +149,7 @@ def _mapped(function: Callable, order: np.ndarray, recipe: Recipe, epoch: int) -
 
 def _plain_batches(split: Split, recipe: Recipe, order: np.ndarray) -> Iterator[Batch]:
     """Yields batches in which only the order is random; needs no TensorFlow."""
-    classes = len(split.class_names)
-    weights = class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes, np.float32)
+    classes, weights = len(split.class_names), loss_weights(split, recipe.class_weighting)
     for indices in order:
         labels = split.labels[indices]
         yield Batch(images.as_rgb(split.images[indices]), np.eye(classes, dtype=np.float32)[labels], weights[labels])
@@ -191,9 +196,8 @@ def _batch_function(split: Split, weighting: str, augmented: bool, mixed: bool) 
     process.configure_tensorflow()
     import tensorflow as tf
 
-    classes = len(split.class_names)
+    classes, weights = len(split.class_names), loss_weights(split, weighting)
     pixels, labels = tf.constant(split.images), tf.constant(split.labels)
-    weights = class_weights(split.labels, classes) if weighting == "loss" else np.ones(classes, np.float32)
 
     def batch_of(indices: Any, seed: Any, strength: Any, alpha: Any) -> tuple[Any, Any, Any]:
         gray = tf.gather(pixels, indices)

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 SOON = 4.0  # seconds of training before the export is checked; shorter runs check it only at their end
 AT_ONCE = 16  # steps of a head on features in one program
-IN_FLIGHT = (
-    2  # programs on an accelerator: one computes while the next is sent, and a request to stop waits for no more
-)
+# Programs on an accelerator: one computes while the next is sent, and a request to stop waits for no more.
+IN_FLIGHT = 2
 
 
 def run_epochs(

@@ -33,9 +33,7 @@ def images(split: Split, recipe: Recipe) -> Images:
         split: the decoded training images.
         recipe: see Recipe.
     """
-    classes = len(split.class_names)
-    weights = batches.class_weights(split.labels, classes) if recipe.class_weighting == "loss" else np.ones(classes)
-    return Images(np.asarray(split.images), split.labels, weights.astype(np.float32))
+    return Images(np.asarray(split.images), split.labels, batches.loss_weights(split, recipe.class_weighting))
 
 
 def train_batches(placed: Images, split: Split, recipe: Recipe, epoch: int) -> Iterator[Batch]:
